@@ -1,0 +1,171 @@
+"""Every setting, as nested frozen dataclasses, and the one function that loads a config file.
+
+A config file defines `get_config() -> Config` and changes only what differs from the defaults
+here. Any field can be overridden on the command line (`launch/run.py --help`).
+"""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Random views of real (and, where switched on, synthetic) images, made on device."""
+
+    crop_padding: int = 0  # pixels of zero padding before a random crop; 0: no crop
+    flip: bool = False  # random left-right flip; keep off where it changes the class (digits)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the images come from and how the classes are split into tasks."""
+
+    source: Literal["embedded", "tfds", "folder", "npz"] = "embedded"  # kind of data set
+    name: str = "mnist5k"  # tfds only: data-set name, e.g. cifar100
+    path: str | None = None  # npz: the file; folder: the folder; tfds: the data directory
+    image_size: int | None = None  # resize to image_size x image_size pixels; None: as stored
+    image_padding: int = 0  # black pixels added to every side, after any resize
+    num_classes: int | None = None  # use only the first num_classes labels; None: all
+    num_tasks: int = 5  # tasks the classes are split into
+    first_task_classes: int | None = None  # size of a larger first task; None: equal tasks
+    class_order: tuple[int, ...] | None = None  # explicit class order; None: drawn from the seed
+    test_fraction: float = 0.2  # held out per class where the source has no test split
+    mean: tuple[float, ...] | None = None  # per channel, of pixels in [0, 1]; None: of task 0
+    std: tuple[float, ...] | None = None  # per channel, of pixels in [0, 1]; None: of task 0
+    augment: AugmentConfig = AugmentConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The backbone; see `jaxpmi.models.MODELS`."""
+
+    name: str = "resnet_small"  # a key of MODELS
+    width: int = 8  # channels of the first stage
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Supervised training: SGD with momentum, learning rate times 0.1 at the milestones."""
+
+    batch_size: int = 64  # real images per step
+    replay_batch_size: int = 64  # synthetic images per step, beside the real ones
+    epochs: int = 20  # passes over the data of a task, all phases of a later task together
+    learning_rate: float = 0.1  # peak, in the first task
+    momentum: float = 0.9  # of SGD
+    weight_decay: float = 5e-4  # L2, added to the gradient
+    milestones: tuple[float, ...] = (0.4, 0.6)  # as fractions of a phase; x 0.1 at each
+    joint_batch: bool = False  # real and synthetic images in one BatchNorm batch
+    augment_replay: bool = False  # random views of synthetic images as of real ones
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodConfig:
+    """Weights of the continual losses; names as in the papers' tables."""
+
+    combine: Literal["sum", "product"] = "sum"  # pmi: how the relation and head terms meet
+    ce_weight: float = 0.75  # lambda_ce: cross-entropy on new classes only
+    hkd_weight: float = 0.15  # lambda_hkd: L1 between old and new logits of synthetic images
+    rkd_weight: float = 0.5  # lambda_rkd: angles between triples of real features
+    ft_weight: float = 1.5  # lambda_ft: cross-entropy over all classes on detached features
+    adaptive: bool = True  # scale the four by the numbers of new and old classes (R-DFCIL)
+    lwf_weight: float = 1.0  # lwf, deep_inversion: soft cross-entropy to the teacher
+    lwf_temperature: float = 2.0  # lwf, deep_inversion
+    abd_weight: float = 0.1  # abd: feature distillation through the old head
+    head_epochs: float = 0.1  # pmi: share of epochs that train the new head only
+    last_block_epochs: float = 0.1  # pmi: share of epochs that also train the last block
+    tuning_epochs: float = 0.2  # pmi, r_dfcil: share of epochs that tune all heads at the end
+    body_learning_rate: float = 0.01  # pmi: of the phase that trains all blocks but the stem
+    tuning_learning_rate: float = 0.005  # pmi, r_dfcil: of head tuning
+
+
+@dataclasses.dataclass(frozen=True)
+class ContrastiveConfig:
+    """Class-wise contrastive feature models and the sampler that uses them (CFS)."""
+
+    num_blocks: int = 2  # Linear - BatchNorm - LeakyReLU blocks
+    learning_rate: float = 1e-2  # Adam
+    num_epochs: int = 50  # passes over a class's features
+    batch_size: int = 64  # features per step
+    temperature: float = 1.0  # tau of the uniformity loss
+    num_rounds: int = 40  # P: rounds in which features are drawn
+    keep_rate: float = 0.5  # share of a round's candidates that are kept
+
+
+@dataclasses.dataclass(frozen=True)
+class PerLayerConfig:
+    """Per-layer model inversion: Adam on each block's input, last block first."""
+
+    start: Literal["inverse", "gaussian", "noise"] = "inverse"  # each block's input before Adam:
+    # the closed-form linear inverse of the block; Gaussian with the block input's moments (as
+    # published); or no per-layer phase at all, the full model starts from noise images
+    num_steps: int = 10  # Adam steps per block
+    learning_rate: float = 0.1  # Adam, in units of the block's input
+    statistics_weight: float = 25.0  # of layer statistics and of block-input statistics
+    block_statistics: Literal["measured", "propagated", "affine"] = "measured"  # source of the
+    # block-input moments: real data of the tasks, a data-free estimate, or (as published) the
+    # affine parameters of the last BatchNorm before the block
+    boost_weights: bool = True  # double a term's weight while it exceeds its first value
+    search_learning_rates: tuple[float, ...] = ()  # multipliers tried once per task and block
+    search_statistics_weights: tuple[float, ...] = ()  # multipliers tried with them
+
+
+@dataclasses.dataclass(frozen=True)
+class FullModelConfig:
+    """Full-model inversion: Adam on the images through the whole network."""
+
+    num_steps: int = 160  # Adam steps
+    learning_rate: float = 0.4  # Adam, peak, in normalised pixel units
+    warmup_steps: int = 5  # linear warm-up
+    schedule: Literal["cosine", "step"] = "cosine"  # after warm-up; step: halved at 1/2 and 3/4
+    feature_weight: float = 1.0  # of the squared error to the sampled target features
+    cross_entropy_weight: float = 0.0  # of the intended label under the old network
+    statistics_weight: float = 0.25  # of all layers' statistics
+    pixel_statistics_weight: float = 0.0  # of per-pixel moments, measured on real data
+    total_variation_weight: float = 0.0  # of neighbouring pixels' absolute differences
+    jitter_pixels: int = 0  # random cyclic shift of the batch before every step
+    clip_pixels: bool = True  # keep pixels in the valid range
+    boost_weights: bool = True  # double a term's weight while it exceeds its first value
+
+
+@dataclasses.dataclass(frozen=True)
+class InversionConfig:
+    """What is synthesised before a task, and how."""
+
+    targets: Literal["cfs", "gaussian", "label"] = "cfs"  # features drawn by CFS, drawn from the
+    # class Gaussians, or no features: the label's cross-entropy alone
+    covariance: Literal["diagonal", "full"] = "diagonal"  # of the class Gaussians
+    base_images: int = 0  # images for every later task, plus ...
+    images_per_task: int = 120  # ... this many per task learned so far
+    batch_size: int = 120  # images inverted together; their statistics are matched as one batch
+    per_layer: PerLayerConfig = PerLayerConfig()
+    full_model: FullModelConfig = FullModelConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorConfig:
+    """The image generator of ABD and R-DFCIL."""
+
+    latent_dim: int = 100  # size of the noise vector
+    channels: tuple[int, int, int] = (32, 32, 16)  # of its three convolution stages
+    num_steps: int = 600  # Adam steps per task
+    batch_size: int = 64  # images per step
+    learning_rate: float = 1e-3  # Adam
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One experiment."""
+
+    method: Literal["joint", "finetune", "lwf", "abd", "r_dfcil", "deep_inversion", "pmi"] = "pmi"
+    seed: int = 0  # class order, initialisation, batches, noise
+    workdir: str = "runs/default"  # everything a run writes
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    losses: MethodConfig = MethodConfig()
+    contrastive: ContrastiveConfig = ContrastiveConfig()
+    inversion: InversionConfig = InversionConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    save_images: bool = False  # also write images/task{t}.npz
+    checkpoint_every: int = 500  # training steps or inverted batches between checkpoints
+    log_every_seconds: float = 5.0  # between progress lines

@@ -1,0 +1,299 @@
+"""Checks of a `Config` that need no data and no compiler: types, ranges, fields against fields.
+
+Every error is one sentence: what was got, what was expected, what to do.
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any
+from typing import Literal
+from typing import NamedTuple
+
+from jaxpmi.config import Config
+from jaxpmi.models import MODELS
+
+INVERSION_METHODS = ("deep_inversion", "pmi")  # these synthesise images by inversion
+GENERATOR_METHODS = ("abd", "r_dfcil")  # these train an image generator
+
+
+class Leaf(NamedTuple):
+    """One setting."""
+
+    path: str  # e.g. inversion.per_layer.num_steps
+    kind: Any  # its type annotation
+    value: Any
+
+
+class Range(NamedTuple):
+    """Allowed values of a number, and of every number of a tuple."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            return f"more than {self.low:.10g}" if self.open_low else f"{self.low:.10g} or more"
+        brackets = "(" if self.open_low else "[", ")" if self.open_high else "]"
+        return f"in {brackets[0]}{self.low:.10g}, {self.high:.10g}{brackets[1]}"
+
+
+COUNT = Range(low=1)
+NOT_NEGATIVE = Range(low=0)
+POSITIVE = Range(low=0, open_low=True)
+FRACTION = Range(0, 1, open_low=True, open_high=True)
+SHARE = Range(0, 1, open_high=True)
+
+# Field name (or, where it has to differ, path) -> range. A test asserts that no number is missing.
+RANGES = {
+    "base_images": NOT_NEGATIVE,
+    "batch_size": COUNT,
+    "body_learning_rate": POSITIVE,
+    "channels": COUNT,
+    "checkpoint_every": COUNT,
+    "class_order": NOT_NEGATIVE,
+    "crop_padding": NOT_NEGATIVE,
+    "data.mean": Range(0, 1),
+    "data.num_classes": Range(low=2),
+    "data.std": POSITIVE,
+    "epochs": COUNT,
+    "first_task_classes": Range(low=2),
+    "head_epochs": SHARE,
+    "image_padding": NOT_NEGATIVE,
+    "image_size": COUNT,
+    "images_per_task": NOT_NEGATIVE,
+    "inversion.per_layer.num_steps": NOT_NEGATIVE,
+    "jitter_pixels": NOT_NEGATIVE,
+    "keep_rate": Range(0, 1, open_low=True),
+    "last_block_epochs": SHARE,
+    "latent_dim": COUNT,
+    "learning_rate": POSITIVE,
+    "log_every_seconds": NOT_NEGATIVE,
+    "lwf_temperature": POSITIVE,
+    "milestones": FRACTION,
+    "momentum": SHARE,
+    "num_blocks": COUNT,
+    "num_epochs": COUNT,
+    "num_rounds": COUNT,
+    "num_steps": COUNT,
+    "num_tasks": COUNT,
+    "replay_batch_size": COUNT,
+    "search_learning_rates": POSITIVE,
+    "search_statistics_weights": POSITIVE,
+    "seed": Range(0, 2**32 - 1),
+    "temperature": POSITIVE,
+    "test_fraction": FRACTION,
+    "tuning_epochs": SHARE,
+    "tuning_learning_rate": POSITIVE,
+    "warmup_steps": NOT_NEGATIVE,
+    "weight_decay": NOT_NEGATIVE,
+    "width": COUNT,
+}
+
+
+def validate(config: Config, num_devices: int = 1) -> None:
+    """Raises a ValueError for the first setting that cannot work on `num_devices` devices."""
+    check_types(config)
+    for leaf in leaves(config):
+        _check_range(leaf)
+    if config.model.name not in MODELS:
+        raise ValueError(
+            f"model.name='{config.model.name}' is unknown; use one of {', '.join(MODELS)}."
+        )
+    _check_data(config)
+    _check_training(config)
+    if config.method in INVERSION_METHODS:
+        _check_inversion(config)
+    _check_devices(config, num_devices)
+
+
+def leaves(config: Any, prefix: str = "") -> Iterator[Leaf]:
+    """Yields every setting of a nested dataclass with its path."""
+    kinds = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(kinds[field.name]) and isinstance(value, kinds[field.name]):
+            yield from leaves(value, f"{prefix}{field.name}.")
+        else:
+            yield Leaf(prefix + field.name, kinds[field.name], value)
+
+
+def check_types(config: Any) -> None:
+    """Raises a ValueError for the first setting that is not of its annotated type."""
+    for leaf in leaves(config):
+        if not _is_of_type(leaf.value, leaf.kind):
+            raise ValueError(
+                f"{leaf.path}={leaf.value!r} is of type {type(leaf.value).__name__}; "
+                f"expected {describe(leaf.kind)}."
+            )
+
+
+def find_range(path: str) -> Range | None:
+    """Returns the allowed range of a number, None for settings that are not numbers."""
+    name = path.rpartition(".")[2]
+    if name.endswith("_weight"):
+        return NOT_NEGATIVE
+    return RANGES.get(path, RANGES.get(name))
+
+
+def _check_range(leaf: Leaf) -> None:
+    if leaf.value == "":
+        raise ValueError(f"{leaf.path} is empty; give a text.")
+    allowed = find_range(leaf.path)
+    values = leaf.value if isinstance(leaf.value, tuple) else (leaf.value,)
+    for value in values:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{leaf.path}={leaf.value} is not a finite number; give one.")
+        if allowed is not None and value is not None and value not in allowed:
+            raise ValueError(f"{leaf.path}={leaf.value} is out of range; expected {allowed}.")
+
+
+def _check_data(config: Config) -> None:
+    data = config.data
+    if data.source in ("npz", "folder") and data.path is None:
+        what = "the .npz file" if data.source == "npz" else "a folder of class folders"
+        raise ValueError(f"data.source='{data.source}' needs data.path, {what}; set it.")
+    if data.source == "embedded" and data.path is not None:
+        raise ValueError(
+            f"data.path='{data.path}' is not read by data.source='embedded'; set data.source to "
+            "npz, folder or tfds."
+        )
+    order = data.class_order or ()
+    twice = sorted({label for label in order if order.count(label) > 1})
+    if twice:
+        raise ValueError(
+            f"data.class_order names class {twice[0]} more than once; every class may come once."
+        )
+    if (data.mean is None) != (data.std is None):
+        raise ValueError(
+            f"data.mean={data.mean} and data.std={data.std} must be given together; set both or "
+            "neither."
+        )
+    if data.mean is not None and (len(data.mean) != len(data.std) or len(data.mean) not in (1, 3)):
+        raise ValueError(
+            f"data.mean has {len(data.mean)} and data.std {len(data.std)} value(s); give one per "
+            "channel in both, 1 for grey or 3 for RGB images."
+        )
+
+
+def _check_training(config: Config) -> None:
+    milestones = config.train.milestones
+    if list(milestones) != sorted(set(milestones)):
+        raise ValueError(f"train.milestones={milestones} must ascend without repeats; sort them.")
+    shares = [config.losses.head_epochs, config.losses.last_block_epochs]
+    shares.append(config.losses.tuning_epochs)
+    if config.method == "pmi" and sum(shares) >= 1:
+        raise ValueError(
+            "losses.head_epochs, losses.last_block_epochs and losses.tuning_epochs sum to "
+            f"{sum(shares):g}; they must leave a share below 1 for the other layers."
+        )
+
+
+def _check_inversion(config: Config) -> None:
+    inversion, full = config.inversion, config.inversion.full_model
+    if inversion.base_images + inversion.images_per_task == 0:
+        raise ValueError(
+            "inversion.base_images and inversion.images_per_task are both 0, so nothing would be "
+            "synthesised; raise one of them, or use method='finetune'."
+        )
+    for name in ("base_images", "images_per_task"):
+        count = getattr(inversion, name)
+        if count % inversion.batch_size:
+            advice = _nearest(count, inversion.batch_size)
+            raise ValueError(
+                f"inversion.{name}={count} is not a multiple of inversion.batch_size="
+                f"{inversion.batch_size}; use {advice}."
+            )
+    if inversion.targets == "label":
+        if full.cross_entropy_weight == 0 or full.feature_weight > 0:
+            raise ValueError(
+                "inversion.targets='label' has no target features; set "
+                "inversion.full_model.feature_weight to 0 (got "
+                f"{full.feature_weight:g}) and cross_entropy_weight above 0 (got "
+                f"{full.cross_entropy_weight:g})."
+            )
+    elif full.feature_weight == 0:
+        raise ValueError(
+            f"inversion.targets='{inversion.targets}' draws target features that "
+            "inversion.full_model.feature_weight=0 ignores; raise the weight or set "
+            "targets='label'."
+        )
+    _check_per_layer(config)
+
+
+def _check_per_layer(config: Config) -> None:
+    per_layer = config.inversion.per_layer
+    if per_layer.start == "gaussian" and per_layer.num_steps == 0:
+        raise ValueError(
+            "inversion.per_layer.num_steps=0 with start='gaussian' would leave every block's input "
+            "random; give 1 or more steps, or set start='noise' for no per-layer phase."
+        )
+    searched = per_layer.search_learning_rates or per_layer.search_statistics_weights
+    if searched and (per_layer.start == "noise" or per_layer.num_steps == 0):
+        raise ValueError(
+            f"inversion.per_layer has search multipliers but start='{per_layer.start}' and "
+            f"num_steps={per_layer.num_steps}, so there is nothing to search; remove them."
+        )
+
+
+def _check_devices(config: Config, num_devices: int) -> None:
+    sizes = {"train.batch_size": config.train.batch_size}
+    if config.method in INVERSION_METHODS + GENERATOR_METHODS:
+        sizes["train.replay_batch_size"] = config.train.replay_batch_size
+    if config.method in INVERSION_METHODS:
+        sizes["inversion.batch_size"] = config.inversion.batch_size
+    if config.method in GENERATOR_METHODS:
+        sizes["generator.batch_size"] = config.generator.batch_size
+    for path, size in sizes.items():
+        if size % num_devices:
+            raise ValueError(
+                f"{path}={size} is not divisible by {num_devices} devices; use "
+                f"{_nearest(size, num_devices)}."
+            )
+
+
+def _nearest(count: int, divisor: int) -> str:
+    """Names the multiples of `divisor` around `count`."""
+    below = count // divisor * divisor
+    return f"{below} or {below + divisor}" if below else str(divisor)
+
+
+def _is_of_type(value: Any, kind: Any) -> bool:
+    origin = typing.get_origin(kind)
+    if origin is Literal:
+        return value in typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_of_type(value, option) for option in typing.get_args(kind))
+    if origin is tuple:
+        kinds = typing.get_args(kind)
+        if not isinstance(value, tuple):
+            return False
+        if kinds[-1] is Ellipsis:
+            return all(_is_of_type(entry, kinds[0]) for entry in value)
+        return len(value) == len(kinds) and all(map(_is_of_type, value, kinds))
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def describe(kind: Any) -> str:
+    """Names a type in words: `one of 'sum', 'product'`, `whole numbers or None`."""
+    origin, options = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, options))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(describe, options))
+    if origin is tuple:
+        number = "" if options[-1] is Ellipsis else f"{len(options)} "
+        return f"{number}{describe(options[0]).split(' ', 1)[1]}s in a tuple"
+    words = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
+    return "None" if kind is type(None) else words[kind]

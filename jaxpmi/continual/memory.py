@@ -1,0 +1,184 @@
+"""What is kept after a task: class Gaussians, feature models, layer knowledge; never an image.
+
+New classes are described by their real images while they are there. Old classes are described
+again by their synthetic images through the new network, because features of a network trained
+from scratch drift (PMI, section 3).
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpmi.config import Config
+from jaxpmi.continual.state import Memory
+from jaxpmi.continual.state import merge_moments
+from jaxpmi.data.augment import normalise
+from jaxpmi.features import contrastive
+from jaxpmi.features import gaussian
+from jaxpmi.inversion.block_inverse import fit_block_inverses
+from jaxpmi.models.blockwise import BlockwiseModel
+from jaxpmi.models.blockwise import Variables
+from jaxpmi.models.blockwise import block_name
+from jaxpmi.types import Moments
+from jaxpmi.types import PRNGKey
+
+
+class LabelledImages(NamedTuple):
+    """Raw images on the host."""
+
+    images: np.ndarray  # u8[N, H, W, C]
+    labels: np.ndarray  # i32[N]
+
+
+class _Measured(NamedTuple):
+    """Of one padded batch; moments are weighted."""
+
+    features: jax.Array  # f32[B, D]
+    block_inputs: tuple[Moments, ...]
+    pixels: Moments
+    count: jax.Array  # f32[]
+
+
+def update_memory(
+    memory: Memory,
+    model: BlockwiseModel,
+    variables: Variables,
+    real: LabelledImages,
+    replay: LabelledImages,
+    mean: jax.Array,
+    std: jax.Array,
+    key: PRNGKey,
+    *,
+    config: Config,
+    capacity: int,
+    max_images: int,
+) -> Memory:
+    """Describes the classes seen so far for the new network.
+
+    Args:
+      memory: what was kept so far.
+      model: the backbone, just trained, in evaluation mode.
+      variables: its parameters and running statistics.
+      real: the real images of the new classes; their moments are merged into the layer knowledge.
+      replay: the synthetic images of the old classes; empty in the first task.
+      mean: f32[C], of pixels in [0, 1].
+      std: f32[C].
+      key: key[], consumed.
+      config: of the run.
+      capacity: most images any class can have; static shape of the feature models' data.
+      max_images: most images any task can have, synthetic ones included; static shape.
+
+    Returns:
+      The new memory.
+    """
+    num_classes = memory.class_stats.count.shape[0]
+    features, labels = [], []
+    block_inputs, pixels, count = memory.block_inputs, memory.pixels, memory.num_images
+    batch_size = config.inversion.batch_size
+    for part, is_real in ((real, True), (replay, False)):
+        for images, part_labels, weights in _padded_batches(part, batch_size):
+            measured = _measure(variables, images, weights, mean, std, model=model)
+            valid = int(weights.sum())
+            features.append(np.asarray(measured.features)[:valid])
+            labels.append(part_labels)
+            if is_real:
+                merge = functools.partial(merge_moments, num_a=count, num_b=measured.count)
+                pairs = zip(block_inputs, measured.block_inputs, strict=True)
+                block_inputs = tuple(merge(a=old, b=new) for old, new in pairs)
+                pixels = merge(a=pixels, b=measured.pixels)
+                count = count + measured.count
+    features, labels = np.concatenate(features), np.concatenate(labels)
+    class_stats, feature_models = _describe_classes(
+        features, labels, key, config=config, capacity=capacity, max_images=max_images,
+        num_classes=num_classes,
+    )  # fmt: skip
+    inverses = memory.inverses
+    if config.inversion.per_layer.start == "inverse":
+        share = 1.0 / np.maximum(np.bincount(labels, minlength=num_classes), 1.0)
+        share = share * len(labels) / share[labels].sum()  # every class counts the same
+        inverses = fit_block_inverses(
+            model,
+            variables,
+            (
+                (normalise(jnp.asarray(images), mean, std), _label_weights(share, part_labels, weights))
+                for part in (real, replay)
+                for images, part_labels, weights in _padded_batches(part, batch_size)
+            ),
+        )
+    if feature_models is None:
+        feature_models = memory.feature_models
+    return Memory(class_stats, feature_models, block_inputs, pixels, count, inverses)
+
+
+def _describe_classes(features, labels, key, *, config, capacity, max_images, num_classes):
+    """Class Gaussians, and feature models if CFS is used (else None)."""
+    padding = max_images - len(labels)
+    features = jnp.asarray(np.pad(features, ((0, padding), (0, 0))))
+    labels = jnp.asarray(np.pad(labels, (0, padding), constant_values=-1))
+    full = config.inversion.covariance == "full"
+    class_stats = _fit_class_stats(features, labels, num_classes, full=full)
+    if config.inversion.targets != "cfs":
+        return class_stats, None
+    settings = config.contrastive
+    key_init, key_fit = jax.random.split(key)
+    grouped, mask = contrastive.group_by_class(features, labels, num_classes, capacity)
+    start = contrastive.init(
+        key_init, num_classes, features.shape[1], num_blocks=settings.num_blocks
+    )
+    models, _ = contrastive.fit(
+        start,
+        grouped,
+        mask,
+        key_fit,
+        learning_rate=settings.learning_rate,
+        num_epochs=settings.num_epochs,
+        batch_size=settings.batch_size,
+        temperature=settings.temperature,
+    )
+    return class_stats, models
+
+
+def _padded_batches(part, batch_size):
+    """Batches of one shape: images u8[B, H, W, C], labels without padding, weights f32[B]."""
+    for start in range(0, len(part.labels), batch_size):
+        images = part.images[start : start + batch_size]
+        labels = part.labels[start : start + batch_size]
+        padding = batch_size - len(labels)
+        weights = np.pad(np.ones(len(labels), np.float32), (0, padding))
+        yield np.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0))), labels, weights
+
+
+def _label_weights(share, labels, weights):
+    padded = np.pad(share[labels].astype(np.float32), (0, len(weights) - len(labels)))
+    return jnp.asarray(padded)
+
+
+_fit_class_stats = jax.jit(gaussian.fit_class_stats, static_argnames=("num_classes", "full"))
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _measure(variables, images, weights, mean, std, *, model):
+    x = normalise(images, mean, std)
+    count = weights.sum()
+    pixel_share = (weights / count)[:, None, None, None]
+    pixel_mean = (pixel_share * x).sum(0)
+    pixels = Moments(pixel_mean, (pixel_share * jnp.square(x - pixel_mean[None])).sum(0))
+    block_inputs = []
+    for i, block in enumerate(model.blocks):
+        block_inputs.append(_weighted_moments(x, weights))
+        params, batch_stats = (part[block_name(i)] for part in variables)
+        x, _ = block.apply(params, batch_stats, x, train=False)
+    return _Measured(x, tuple(block_inputs), pixels, count)
+
+
+def _weighted_moments(x, weights):
+    """Per-channel moments of f32[B, ..., C] over the images of weight 1."""
+    share = (weights / weights.sum()).reshape((-1,) + (1,) * (x.ndim - 1))
+    positions = x[0].size // x.shape[-1]
+    axes = tuple(range(x.ndim - 1))
+    mean = (share * x).sum(axes) / positions
+    centred = x - mean.reshape((1,) * (x.ndim - 1) + (-1,))
+    return Moments(mean, (share * jnp.square(centred)).sum(axes) / positions)

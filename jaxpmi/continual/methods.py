@@ -1,0 +1,250 @@
+"""The continual learners as data: which phases a task has, and what each phase minimises.
+
+A loss is a pure function from `Views`, all that one training step sees, to named weighted terms;
+their sum is minimised. A method adds nothing else: no callbacks, no state of its own.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+from typing import Literal
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxpmi.config import MethodConfig
+from jaxpmi.config import TrainConfig
+from jaxpmi.continual import losses
+
+Terms = dict[str, jax.Array]
+
+
+class Views(NamedTuple):
+    """What a loss may look at. Replay fields are of the synthetic images of old classes.
+
+    Teacher fields come from the network frozen before this task and carry no gradient.
+    """
+
+    labels: jax.Array  # i32[B], of the real images of the new classes
+    replay_labels: jax.Array  # i32[R]
+    features: jax.Array  # f32[B, D]
+    replay_features: jax.Array  # f32[R, D]
+    teacher_features: jax.Array  # f32[B, D]
+    teacher_replay_features: jax.Array  # f32[R, D]
+    head: jax.Array  # f32[D, C]
+    teacher_head: jax.Array  # f32[D, C]
+    projections: Any  # parameters of the angle loss
+    new_mask: jax.Array  # f32[C], classes of this task
+    old_mask: jax.Array  # f32[C], classes of the tasks before
+    class_weights: jax.Array  # f32[C], largest class count over each class's count
+
+    @property
+    def seen_mask(self) -> jax.Array:
+        """Classes of this task and of those before, f32[C]."""
+        return self.new_mask + self.old_mask
+
+    @property
+    def factors(self) -> Callable[[MethodConfig], losses.DistillationFactors]:
+        """The four weights of PMI and R-DFCIL for this task's class counts."""
+        return lambda config: _factors(config, self.new_mask.sum(), self.old_mask.sum())
+
+    def all_labels(self) -> jax.Array:
+        """Labels of real, then synthetic images, i32[B + R]."""
+        return jnp.concatenate([self.labels, self.replay_labels])
+
+    def all_features(self) -> jax.Array:
+        """Features of real, then synthetic images, f32[B + R, D]."""
+        return jnp.concatenate([self.features, self.replay_features])
+
+
+LossFn = Callable[[Views, MethodConfig], Terms]
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One stretch of supervised training."""
+
+    name: str
+    loss: LossFn
+    share: float  # of the task's epochs
+    learning_rate: float
+    milestones: tuple[float, ...] = ()  # fractions of the phase at which the rate falls by 10
+    trainable: Literal["all", "body", "last_block", "head"] = "all"  # body: all but the stem
+    new_columns_only: bool = False  # freeze the head's columns of old classes
+    replay: bool = False  # uses synthetic images
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A continual learner."""
+
+    phases: Callable[[TrainConfig, MethodConfig], tuple[Phase, ...]]  # of every later task
+    replay: Literal["none", "inversion", "generator"] = "none"  # where old images come from
+    keeps_generator: bool = False  # carries the generator over from task to task
+    all_data: bool = False  # sees all data of seen classes, from a fresh network (upper bound)
+
+
+def first_phases(train: TrainConfig, config: MethodConfig) -> tuple[Phase, ...]:
+    """The phases of the first task: plain classification, the same for every method."""
+    del config
+    return (Phase("all", classification, 1.0, train.learning_rate, train.milestones),)
+
+
+def classification(views: Views, config: MethodConfig) -> Terms:
+    """Cross-entropy over all seen classes on real images."""
+    del config
+    logits = views.features @ views.head
+    return {"cross_entropy": losses.masked_cross_entropy(logits, views.labels, views.seen_mask)}
+
+
+def lwf(views: Views, config: MethodConfig) -> Terms:
+    """LwF: classification, and soft distillation of old classes on real images (baselines.md 3)."""
+    logits = views.features @ views.head
+    teacher = views.teacher_features @ views.teacher_head
+    distillation = losses.soft_distillation(
+        logits, teacher, views.old_mask, temperature=config.lwf_temperature
+    )
+    return {**classification(views, config), "distillation": config.lwf_weight * distillation}
+
+
+def deep_inversion(views: Views, config: MethodConfig) -> Terms:
+    """The DeepInversion learner: LwF, and soft distillation on synthetic images (4.2)."""
+    distillation = losses.soft_distillation(
+        views.replay_features @ views.head,
+        views.teacher_replay_features @ views.teacher_head,
+        views.old_mask,
+        class_mask=views.seen_mask,
+        temperature=config.lwf_temperature,
+    )
+    return {**lwf(views, config), "replay_distillation": config.lwf_weight * distillation}
+
+
+def abd(views: Views, config: MethodConfig) -> Terms:
+    """ABD: local classification, head tuning, feature distillation through the old head (4.3)."""
+    weights = losses.abd_class_weights(views.new_mask, views.old_mask)
+    features, labels = views.all_features(), views.all_labels()
+    teacher = jnp.concatenate([views.teacher_features, views.teacher_replay_features])
+    logits = views.features @ views.head
+    change = losses.abd_feature_loss(features, teacher, views.teacher_head, views.old_mask)
+    return {
+        "local": losses.abd_local_loss(logits, views.labels, views.new_mask, weights),
+        "head": losses.abd_head_loss(views.head, features, labels, views.seen_mask, weights),
+        "features": config.abd_weight * change,
+    }
+
+
+def r_dfcil(views: Views, config: MethodConfig) -> Terms:
+    """R-DFCIL, first stage: local classification, hard and relational distillation (5)."""
+    factors = views.factors(config)
+    terms = _pmi_terms(views)
+    return {
+        "local": factors.ce * terms.ce,
+        "hard_distillation": factors.hkd * terms.hkd,
+        "angles": factors.rkd * terms.rkd,
+    }
+
+
+def pmi(views: Views, config: MethodConfig) -> Terms:
+    """PMI: R-DFCIL's three terms and a detached cross-entropy that trains the head (section 4)."""
+    factors = views.factors(config)
+    terms = _pmi_terms(views)
+    if config.combine == "product":
+        return {"product": losses.combine_terms(terms, factors, combine="product")}
+    return {
+        "local": factors.ce * terms.ce,
+        "hard_distillation": factors.hkd * terms.hkd,
+        "angles": factors.rkd * terms.rkd,
+        "head": factors.ft * terms.ft,
+    }
+
+
+def pmi_head(views: Views, config: MethodConfig) -> Terms:
+    """PMI's losses while only the new head trains: no relational term."""
+    terms = pmi(views._replace(teacher_features=views.features), config)
+    return {name: term for name, term in terms.items() if name != "angles"}
+
+
+def tune_head(views: Views, config: MethodConfig) -> Terms:
+    """Balanced head tuning: class-weighted cross-entropy, and hard distillation (section 4)."""
+    logits = views.all_features() @ views.head
+    hard = losses.hard_distillation(
+        views.replay_features @ views.head,
+        views.teacher_replay_features @ views.teacher_head,
+        views.old_mask,
+    )
+    balanced = losses.masked_cross_entropy(
+        logits, views.all_labels(), views.seen_mask, class_weights=views.class_weights
+    )
+    return {
+        "balanced": config.ce_weight * balanced,
+        "hard_distillation": views.factors(config).hkd * hard,
+    }
+
+
+def _pmi_terms(views):
+    logits = views.features @ views.head
+    return losses.DistillationFactors(
+        ce=losses.masked_cross_entropy(logits, views.labels, views.new_mask),
+        hkd=losses.hard_distillation(
+            views.replay_features @ views.head,
+            views.teacher_replay_features @ views.teacher_head,
+            views.old_mask,
+        ),
+        rkd=losses.angle_distillation(views.projections, views.features, views.teacher_features),
+        ft=losses.head_cross_entropy(
+            views.head, views.all_features(), views.all_labels(), views.seen_mask
+        ),
+    )
+
+
+def _factors(config, num_new, num_old):
+    weights = {"ce": config.ce_weight, "hkd": config.hkd_weight, "rkd": config.rkd_weight}
+    weights["ft"] = config.ft_weight
+    if not config.adaptive:
+        return losses.DistillationFactors(**weights)
+    return losses.distillation_factors(num_new, num_old, **weights)
+
+
+def _one_phase(loss, **options):
+    def phases(train, config):
+        del config
+        return (Phase("all", loss, 1.0, train.learning_rate, train.milestones, **options),)
+
+    return phases
+
+
+def _r_dfcil_phases(train, config):
+    rest = 1.0 - config.tuning_epochs
+    return (
+        Phase("all", r_dfcil, rest, train.learning_rate, train.milestones, replay=True),
+        _tuning_phase(config),
+    )
+
+
+def _pmi_phases(train, config):
+    rest = 1.0 - config.head_epochs - config.last_block_epochs - config.tuning_epochs
+    new = {"new_columns_only": True, "replay": True}
+    rate = train.learning_rate
+    return (
+        Phase("head", pmi_head, config.head_epochs, rate, (), "head", **new),
+        Phase("last_block", pmi, config.last_block_epochs, rate / 2, (0.5, 0.75), "last_block", **new),
+        Phase("body", pmi, rest, config.body_learning_rate, (0.5, 0.75), "body", **new),
+        _tuning_phase(config),
+    )
+
+
+def _tuning_phase(config):
+    rate = config.tuning_learning_rate
+    return Phase("tuning", tune_head, config.tuning_epochs, rate, (), "head", replay=True)
+
+
+METHODS = {
+    "joint": Method(_one_phase(classification), all_data=True),
+    "finetune": Method(_one_phase(classification)),
+    "lwf": Method(_one_phase(lwf)),
+    "abd": Method(_one_phase(abd, replay=True), replay="generator", keeps_generator=True),
+    "r_dfcil": Method(_r_dfcil_phases, replay="generator"),
+    "deep_inversion": Method(_one_phase(deep_inversion, replay=True), replay="inversion"),
+    "pmi": Method(_pmi_phases, replay="inversion"),
+}

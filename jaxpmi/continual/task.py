@@ -1,0 +1,323 @@
+"""The phases of one task, each a generator: it works in steps and yields after every one.
+
+A phase starts at `state.step`, so a resumed run continues in the middle of it, and draws all its
+randomness from the run's key and its position, so it continues to the same result.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpmi.config import Config
+from jaxpmi.continual.memory import LabelledImages
+from jaxpmi.continual.memory import update_memory
+from jaxpmi.continual.methods import Method
+from jaxpmi.continual.methods import Phase
+from jaxpmi.continual.state import ContinualState
+from jaxpmi.continual.state import Network
+from jaxpmi.continual.state import Replay
+from jaxpmi.continual.train import Chunk
+from jaxpmi.continual.train import Learner
+from jaxpmi.continual.train import TaskData
+from jaxpmi.continual.train import TrainProgram
+from jaxpmi.continual.train import optimiser
+from jaxpmi.continual.train import phase_learning_rates
+from jaxpmi.continual.train import train_steps
+from jaxpmi.continual.train import trainable_parts
+from jaxpmi.data.augment import denormalise
+from jaxpmi.data.augment import normalise
+from jaxpmi.data.batches import epoch_batches
+from jaxpmi.data.stream import TaskStream
+from jaxpmi.features import contrastive
+from jaxpmi.features import gaussian
+from jaxpmi.inversion import generator as generators
+from jaxpmi.inversion.full_model import PixelStats
+from jaxpmi.inversion.per_layer import propagated_block_inputs
+from jaxpmi.inversion.synthesis import LayerKnowledge
+from jaxpmi.inversion.synthesis import synthesize
+from jaxpmi.inversion.targets import Targets
+from jaxpmi.models.blockwise import BlockwiseModel
+from jaxpmi.models.blockwise import forward
+from jaxpmi.sharding import replicate
+from jaxpmi.sharding import shard_batch
+
+CHUNK_STEPS = 32  # most training steps per compiled call
+CHUNK_BYTES = 2**28  # most bytes of raw images per compiled call
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What stays the same during a run."""
+
+    config: Config
+    method: Method
+    model: BlockwiseModel
+    stream: TaskStream
+    mesh: jax.sharding.Mesh
+
+
+class Tick(NamedTuple):
+    """Progress of a phase: the state after a step, and what to tell of it."""
+
+    state: ContinualState
+    step: int  # steps done
+    total: int  # steps of the phase
+    scalars: dict[str, jax.Array]  # device scalars, by metric name
+    bad_step: dict[str, jax.Array]  # first step with a non-finite term, per term, or -1
+    num_images: int  # images worked on since the tick before
+
+
+def num_replay_images(config: Config, task: int) -> int:
+    """Synthetic images made before `task`, rounded up to whole batches (PMI, N_t)."""
+    if task == 0:
+        return 0
+    settings = config.inversion
+    wanted = settings.base_images + settings.images_per_task * task
+    return math.ceil(wanted / settings.batch_size) * settings.batch_size
+
+
+def class_masks(stream: TaskStream, task: int) -> tuple[jax.Array, jax.Array]:
+    """Masks f32[C] of the classes of `task` and of those before it."""
+    classes = np.arange(stream.num_classes)
+    new = stream.task_classes(task)
+    new_mask = (classes >= new.start) & (classes < new.stop)
+    return jnp.asarray(new_mask, jnp.float32), jnp.asarray(classes < new.start, jnp.float32)
+
+
+def phase_key(state: ContinualState) -> jax.Array:
+    """The key of the phase in progress."""
+    return jax.random.fold_in(jax.random.fold_in(state.key, state.task), state.phase)
+
+
+def train_phase(run: Run, state: ContinualState, phase: Phase) -> Iterator[Tick]:
+    """Supervised training on the task's real images, and on synthetic ones if the phase has any."""
+    task, train = int(state.task), run.config.train
+    labels, read = _training_data(run, task)
+    steps_per_epoch = math.ceil(len(labels) / train.batch_size)
+    total = max(round(phase.share * train.epochs * steps_per_epoch), 1)
+    rates = np.asarray(phase_learning_rates(phase, total))
+    program = TrainProgram(run.model, phase, train, run.config.losses, run.config.data.augment)
+    new_mask, old_mask = class_masks(run.stream, task)
+    if run.method.all_data:
+        new_mask, old_mask = new_mask + old_mask, jnp.zeros_like(old_mask)
+    data = TaskData(state.teacher, new_mask, old_mask, state.mean, state.std)
+    data = replicate(data, run.mesh)
+    if int(state.step) == 0:
+        parts = trainable_parts(state.network, state.projections)
+        state = state.replace(opt_state=replicate(optimiser(train).init(parts), run.mesh))
+    seed = (run.config.seed, task, int(state.phase))
+    replay = jax.device_get(state.replay) if phase.replay else None
+    size = _chunk_steps(run, train)
+    key = phase_key(state)
+    for first in range(int(state.step), total, size):
+        count = min(size, total - first)
+        chunk = _chunk(run, labels, read, replay, rates, seed, first, count, size)
+        learner = Learner(state.network, state.projections, state.opt_state, state.class_counts)
+        learner, metrics = train_steps(learner, chunk, data, key, program=program)
+        state = state.replace(**learner._asdict(), step=jnp.asarray(first + count, jnp.int32))
+        scalars = {name: value / count for name, value in metrics.terms.items()}
+        images = count * (train.batch_size + (train.replay_batch_size if phase.replay else 0))
+        yield Tick(state, first + count, total, scalars, metrics.bad_step, images)
+
+
+def invert_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
+    """Synthesises images of all old classes through the frozen network, batch by batch."""
+    config, task = run.config, int(state.task)
+    inversion = config.inversion
+    total = num_replay_images(config, task) // inversion.batch_size
+    key_targets, key_batches = jax.random.split(phase_key(state))
+    features, labels = _draw_targets(run, state, key_targets)
+    _, old_mask = class_masks(run.stream, task)
+    network = state.teacher
+    black = -state.mean / state.std
+    pixels = PixelStats(black, black + 1.0 / state.std, state.memory.pixels)
+    block_inputs = state.memory.block_inputs
+    if inversion.per_layer.block_statistics != "measured":
+        published = inversion.per_layer.block_statistics == "affine"
+        block_inputs = propagated_block_inputs(run.model, network.variables, published=published)
+    knowledge = LayerKnowledge(block_inputs, state.memory.inverses, pixels)
+    for batch in range(int(state.step), total):
+        rows = slice(batch * inversion.batch_size, (batch + 1) * inversion.batch_size)
+        targets = shard_batch({"features": features[rows], "labels": labels[rows]}, run.mesh)
+        targets = Targets(**targets, head=network.head, class_mask=old_mask > 0)
+        key = jax.random.fold_in(key_batches, batch)
+        synthesis = synthesize(
+            run.model, network.variables, targets, knowledge, key, config=inversion
+        )
+        images = denormalise(synthesis.images, state.mean, state.std)
+        agreement = _agreement(run, state, images, targets)
+        replay = Replay(
+            jax.lax.dynamic_update_slice_in_dim(
+                state.replay.images, replicate(images, run.mesh), rows.start, 0
+            ),
+            jax.lax.dynamic_update_slice_in_dim(
+                state.replay.labels, replicate(targets.labels, run.mesh), rows.start, 0
+            ),
+            jnp.asarray(rows.stop, jnp.int32),
+        )
+        state = state.replace(replay=replay, step=jnp.asarray(batch + 1, jnp.int32))
+        scalars = {
+            "initial_loss": synthesis.initial_loss,
+            "final_loss": synthesis.final_loss,
+            "agreement": agreement,
+            **{f"final_{name}": term for name, term in synthesis.terms.items()},
+        }
+        bad = {"inversion": jnp.where(synthesis.finite, -1, batch)}
+        yield Tick(state, batch + 1, total, scalars, bad, inversion.batch_size)
+
+
+def generate_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
+    """Trains the image generator on the frozen network and samples old images from it."""
+    config, task = run.config, int(state.task)
+    settings = config.generator
+    key_init, key_train, key_sample = jax.random.split(phase_key(state), 3)
+    _, old_mask = class_masks(run.stream, task)
+    generator, network = state.generator, state.teacher
+    if not run.method.keeps_generator or task == 1:
+        generator = generators.init_generator(
+            key_init,
+            run.stream.image_shape,
+            latent_dim=settings.latent_dim,
+            widths=settings.channels,
+        )
+    generator, metrics = generators.train_generator(
+        generator,
+        network.variables,
+        network.head,
+        old_mask > 0,
+        key_train,
+        model=run.model,
+        num_steps=settings.num_steps,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+    )
+    count = num_replay_images(config, task)
+    capacity = state.replay.images.shape[0]
+    images = generators.sample_images(generator, key_sample, capacity)
+    logits = forward(run.model, network.variables, images).features @ network.head
+    labels = jnp.argmax(jnp.where(old_mask > 0, logits, -jnp.inf), 1).astype(jnp.int32)
+    replay = Replay(
+        denormalise(images, state.mean, state.std), labels, jnp.asarray(count, jnp.int32)
+    )
+    state = state.replace(generator=generator, replay=replay, step=jnp.asarray(1, jnp.int32))
+    scalars = {name: value[-1] for name, value in metrics.items()}
+    bad = {"generator": jnp.where(jnp.isfinite(scalars["loss"]), -1, settings.num_steps)}
+    yield Tick(state, 1, 1, scalars, bad, settings.num_steps * settings.batch_size)
+
+
+def remember_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
+    """Describes the seen classes for the network just trained."""
+    task, config = int(state.task), run.config
+    count = int(state.replay.count)
+    sizes = [run.stream.train_size(t) for t in range(run.stream.num_tasks)]
+    real = LabelledImages(run.stream.train_images(task), run.stream.train_labels(task))
+    images, labels = jax.device_get((state.replay.images, state.replay.labels))
+    memory = update_memory(
+        state.memory,
+        run.model,
+        state.network.variables,
+        real,
+        LabelledImages(images[:count], labels[:count]),
+        state.mean,
+        state.std,
+        phase_key(state),
+        config=config,
+        capacity=max(sizes),
+        max_images=max(sizes) + state.replay.images.shape[0],
+    )
+    yield Tick(state.replace(memory=memory), 1, 1, {}, {}, len(real.labels) + count)
+
+
+def begin_task(run: Run, state: ContinualState, projections: object) -> ContinualState:
+    """Freezes the network as the teacher of the next task."""
+    network = state.network
+    return state.replace(
+        teacher=jax.tree.map(jnp.copy, Network(*network)), projections=projections
+    )
+
+
+def _training_data(run, task):
+    stream = run.stream
+    if run.method.all_data:
+        return stream.seen_train_labels(), stream.seen_train_images
+    return stream.train_labels(task), lambda indices: stream.train_images(task, indices)
+
+
+def _chunk_steps(run, train):
+    per_step = train.batch_size * int(np.prod(run.stream.image_shape))
+    return int(np.clip(CHUNK_BYTES // per_step, 1, CHUNK_STEPS))
+
+
+def _chunk(run, labels, read, replay, rates, seed, first, count, size):
+    """Raw batches of `count` steps, padded to `size` steps."""
+    train, shape = run.config.train, run.stream.image_shape
+    rows = epoch_batches(len(labels), train.batch_size, count, seed, first)
+    rows = np.concatenate([rows, np.zeros((size - count, train.batch_size), rows.dtype)])
+    images = read(rows.reshape(-1)).reshape(size, train.batch_size, *shape)
+    steps = size if replay is not None else 1
+    replay_images = np.zeros((steps, train.replay_batch_size, *shape), np.uint8)
+    replay_labels = np.zeros((steps, train.replay_batch_size), np.int32)
+    if replay is not None:
+        picks = epoch_batches(
+            int(replay.count), train.replay_batch_size, count, (*seed, 1), first
+        )
+        replay_images[:count] = replay.images[picks]
+        replay_labels[:count] = replay.labels[picks]
+    batches = (images, labels[rows], replay_images, replay_labels)
+    batches = shard_batch(batches, run.mesh, axis=1)
+    padded = np.zeros(size, np.float32)
+    padded[:count] = rates[first : first + count]
+    rest = (padded, np.int32(first), np.int32(count))
+    return Chunk(*batches, *replicate(rest, run.mesh))
+
+
+def _draw_targets(run, state, key):
+    """Target features f32[N, D] and labels i32[N] of the task's synthetic images.
+
+    Labels are balanced over the old classes and shuffled, so that every batch mixes classes.
+    """
+    config, task, stream = run.config, int(state.task), run.stream
+    count = num_replay_images(config, task)
+    num_old = stream.task_classes(task).start
+    rng = np.random.default_rng((config.seed, task, int(state.phase)))
+    labels = rng.permutation(np.resize(np.arange(num_old, dtype=np.int32), count))
+    memory = state.memory
+    if config.inversion.targets == "cfs":
+        # One static number of draws per class, the largest that any task needs.
+        most = max(
+            math.ceil(num_replay_images(config, t) / stream.task_classes(t).start)
+            for t in range(1, stream.num_tasks)
+        )
+        drawn = contrastive.sample_features(
+            memory.feature_models,
+            memory.class_stats,
+            key,
+            num_per_class=most,
+            num_rounds=config.contrastive.num_rounds,
+            keep_rate=config.contrastive.keep_rate,
+        )
+        places = np.zeros(count, np.int32)
+        for label in range(num_old):
+            members = np.flatnonzero(labels == label)
+            places[members] = rng.permutation(most)[: len(members)]
+        return np.asarray(drawn)[labels, places], labels
+    drawn = gaussian.sample_class_features(memory.class_stats, jnp.asarray(labels), key)
+    return np.asarray(drawn), labels
+
+
+def _agreement(run, state, images, targets):
+    """Share of images that the old network gives the intended label."""
+    x = normalise(images, state.mean, state.std)
+    features = _features(state.teacher.variables, x, model=run.model)
+    logits = jnp.where(targets.class_mask, features @ targets.head, -jnp.inf)
+    return (logits.argmax(1) == targets.labels).mean()
+
+
+_features = jax.jit(
+    lambda variables, x, model: forward(model, variables, x).features, static_argnames="model"
+)

@@ -1,0 +1,269 @@
+"""Supervised training of one phase: many SGD steps as one compiled program.
+
+The host only feeds raw pixels. Augmentation, teacher and student passes, losses and the update are
+one program per phase of a method; class masks, learning rates and the number of steps are data, so
+nothing is compiled again for another task.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxpmi.config import AugmentConfig
+from jaxpmi.config import MethodConfig
+from jaxpmi.config import TrainConfig
+from jaxpmi.continual.losses import inverse_count_weights
+from jaxpmi.continual.methods import Phase
+from jaxpmi.continual.methods import Views
+from jaxpmi.continual.state import Network
+from jaxpmi.data.augment import augment
+from jaxpmi.data.augment import normalise
+from jaxpmi.models.blockwise import BlockwiseModel
+from jaxpmi.models.blockwise import Variables
+from jaxpmi.models.blockwise import block_name
+from jaxpmi.models.blockwise import forward
+from jaxpmi.models.blockwise import update_batch_stats
+from jaxpmi.types import PRNGKey
+
+
+class NonFiniteLossError(ArithmeticError):
+    """Raised when a loss term becomes NaN or infinite; names the term, the task and the step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainProgram:
+    """Everything static about the steps of a phase; equal programs compile once."""
+
+    model: BlockwiseModel
+    phase: Phase
+    train: TrainConfig
+    losses: MethodConfig
+    augment: AugmentConfig
+
+
+class Learner(NamedTuple):
+    """What the steps change."""
+
+    network: Network
+    projections: Any
+    opt_state: Any
+    class_counts: jax.Array  # f32[C]
+
+
+class Chunk(NamedTuple):
+    """Up to S steps' worth of raw batches; steps from `num_steps` on are padding."""
+
+    images: jax.Array  # u8[S, B, H, W, C], real images of this task
+    labels: jax.Array  # i32[S, B]
+    replay_images: jax.Array  # u8[S, R, H, W, C]; of zero steps where the phase has no replay
+    replay_labels: jax.Array  # i32[S, R]
+    learning_rates: jax.Array  # f32[S]
+    first_step: jax.Array  # i32[], number of the chunk's first step in the phase
+    num_steps: jax.Array  # i32[]
+
+
+class TaskData(NamedTuple):
+    """What differs from task to task."""
+
+    teacher: Network
+    new_mask: jax.Array  # f32[C]
+    old_mask: jax.Array  # f32[C]
+    mean: jax.Array  # f32[channels], of pixels in [0, 1]
+    std: jax.Array  # f32[channels]
+
+
+class ChunkMetrics(NamedTuple):
+    """Sums over the chunk's steps."""
+
+    terms: dict[str, jax.Array]  # weighted loss terms
+    bad_step: dict[str, jax.Array]  # i32[], first step at which a term was not finite, or -1
+
+
+def optimiser(config: TrainConfig) -> optax.GradientTransformation:
+    """SGD's direction: L2 added to the gradient, then momentum. The step scales by the rate."""
+    return optax.chain(optax.add_decayed_weights(config.weight_decay), optax.trace(config.momentum))
+
+
+def trainable_parts(network: Network, projections: Any) -> dict[str, Any]:
+    """All that an optimiser may see, as one tree."""
+    return {
+        "backbone": network.variables.params,
+        "head": network.head,
+        "projections": projections,
+    }
+
+
+def phase_learning_rates(phase: Phase, num_steps: int) -> jax.Array:
+    """The learning rate of every step of a phase, f32[S]."""
+    edges = {round(m * num_steps): 0.1 for m in phase.milestones}
+    schedule = optax.piecewise_constant_schedule(phase.learning_rate, edges)
+    return jnp.asarray([schedule(step) for step in range(num_steps)], jnp.float32)
+
+
+@functools.partial(jax.jit, static_argnames="program", donate_argnames="learner")
+def train_steps(
+    learner: Learner, chunk: Chunk, task: TaskData, key: PRNGKey, *, program: TrainProgram
+) -> tuple[Learner, ChunkMetrics]:
+    """Runs `chunk.num_steps` steps of SGD."""
+
+    def body(index, carry):
+        learner, metrics = carry
+        at = lambda a: jax.lax.dynamic_index_in_dim(a, index, keepdims=False)  # noqa: E731
+        replay = program.phase.replay
+        batch = (
+            at(chunk.images),
+            at(chunk.labels),
+            at(chunk.replay_images) if replay else None,
+            at(chunk.replay_labels) if replay else None,
+        )
+        step = chunk.first_step + index
+        key_step = jax.random.fold_in(key, step)
+        learner, terms = _train_step(
+            learner, batch, task, key_step, at(chunk.learning_rates), program=program
+        )
+        bad = {
+            name: jnp.where((metrics.bad_step[name] < 0) & ~jnp.isfinite(term), step, metrics.bad_step[name])
+            for name, term in terms.items()
+        }
+        sums = jax.tree.map(jnp.add, metrics.terms, terms)
+        return learner, ChunkMetrics(sums, bad)
+
+    names = _term_names(learner, chunk, task, program)
+    metrics = ChunkMetrics(
+        dict.fromkeys(names, jnp.zeros(())), dict.fromkeys(names, jnp.asarray(-1, jnp.int32))
+    )
+    return jax.lax.fori_loop(0, chunk.num_steps, body, (learner, metrics))
+
+
+def _train_step(learner, batch, task, key, learning_rate, *, program):
+    """One step of SGD on the trainable parts; returns the learner and the weighted terms."""
+    parts = trainable_parts(learner.network, learner.projections)
+    trainable, frozen = _split_trainable(parts, program)
+
+    def loss_fn(trainable):
+        parts = _merge(trainable, frozen)
+        return _losses(parts, learner, batch, task, key, program)
+
+    grads, (terms, batch_stats) = jax.grad(loss_fn, has_aux=True)(trainable)
+    grads = _merge(grads, jax.tree.map(jnp.zeros_like, frozen))
+    updates, opt_state = optimiser(program.train).update(grads, learner.opt_state, parts)
+    mask = _update_mask(parts, task, program)
+    parts = jax.tree.map(lambda p, u, m: p - learning_rate * m * u, parts, updates, mask)
+    counts = learner.class_counts
+    for labels in (batch[1], batch[3]):
+        if labels is not None:
+            counts = counts + jax.nn.one_hot(labels, counts.shape[0]).sum(0)
+    network = Network(Variables(parts["backbone"], batch_stats), parts["head"])
+    return Learner(network, parts["projections"], opt_state, counts), terms
+
+
+def _losses(parts, learner, batch, task, key, program):
+    images, labels, replay_images, replay_labels = batch
+    key_real, key_replay = jax.random.split(key)
+    real = normalise(images, task.mean, task.std)
+    black = -task.mean / task.std
+    real = augment(real, key_real, program.augment, black)
+    replay = None
+    if replay_images is not None:
+        replay = normalise(replay_images, task.mean, task.std)
+        if program.train.augment_replay:
+            replay = augment(replay, key_replay, program.augment, black)
+    variables = Variables(parts["backbone"], learner.network.variables.batch_stats)
+    features, replay_features, batch_stats = _student(variables, real, replay, program)
+    teacher = lambda x: jax.lax.stop_gradient(  # noqa: E731
+        forward(program.model, task.teacher.variables, x).features
+    )
+    none = jnp.zeros((0, features.shape[1]))
+    views = Views(
+        labels=labels,
+        replay_labels=jnp.zeros((0,), jnp.int32) if replay is None else replay_labels,
+        features=features,
+        replay_features=none if replay is None else replay_features,
+        teacher_features=teacher(real),
+        teacher_replay_features=none if replay is None else teacher(replay),
+        head=parts["head"],
+        teacher_head=task.teacher.head,
+        projections=parts["projections"],
+        new_mask=task.new_mask,
+        old_mask=task.old_mask,
+        class_weights=inverse_count_weights(learner.class_counts),
+    )
+    terms = program.phase.loss(views, program.losses)
+    return sum(terms.values()), (terms, batch_stats)
+
+
+def _student(variables, real, replay, program):
+    """Features of both batches in training mode, and the running statistics after them."""
+    model, names = program.model, [block_name(i) for i in range(len(program.model.blocks))]
+    modes = tuple(name in _trainable_blocks(program) for name in names)
+    run = functools.partial(forward, model, train=modes)
+
+    def running(batch_stats, moments):
+        new = update_batch_stats(batch_stats, moments)
+        return {n: new[n] if mode else batch_stats[n] for n, mode in zip(names, modes, strict=True)}
+
+    if replay is not None and program.train.joint_batch:
+        out = run(variables, jnp.concatenate([real, replay]))
+        split = len(real)
+        batch_stats = running(variables.batch_stats, out.moments)
+        return out.features[:split], out.features[split:], batch_stats
+    out = run(variables, real)
+    batch_stats = running(variables.batch_stats, out.moments)
+    if replay is None:
+        return out.features, None, batch_stats
+    replay_out = run(variables, replay)
+    return out.features, replay_out.features, running(batch_stats, replay_out.moments)
+
+
+def _trainable_blocks(program):
+    names = [block_name(i) for i in range(len(program.model.blocks))]
+    start = {"all": 0, "body": 1, "last_block": len(names) - 1, "head": len(names)}
+    return names[start[program.phase.trainable] :]
+
+
+def _split_trainable(parts, program):
+    """The parts that get a gradient, and the rest."""
+    blocks = set(_trainable_blocks(program))
+    backbone = parts["backbone"]
+    trainable = {**parts, "backbone": {k: v for k, v in backbone.items() if k in blocks}}
+    frozen = {"backbone": {k: v for k, v in backbone.items() if k not in blocks}}
+    return trainable, frozen
+
+
+def _merge(trainable, frozen):
+    return {**trainable, "backbone": {**frozen["backbone"], **trainable["backbone"]}}
+
+
+def _update_mask(parts, task, program):
+    """1 where an update (weight decay included) may act, else 0; per leaf a scalar or a row."""
+    blocks = set(_trainable_blocks(program))
+    mask = jax.tree.map(lambda _: 1.0, parts)
+    for name in parts["backbone"]:
+        value = 1.0 if name in blocks else 0.0
+        mask["backbone"][name] = jax.tree.map(lambda _, v=value: v, parts["backbone"][name])
+    columns = task.new_mask if program.phase.new_columns_only else task.new_mask + task.old_mask
+    mask["head"] = columns[None, :]
+    return mask
+
+
+def _term_names(learner, chunk, task, program):
+    """Names of the loss terms, without computing them."""
+    replay = program.phase.replay
+    batch = (
+        chunk.images[0],
+        chunk.labels[0],
+        chunk.replay_images[0] if replay else None,
+        chunk.replay_labels[0] if replay else None,
+    )
+    parts = trainable_parts(learner.network, learner.projections)
+    shapes = jax.eval_shape(
+        lambda parts, key: _losses(parts, learner, batch, task, key, program)[1][0],
+        parts,
+        jax.random.key(0),
+    )
+    return list(shapes)

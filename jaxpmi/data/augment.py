@@ -1,0 +1,110 @@
+"""Normalisation and random views of a batch of images, on device and inside jit.
+
+Two pixel ranges exist: *raw* pixels are 0..255, *normalised* ones are (raw / 255 - mean) / std.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+
+from jaxpmi.config import AugmentConfig
+from jaxpmi.types import PRNGKey
+
+
+def normalise(
+    images: jax.Array, mean: Sequence[float] | jax.Array, std: Sequence[float] | jax.Array
+) -> jax.Array:
+    """Turns raw pixels, u8 or f32[B, H, W, C] in 0..255, into f32[B, H, W, C], normalised."""
+    mean = _per_channel(mean, images, "mean")
+    std = _per_channel(std, images, "std")
+    return (images.astype(jnp.float32) / 255 - mean) / std
+
+
+def denormalise(
+    images: jax.Array, mean: Sequence[float] | jax.Array, std: Sequence[float] | jax.Array
+) -> jax.Array:
+    """Turns normalised f32[B, H, W, C] into raw u8[B, H, W, C], rounded and clipped to 0..255."""
+    mean = _per_channel(mean, images, "mean")
+    std = _per_channel(std, images, "std")
+    return jnp.clip(jnp.round((images * std + mean) * 255), 0, 255).astype(jnp.uint8)
+
+
+def black_level(mean: Sequence[float], std: Sequence[float]) -> tuple[float, ...]:
+    """Returns the normalised value of a black pixel, per channel: the `pad_value` for digits."""
+    return tuple(-m / s for m, s in zip(mean, std, strict=True))
+
+
+def augment(
+    images: jax.Array,
+    key: PRNGKey,
+    config: AugmentConfig,
+    pad_value: float | Sequence[float] | jax.Array = 0.0,
+) -> jax.Array:
+    """Draws one random view of every image: a crop of the padded image, then a left-right flip.
+
+    Every image has a key of its own, so the views do not depend on the number of devices.
+
+    Args:
+      images: f32[B, H, W, C], normalised.
+      key: key[], consumed.
+      config: static; the defaults change nothing.
+      pad_value: normalised value of the border, one number or one per channel: 0.0 is the mean
+        colour, `black_level(mean, std)` is black.
+
+    Returns:
+      f32[B, H, W, C].
+    """
+    if config.crop_padding < 0:
+        raise ValueError(f"crop_padding={config.crop_padding} is negative; give 0 or more pixels.")
+    if config.crop_padding == 0 and not config.flip:
+        return images
+    border = pad_value
+    if jnp.ndim(border) == 0 and not isinstance(border, Sequence):
+        border = jnp.full(images.shape[-1], border)
+    border = _per_channel(border, images, "pad_value")[0]
+    one = functools.partial(_augment_one, border=border, config=config)
+    return jax.vmap(one)(images, _image_keys(key, images))
+
+
+def _augment_one(
+    image: jax.Array, key: PRNGKey, *, border: jax.Array, config: AugmentConfig
+) -> jax.Array:
+    """Augments one image f32[H, W, C] whose border is filled with f32[1, 1, C]."""
+    key_crop, key_flip = jax.random.split(key)
+    if config.crop_padding:
+        padding = config.crop_padding
+        sides = ((padding, padding), (padding, padding), (0, 0))
+        inside = jnp.pad(jnp.ones((*image.shape[:2], 1), bool), sides)
+        padded = jnp.where(inside, jnp.pad(image, sides), border)
+        top, left = jax.random.randint(key_crop, (2,), 0, 2 * padding + 1)
+        image = jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
+    if config.flip:
+        image = jnp.where(jax.random.bernoulli(key_flip), image[:, ::-1], image)
+    return image
+
+
+def _image_keys(key: PRNGKey, images: jax.Array) -> jax.Array:
+    """Returns key[B], laid out over the devices as the batch is."""
+    keys = jax.random.split(key, images.shape[0])
+    sharding = jax.typeof(images).sharding
+    # On explicit mesh axes an array born inside jit is replicated, and vmap refuses to mix.
+    if AxisType.Explicit in sharding.mesh.axis_types:
+        keys = jax.sharding.reshard(
+            keys, NamedSharding(sharding.mesh, PartitionSpec(sharding.spec[0]))
+        )
+    return keys
+
+
+def _per_channel(values: Sequence[float], images: jax.Array, name: str) -> jax.Array:
+    """Returns f32[1, 1, 1, C], or raises where the number of channels differs."""
+    if len(values) != images.shape[-1]:
+        raise ValueError(
+            f"{name} has {len(values)} value(s) but the images have {images.shape[-1]} channel(s); "
+            "give one value per channel."
+        )
+    return jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1)

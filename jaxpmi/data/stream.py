@@ -1,0 +1,222 @@
+"""Class order and tasks: what a learner may see of a data set, and when."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxpmi.config import DataConfig
+from jaxpmi.data.image_source import ImageSource
+from jaxpmi.data.image_source import shorten
+
+Tasks = tuple[tuple[int, ...], ...]  # per task, its classes as labels of the source
+
+
+class PastDataError(PermissionError):
+    """Raised when images are asked for that the learner may not see at this task."""
+
+
+def class_order(config: DataConfig, num_classes: int, seed: int) -> tuple[int, ...]:
+    """Returns the order in which the classes are learnt: config.class_order, or drawn from seed.
+
+    The drawn order is `np.random.RandomState(seed).permutation(num_classes)`; seed 1993 with 100
+    classes is the order of iCaRL, PASS and ImageNet-100.
+    """
+    if config.class_order is None:
+        return tuple(int(label) for label in np.random.RandomState(seed).permutation(num_classes))
+    order = tuple(config.class_order)
+    duplicates = sorted({label for label in order if order.count(label) > 1})
+    missing = sorted(set(range(num_classes)) - set(order))
+    unknown = sorted(set(order) - set(range(num_classes)))
+    problems = (("repeats", duplicates), ("lacks", missing), ("has the unknown class(es)", unknown))
+    found = [f"{word} {shorten(labels)}" for word, labels in problems if labels]
+    if found:
+        raise ValueError(
+            f"class_order {' and '.join(found)}; it must hold each of 0..{num_classes - 1} once."
+        )
+    return order
+
+
+def split_tasks(
+    order: Sequence[int], num_tasks: int, first_task_classes: int | None = None
+) -> Tasks:
+    """Cuts a class order into tasks of equal size, the first one of another size if given.
+
+    Every task needs two classes or more: one class alone cannot be told from anything.
+    """
+    num_classes, first = len(order), first_task_classes
+    if num_tasks not in _task_counts(num_classes, first):
+        base = "" if first is None else f" after a first task of {first}"
+        valid = _task_counts(num_classes, first)
+        advice = f"choose num_tasks from {valid}" if valid else "choose another first_task_classes"
+        raise ValueError(
+            f"{num_classes} classes cannot be split into {num_tasks} tasks of equal size and two "
+            f"classes or more{base}; {advice}."
+        )
+    if first is None:
+        first = num_classes // num_tasks
+    size = (num_classes - first) // max(num_tasks - 1, 1)
+    edges = [0] + [first + i * size for i in range(num_tasks)]
+    return tuple(tuple(order[start:end]) for start, end in zip(edges, edges[1:], strict=False))
+
+
+def _task_counts(num_classes: int, first: int | None) -> list[int]:
+    """Lists every valid number of tasks."""
+    if first is None:
+        return [n for n in range(1, num_classes // 2 + 1) if num_classes % n == 0]
+    rest = num_classes - first
+    if first < 2 or rest < 0:
+        return []
+    if rest == 0:
+        return [1]
+    return [1 + n for n in range(1, rest // 2 + 1) if rest % n == 0]
+
+
+class TaskStream:
+    """Gives out the images of one task at a time, with labels renumbered in order of learning.
+
+    The class learnt first has label 0, and so on. Training images are those of the current task
+    only; test images those of every task seen so far. Anything else raises `PastDataError`.
+    `begin` only moves forward, and drops the images of the task before from memory.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        tasks: Tasks,
+        *,
+        allow_past: bool = False,
+        cache_bytes: int = 2**30,
+    ):
+        """Sets the stream before its first task.
+
+        Args:
+          source: the data set.
+          tasks: the classes of each task, disjoint, as labels of `source`.
+          allow_past: lets all seen training images be read; only for the joint upper bound.
+          cache_bytes: the current task's training images are kept in memory if they fit.
+        """
+        order = [label for task in tasks for label in task]
+        if len(set(order)) != len(order) or not set(order) <= set(range(source.num_classes)):
+            raise ValueError(
+                f"tasks name classes twice or outside 0..{source.num_classes - 1}: {tasks}; "
+                "every class may be in one task only."
+            )
+        self.tasks = tuple(tuple(task) for task in tasks)
+        self.class_names = tuple(source.class_names[label] for label in order)
+        self.image_shape = source.image_shape
+        self.allow_past = allow_past
+        self.task = -1  # the current task; -1 before the first `begin`
+        self._source = source
+        self._cache_bytes = cache_bytes
+        self._cache: np.ndarray | None = None
+        position = np.full(source.num_classes, -1, np.int32)
+        position[order] = np.arange(len(order), dtype=np.int32)
+        self._labels = {split: position[labels] for split, labels in source.labels.items()}
+
+    @property
+    def num_tasks(self) -> int:
+        """Number of tasks T."""
+        return len(self.tasks)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of all tasks together."""
+        return len(self.class_names)
+
+    @property
+    def seen_classes(self) -> int:
+        """Number of classes learnt up to and including the current task: labels 0..seen-1."""
+        return self.task_classes(self.task).stop if self.task >= 0 else 0
+
+    def task_classes(self, task: int) -> range:
+        """Returns the (renumbered) labels of a task, which are consecutive."""
+        if not 0 <= task < self.num_tasks:
+            raise ValueError(f"task {task} does not exist; tasks are 0..{self.num_tasks - 1}.")
+        start = sum(len(classes) for classes in self.tasks[:task])
+        return range(start, start + len(self.tasks[task]))
+
+    def train_size(self, task: int) -> int:
+        """Returns the number of training images of any task, past or future."""
+        return len(self._members("train", self.task_classes(task)))
+
+    def begin(self, task: int) -> None:
+        """Makes `task` the current one; a stream never goes back (a resumed run may skip ahead)."""
+        self.task_classes(task)  # raises on a task that does not exist
+        if task < self.task:
+            raise PastDataError(
+                f"task {task} was asked for during task {self.task}; a stream only moves forward."
+            )
+        if task > self.task:
+            self._cache = None
+        self.task = task
+
+    def train_labels(self, task: int) -> np.ndarray:
+        """Returns i32[N], the labels of the current task's training images."""
+        self._check_current(task)
+        return self._labels["train"][self._members("train", self.task_classes(task))]
+
+    def train_images(self, task: int, indices: np.ndarray | None = None) -> np.ndarray:
+        """Returns u8[n, H, W, C], the current task's training images at `indices`; None: all."""
+        self._check_current(task)
+        if self._cache is None:
+            members = self._members("train", self.task_classes(task))
+            if len(members) * int(np.prod(self.image_shape)) > self._cache_bytes:
+                return self._source.read("train", _pick(members, indices))
+            self._cache = self._source.read("train", members)
+        return _pick(self._cache, indices)
+
+    def seen_train_labels(self) -> np.ndarray:
+        """Returns i32[N], the training labels of all tasks so far; needs `allow_past`."""
+        return self._labels["train"][self._seen_train()]
+
+    def seen_train_images(self, indices: np.ndarray | None = None) -> np.ndarray:
+        """Returns u8[n, H, W, C], training images of all tasks so far; needs `allow_past`."""
+        return self._source.read("train", _pick(self._seen_train(), indices))
+
+    def test_labels(self, task: int) -> np.ndarray:
+        """Returns i32[N], the labels of the test images of a task seen so far."""
+        return self._labels["test"][self._seen_test(task)]
+
+    def test_images(self, task: int, indices: np.ndarray | None = None) -> np.ndarray:
+        """Returns u8[n, H, W, C], the test images of a task seen so far; None: all."""
+        return self._source.read("test", _pick(self._seen_test(task), indices))
+
+    def _members(self, split: str, classes: range) -> np.ndarray:
+        labels = self._labels[split]
+        return np.flatnonzero((labels >= classes.start) & (labels < classes.stop))
+
+    def _check_current(self, task: int) -> None:
+        self.task_classes(task)
+        if task != self.task:
+            raise PastDataError(
+                f"training images of task {task} were asked for during task {self.task}; "
+                "only those of the current task can be read."
+            )
+
+    def _seen_train(self) -> np.ndarray:
+        if not self.allow_past:
+            raise PastDataError(
+                "training images of past tasks were asked for; only the joint upper bound may read "
+                "them, with TaskStream(..., allow_past=True)."
+            )
+        return self._members("train", range(0, self.seen_classes))
+
+    def _seen_test(self, task: int) -> np.ndarray:
+        classes = self.task_classes(task)
+        if task > self.task:
+            raise PastDataError(
+                f"test images of task {task} were asked for during task {self.task}; "
+                "future tasks cannot be read."
+            )
+        return self._members("test", classes)
+
+
+def _pick(values: np.ndarray, indices: np.ndarray | None) -> np.ndarray:
+    """Returns values[indices], or all values."""
+    if indices is None:
+        return values
+    indices = np.asarray(indices)
+    outside = indices[(indices < 0) | (indices >= len(values))]
+    if outside.size:
+        raise ValueError(f"image index {outside[0]} is outside the task's {len(values)} images.")
+    return values[indices]

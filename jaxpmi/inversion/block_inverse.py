@@ -1,0 +1,160 @@
+"""A linear inverse of every block in closed form: the start of per-layer inversion.
+
+A residual block is close to the identity, so most of its input is a linear function of a 3 x 3
+neighbourhood of its output. `fit_block_inverses` finds that function by ridge regression on images
+(two matrix products per block, no gradient steps); `invert_linearly` applies it. What the output
+does not tell (at a pooled block: where things are) is drawn from a Gaussian with the variance that
+the regression leaves unexplained.
+"""
+
+import functools
+import math
+from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxpmi.models.blockwise import BlockwiseModel
+from jaxpmi.models.blockwise import Variables
+from jaxpmi.models.blockwise import block_name
+from jaxpmi.types import PRNGKey
+
+
+class BlockInverse(NamedTuple):
+    """Linear map from a block's output to its input, and what the map leaves unexplained.
+
+    A feature map f32[B, h, w, C'] is read in 3 x 3 patches (P = 9 C' + 1, the last entry a one)
+    and gives s x s input pixels per output pixel (Q = s s C). A feature vector f32[B, D] gives the
+    whole input (P = D + 1, Q = H W C).
+    """
+
+    weight: jax.Array  # f32[P, Q]
+    residual_std: jax.Array  # f32[Q]
+
+
+class _NormalEquations(NamedTuple):
+    gram: jax.Array  # f32[P, P], of the regressors
+    cross: jax.Array  # f32[P, Q], regressors by targets
+    square: jax.Array  # f32[Q], of the targets
+
+
+def init_block_inverses(shapes: Sequence[tuple[int, ...]]) -> tuple[BlockInverse, ...]:
+    """Inverses of zeros, for checkpoints and counting.
+
+    Args:
+      shapes: per-image input shape of every block, and last the feature shape, as
+        `block_input_shapes` gives them.
+
+    Returns:
+      One `BlockInverse` per block.
+    """
+    inverses = []
+    for inputs, outputs in zip(shapes, shapes[1:], strict=False):
+        if len(outputs) == 3:
+            scale = -(-inputs[0] // outputs[0])
+            rows, columns = 9 * outputs[-1] + 1, scale * scale * inputs[-1]
+        else:
+            rows, columns = outputs[-1] + 1, math.prod(inputs)
+        inverses.append(BlockInverse(jnp.zeros((rows, columns)), jnp.zeros(columns)))
+    return tuple(inverses)
+
+
+def fit_block_inverses(
+    model: BlockwiseModel,
+    variables: Variables,
+    batches: Iterable[tuple[jax.Array, jax.Array]],
+    *,
+    ridge: float = 1e-4,
+) -> tuple[BlockInverse, ...]:
+    """Fits the linear inverse of every block by ridge regression.
+
+    Args:
+      model: the backbone, in evaluation mode.
+      variables: its parameters and running statistics.
+      batches: pairs of normalised images f32[B, H, W, C] and weights f32[B] (0 for padding).
+      ridge: added to the diagonal of the regressors' second moments, relative to their mean.
+
+    Returns:
+      One `BlockInverse` per block.
+    """
+    total = None
+    for images, weights in batches:
+        part = _normal_equations(variables, images, weights, model=model)
+        total = part if total is None else jax.tree.map(jnp.add, total, part)
+    if total is None:
+        raise ValueError("fit_block_inverses got no batch of images; give at least one.")
+    return tuple(_solve(equations, ridge) for equations in total)
+
+
+def invert_linearly(
+    inverse: BlockInverse, output: jax.Array, input_shape: tuple[int, ...], key: PRNGKey
+) -> jax.Array:
+    """Draws a block's input f32[B, *input_shape] given its output, by the linear inverse."""
+    rows = _regressors(output) @ inverse.weight
+    rows = rows + inverse.residual_std * jax.random.normal(key, rows.shape, rows.dtype)
+    if output.ndim == 2:
+        return rows.reshape(-1, *input_shape)
+    return _depth_to_space(rows, input_shape)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _normal_equations(variables, images, weights, *, model):
+    equations, x = [], images
+    for i, block in enumerate(model.blocks):
+        name = block_name(i)
+        y, _ = block.apply(variables.params[name], variables.batch_stats[name], x, train=False)
+        scale = jnp.sqrt(weights).reshape((-1,) + (1,) * (y.ndim - 1))
+        regressors = _regressors(y) * scale
+        targets = (_space_to_depth(x, y.shape) if y.ndim == 4 else x.reshape(len(x), -1)) * scale
+        a = regressors.reshape(-1, regressors.shape[-1])
+        b = targets.reshape(-1, targets.shape[-1])
+        dot = functools.partial(jnp.dot, precision=jax.lax.Precision.HIGHEST)
+        equations.append(_NormalEquations(dot(a.T, a), dot(a.T, b), jnp.square(b).sum(0)))
+        x = y
+    return tuple(equations)
+
+
+@jax.jit
+def _solve(equations, ridge):
+    gram, cross, square = equations
+    size = gram.shape[0]
+    damped = gram + ridge * jnp.trace(gram) / size * jnp.eye(size)
+    weight = jax.scipy.linalg.solve(damped, cross, assume_a="pos")
+    explained = 2.0 * (weight * cross).sum(0) - (weight * (gram @ weight)).sum(0)
+    count = jnp.maximum(gram[-1, -1], 1.0)  # the last regressor is a one
+    return BlockInverse(weight, jnp.sqrt(jnp.maximum(square - explained, 0.0) / count))
+
+
+def _regressors(output):
+    """3 x 3 patches of a feature map, or the feature vector, with a one appended."""
+    if output.ndim == 4:
+        output = jax.lax.conv_general_dilated_patches(
+            output, (3, 3), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+    elif output.ndim != 2:
+        raise ValueError(
+            f"a linear block inverse needs a block output of shape (B, h, w, C) or (B, D), got "
+            f"{output.shape}; use per_layer.start='gaussian' for this network."
+        )
+    return jnp.concatenate([output, jnp.ones((*output.shape[:-1], 1), output.dtype)], -1)
+
+
+def _space_to_depth(x, output_shape):
+    """f32[B, H, W, C] -> f32[B, h, w, s s C], edge pixels repeated where s does not divide H."""
+    batch, height, width, channels = x.shape
+    h, w = output_shape[1:3]
+    s = -(-height // h)
+    x = jnp.pad(x, ((0, 0), (0, s * h - height), (0, s * w - width), (0, 0)), mode="edge")
+    x = x.reshape(batch, h, s, w, s, channels).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, h, w, s * s * channels)
+
+
+def _depth_to_space(rows, input_shape):
+    """Inverse of `_space_to_depth`."""
+    batch, h, w, _ = rows.shape
+    height, width, channels = input_shape
+    s = -(-height // h)
+    x = rows.reshape(batch, h, w, s, s, channels).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, h * s, w * s, channels)[:, :height, :width]

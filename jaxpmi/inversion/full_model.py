@@ -1,0 +1,107 @@
+"""Full-model inversion: images optimised through the whole frozen network, from any start."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxpmi.config import FullModelConfig
+from jaxpmi.inversion import objectives
+from jaxpmi.inversion import priors
+from jaxpmi.inversion.per_layer import MAX_BOOST
+from jaxpmi.inversion.solver import Solution
+from jaxpmi.inversion.solver import minimise
+from jaxpmi.inversion.targets import Targets
+from jaxpmi.inversion.targets import target_terms
+from jaxpmi.models.blockwise import BlockwiseModel
+from jaxpmi.models.blockwise import Variables
+from jaxpmi.models.blockwise import forward
+from jaxpmi.types import Moments
+from jaxpmi.types import PRNGKey
+
+
+class PixelStats(NamedTuple):
+    """What is known of images as such, in normalised pixel units."""
+
+    low: jax.Array  # f32[C], black
+    high: jax.Array  # f32[C], white
+    moments: Moments  # f32[H, W, C] each, of real images
+
+
+def learning_rates(config: FullModelConfig) -> jax.Array:
+    """The learning rate of every step, f32[S].
+
+    Linear warm-up from 1/warmup_steps of the peak, which step 0 and 1 share as in the published
+    code (0.08, 0.08, 0.16, 0.24, 0.32, 0.4 for a peak of 0.4 after 5 steps), then a cosine to 0
+    or, for `schedule="step"`, halvings at 1/2 and 3/4 of the steps counted after warm-up.
+    """
+    steps, warmup = config.num_steps, config.warmup_steps
+    if config.schedule == "cosine":
+        decay = optax.cosine_decay_schedule(1.0, max(steps - warmup, 1))
+    else:
+        decay = optax.piecewise_constant_schedule(1.0, {steps // 2: 0.5, steps * 3 // 4: 0.5})
+    index = jnp.arange(steps)
+    ramp = jnp.minimum(jnp.maximum(index, 1) / max(warmup, 1), 1.0)
+    after = jnp.maximum(index - warmup, 0)
+    return config.learning_rate * jnp.where(index < warmup, ramp, jax.vmap(decay)(after))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "config"), donate_argnames="start")
+def refine_images(
+    variables: Variables,
+    start: jax.Array,
+    targets: Targets,
+    pixels: PixelStats,
+    key: PRNGKey,
+    *,
+    model: BlockwiseModel,
+    config: FullModelConfig,
+) -> Solution:
+    """Optimises images f32[B, H, W, C] end to end; every term of weight 0 is left out.
+
+    `start` is donated. The statistics couple the whole batch, so the batch is never split; on
+    several devices they are those of the global batch.
+    """
+    clip = lambda x: jnp.clip(x, pixels.low, pixels.high)  # noqa: E731
+
+    def terms(x, key):
+        views = priors.jitter(x, key, config.jitter_pixels) if config.jitter_pixels else x
+        outputs = forward(model, variables, views)
+        named = target_terms(
+            outputs.features,
+            targets,
+            feature_weight=config.feature_weight,
+            cross_entropy_weight=config.cross_entropy_weight,
+        )
+        if config.statistics_weight > 0:
+            named["statistics"] = objectives.statistics_loss(
+                outputs.moments, variables.batch_stats
+            )
+        if config.pixel_statistics_weight > 0:
+            batch = Moments(x.mean(0), x.var(0))
+            named["pixel_statistics"] = objectives.moment_kl(batch, pixels.moments)
+        if config.total_variation_weight > 0:
+            named["total_variation"] = priors.total_variation(x)
+        return named
+
+    weights = {
+        "feature_match": config.feature_weight,
+        "cross_entropy": config.cross_entropy_weight,
+        "statistics": config.statistics_weight,
+        "pixel_statistics": config.pixel_statistics_weight,
+        "total_variation": config.total_variation_weight,
+    }
+    weights = {name: weight for name, weight in weights.items() if weight > 0}
+    return minimise(
+        terms,
+        clip(start) if config.clip_pixels else start,
+        key,
+        weights=weights,
+        learning_rates=learning_rates(config),
+        max_boost={k: v for k, v in MAX_BOOST.items() if k in weights}
+        if config.boost_weights
+        else None,
+        project=clip if config.clip_pixels else None,
+    )

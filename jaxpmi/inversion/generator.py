@@ -1,0 +1,260 @@
+"""Generator inversion (ABD, R-DFCIL): one small network learns to make images a teacher trusts.
+
+The generator is trained on the frozen network of the last task, without data and without labels,
+and sampled while the next task is learned. Its architecture is read off its parameters. Images
+are in the normalised range, f32[B, H, W, C], H and W divisible by 4.
+"""
+
+import functools
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxpmi.inversion import objectives
+from jaxpmi.inversion import priors
+from jaxpmi.models import blockwise
+from jaxpmi.models.layers import conv
+from jaxpmi.types import Moments
+from jaxpmi.types import Params
+from jaxpmi.types import PRNGKey
+
+BATCH_NORM_EPSILON = 1e-5  # of the first and the last BatchNorm
+HIDDEN_EPSILON = 0.8  # of the two between: what the published code does
+NEGATIVE_SLOPE = 0.2
+# Content: cross-entropy to the teacher's own label, at this temperature.
+CONTENT_TEMPERATURE = 1000.0
+TERM_WEIGHTS = MappingProxyType({"content": 1.0, "balance": 1.0, "statistics": 50.0, "prior": 1e-3})
+
+
+class GeneratorState(NamedTuple):
+    """All that is carried from step to step and, in ABD, from task to task."""
+
+    params: Params
+    batch_stats: dict[str, Moments]
+    opt_state: optax.OptState
+
+
+def init_generator(
+    key: PRNGKey,
+    image_shape: tuple[int, int, int],
+    *,
+    latent_dim: int = 1000,
+    widths: tuple[int, int, int] = (128, 128, 64),
+) -> GeneratorState:
+    """Initialises a generator of images (H, W, C), uniformly within 1 / sqrt(fan-in).
+
+    linear - BN - 2x - conv - BN - leaky ReLU - 2x - conv - BN - leaky ReLU - conv - tanh - BN
+    (baselines 4.1). `widths` are the channels after the linear map and the first two
+    convolutions; a small one has `latent_dim` 100 and `widths` (32, 32, 16).
+    """
+    height, width, channels = image_shape
+    if height % 4 or width % 4:
+        raise ValueError(f"image size {height} x {width} is not divisible by 4; pad the images.")
+    keys = jax.random.split(key, 5)
+
+    def uniform(key, fan_in, shape):
+        return jax.random.uniform(key, shape, minval=-(fan_in**-0.5), maxval=fan_in**-0.5)
+
+    sizes = (*widths, channels)
+    params = {
+        "linear": uniform(keys[0], latent_dim, (latent_dim, height // 4, width // 4, widths[0])),
+        "bias": uniform(keys[4], 9 * widths[2], (channels,)),
+    }
+    for i in range(3):
+        shape = (3, 3, sizes[i], sizes[i + 1])
+        params[f"conv{i}"] = uniform(keys[i + 1], 9 * sizes[i], shape)
+        params[f"bn{i}"] = {"scale": jnp.ones(sizes[i]), "shift": jnp.zeros(sizes[i])}
+    batch_stats = {f"bn{i}": Moments(jnp.zeros(n), jnp.ones(n)) for i, n in enumerate(sizes)}
+    return GeneratorState(params, batch_stats, _optimiser().init(params))
+
+
+def generate(
+    params: Params,
+    batch_stats: dict[str, Moments],
+    noise: jax.Array,
+    *,
+    train: bool = False,
+    hidden_epsilon: float = HIDDEN_EPSILON,
+) -> tuple[jax.Array, dict[str, Moments]]:
+    """Maps standard Gaussian noise f32[B, latent] to images f32[B, H, W, C].
+
+    Also returns the batch's moments at every BatchNorm. With `train` the layers normalise by
+    these, otherwise by `batch_stats`. The last BatchNorm has no parameters, so the images of a
+    training batch have mean 0 and variance 1 per channel.
+    """
+    moments = {}
+
+    def batch_norm(i, x, epsilon):
+        name = f"bn{i}"
+        moments[name] = blockwise.channel_moments(x)
+        mean, var = moments[name] if train else batch_stats[name]
+        x = (x - mean[None, None, None]) * jax.lax.rsqrt(var + epsilon)[None, None, None]
+        if name not in params:
+            return x
+        scale, shift = params[name]["scale"], params[name]["shift"]
+        return x * scale[None, None, None] + shift[None, None, None]
+
+    latent, *shape = params["linear"].shape
+    x = (noise @ params["linear"].reshape(latent, -1)).reshape(-1, *shape)
+    x = _double_size(batch_norm(0, x, BATCH_NORM_EPSILON))
+    x = batch_norm(1, conv(x, params["conv0"]), hidden_epsilon)
+    x = _double_size(jax.nn.leaky_relu(x, NEGATIVE_SLOPE))
+    x = batch_norm(2, conv(x, params["conv1"]), hidden_epsilon)
+    x = conv(jax.nn.leaky_relu(x, NEGATIVE_SLOPE), params["conv2"])
+    x = jnp.tanh(x + params["bias"][None, None, None])
+    return batch_norm(3, x, BATCH_NORM_EPSILON), moments
+
+
+def generator_step(
+    state: GeneratorState,
+    variables: blockwise.Variables,
+    head: jax.Array,
+    seen_mask: jax.Array,
+    key: PRNGKey,
+    *,
+    model: blockwise.BlockwiseModel,
+    batch_size: int,
+    learning_rate: float | jax.Array,
+    weights: Mapping[str, float | jax.Array] | None = None,
+    hidden_epsilon: float = HIDDEN_EPSILON,
+) -> tuple[GeneratorState, dict[str, jax.Array]]:
+    """One Adam step; see `train_generator`. Metrics are the four unweighted terms and `loss`."""
+    noise = jax.random.normal(key, (batch_size, state.params["linear"].shape[0]))
+    weights = _term_weights(weights)
+
+    def loss_fn(params):
+        images, moments = generate(
+            params, state.batch_stats, noise, train=True, hidden_epsilon=hidden_epsilon
+        )
+        terms = generator_terms(variables, head, seen_mask, images, model=model)
+        loss = sum(weights[name] * terms[name] for name in terms)
+        return loss, ({**terms, "loss": loss}, moments)
+
+    grads, (metrics, moments) = jax.grad(loss_fn, has_aux=True)(state.params)
+    updates, opt_state = _optimiser().update(grads, state.opt_state)
+    params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
+    batch_stats = blockwise.update_batch_stats(state.batch_stats, moments)
+    return GeneratorState(params, batch_stats, opt_state), metrics
+
+
+def generator_terms(
+    variables: blockwise.Variables,
+    head: jax.Array,
+    seen_mask: jax.Array,
+    images: jax.Array,
+    *,
+    model: blockwise.BlockwiseModel,
+) -> dict[str, jax.Array]:
+    """The four terms of the generator's loss on images f32[B, H, W, C] (baselines 4.1).
+
+    content: cross-entropy of logits / 1000 to their own argmax; balance: see `class_imbalance`;
+    statistics: mean over layers of KL(stored || batch); prior: distance to the blurred image.
+    """
+    teacher = blockwise.forward(model, variables, images, train=False)
+    logits = teacher.features @ head
+    return {
+        "content": objectives.self_cross_entropy(
+            logits, seen_mask, temperature=CONTENT_TEMPERATURE
+        ),
+        "balance": objectives.class_imbalance(logits, seen_mask),
+        "statistics": objectives.reverse_statistics_loss(teacher.moments, variables.batch_stats),
+        "prior": priors.blur_distance(images),
+    }
+
+
+@functools.partial(jax.jit, static_argnames=("model", "num_steps", "batch_size", "hidden_epsilon"))
+def train_generator(
+    state: GeneratorState,
+    variables: blockwise.Variables,
+    head: jax.Array,
+    seen_mask: jax.Array,
+    key: PRNGKey,
+    *,
+    model: blockwise.BlockwiseModel,
+    num_steps: int,
+    batch_size: int = 128,
+    learning_rate: float | jax.Array = 1e-3,
+    weights: Mapping[str, float | jax.Array] | None = None,
+    hidden_epsilon: float = HIDDEN_EPSILON,
+) -> tuple[GeneratorState, dict[str, jax.Array]]:
+    """Trains the generator against a frozen teacher, all steps in one compiled loop.
+
+    Args:
+      state: the start: fresh (R-DFCIL) or the last task's (ABD).
+      variables: of the teacher `model`, whose stored moments are the target statistics.
+      head: f32[D, C], the teacher's classifier.
+      seen_mask: bool[C] or f32[C], the classes the teacher has learned.
+      key: consumed.
+      model: the teacher's backbone.
+      num_steps: Adam steps; call again with the returned state for more.
+      batch_size: noise vectors per step.
+      learning_rate: of Adam.
+      weights: changes to `TERM_WEIGHTS`.
+      hidden_epsilon: of the two BatchNorms between the convolutions.
+
+    Returns:
+      The new state and metrics, f32[S] each: the unweighted terms and `loss`.
+    """
+    step = functools.partial(
+        generator_step,
+        model=model,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weights=weights,
+        hidden_epsilon=hidden_epsilon,
+    )
+    return jax.lax.scan(
+        lambda state, key: step(state, variables, head, seen_mask, key),
+        state,
+        jax.random.split(key, num_steps),
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("num_images", "hidden_epsilon"))
+def sample_images(
+    state: GeneratorState,
+    key: PRNGKey,
+    num_images: int,
+    *,
+    hidden_epsilon: float = HIDDEN_EPSILON,
+) -> jax.Array:
+    """Draws images f32[num_images, H, W, C] in evaluation mode (running moments)."""
+    noise = jax.random.normal(key, (num_images, state.params["linear"].shape[0]))
+    params, batch_stats = state.params, state.batch_stats
+    return generate(params, batch_stats, noise, hidden_epsilon=hidden_epsilon)[0]
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def label_images(
+    variables: blockwise.Variables,
+    head: jax.Array,
+    seen_mask: jax.Array,
+    images: jax.Array,
+    *,
+    model: blockwise.BlockwiseModel,
+) -> jax.Array:
+    """The teacher's best seen class i32[B] for each image f32[B, H, W, C]."""
+    logits = blockwise.forward(model, variables, images, train=False).features @ head
+    return jnp.argmax(jnp.where((seen_mask > 0)[None], logits, -jnp.inf), axis=1)
+
+
+def _term_weights(weights):
+    unknown = set(weights or {}) - set(TERM_WEIGHTS)
+    if unknown:
+        raise ValueError(f"unknown terms {sorted(unknown)}; the terms are {sorted(TERM_WEIGHTS)}.")
+    return {**TERM_WEIGHTS, **(weights or {})}
+
+
+def _optimiser():
+    return optax.scale_by_adam()
+
+
+def _double_size(x):
+    """Nearest-neighbour enlargement of f32[B, H, W, C] to twice the height and width."""
+    b, h, w, c = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
+    return x.reshape(b, 2 * h, 2 * w, c)

@@ -1,0 +1,246 @@
+"""Per-layer model inversion (PMI): block by block, last to first, only one block at a time.
+
+Each block's input is found so that its output hits the input found for the block after it; the
+last block's output hits the target feature. The result for block 0 is a batch of images: a strong
+start for full-model inversion. (Tong et al., NeurIPS 2025, section 2.1 of our specification.)
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+
+from jaxpmi.config import PerLayerConfig
+from jaxpmi.inversion import objectives
+from jaxpmi.inversion.block_inverse import BlockInverse
+from jaxpmi.inversion.block_inverse import invert_linearly
+from jaxpmi.inversion.solver import Solution
+from jaxpmi.inversion.solver import minimise
+from jaxpmi.inversion.targets import Targets
+from jaxpmi.inversion.targets import target_terms
+from jaxpmi.models.blockwise import Block
+from jaxpmi.models.blockwise import BlockwiseModel
+from jaxpmi.models.blockwise import Variables
+from jaxpmi.models.blockwise import block_input_shapes
+from jaxpmi.models.blockwise import block_name
+from jaxpmi.models.blockwise import channel_moments
+from jaxpmi.types import Moments
+from jaxpmi.types import PRNGKey
+
+# Limits of weight boosting, as multiples of the base weights (PMI, section 1).
+MAX_BOOST = {"feature_match": 10.0, "cross_entropy": 10.0, "statistics": 10.0}
+MAX_INPUT_BOOST = {**MAX_BOOST, "input_statistics": 5.0}
+
+
+def draw_start(
+    moments: Moments, shape: tuple[int, ...], key: PRNGKey, like: jax.Array
+) -> jax.Array:
+    """Gaussian noise f32[B, *shape] with per-channel `moments`, sharded as the batch `like` is."""
+    return _draw_start(moments, key, shape=(like.shape[0], *shape), sharding=_batch_sharding(like))
+
+
+def propagated_block_inputs(
+    model: BlockwiseModel, variables: Variables, *, published: bool = False
+) -> tuple[Moments, ...]:
+    """Block-input moments without data, from the affine parameters of the BatchNorms.
+
+    Starts from standard-normal pixels and asks every block for `propagate(params, moments)`. With
+    `published`, each block's input has the affine parameters (beta, gamma^2) of the last BatchNorm
+    before it, which ignores the shortcut (the PMI code).
+    """
+    first = jax.tree.leaves(variables.params[block_name(0)])
+    channels = next(leaf.shape[-2] for leaf in first if leaf.ndim == 4)
+    moments = [Moments(jnp.zeros(channels), jnp.ones(channels))]
+    for i, block in enumerate(model.blocks[:-1]):
+        if not hasattr(block, "propagate"):
+            raise ValueError(
+                f"{type(block).__name__} cannot propagate moments; use "
+                "per_layer.block_statistics='measured'."
+            )
+        params = variables.params[block_name(i)]
+        moments.append(block.propagate(params, None if published else moments[-1]))
+    return tuple(moments)
+
+
+@functools.partial(jax.jit, static_argnames=("block", "config", "match_input"))
+def invert_block(
+    params,
+    batch_stats,
+    start: jax.Array,
+    target: jax.Array | Targets,
+    input_moments: Moments,
+    key: PRNGKey,
+    scales: tuple[jax.Array, jax.Array] = (1.0, 1.0),
+    *,
+    block: Block,
+    config: PerLayerConfig,
+    match_input: bool = True,
+) -> Solution:
+    """Finds inputs of one block whose outputs hit `target` (PMI, E2).
+
+    Args:
+      params: the block's parameters, data; equal blocks share one compiled program.
+      batch_stats: the block's stored moments, targets of its layer statistics.
+      start: f32[B, ...], block inputs to start from.
+      target: f32[B, ...], the wanted outputs; for a last block with labels only, `Targets`.
+      input_moments: stored per-channel moments of this block's input.
+      key: key[], consumed.
+      scales: factors on the learning rate and on the statistics weight.
+      block: the block.
+      config: steps, learning rate, weights.
+      match_input: also match the moments of the input (not for images of the published recipe).
+
+    Returns:
+      The best inputs, with the losses of every step.
+    """
+    labels_only = isinstance(target, Targets)
+
+    def terms(x, key):
+        del key
+        output, moments = block.apply(params, batch_stats, x, train=False)
+        if labels_only:
+            named = target_terms(output, target, feature_weight=0.0, cross_entropy_weight=1.0)
+        else:
+            named = {"feature_match": objectives.feature_match(output, target)}
+        named["statistics"] = objectives.statistics_loss(moments, batch_stats)
+        if match_input:
+            named["input_statistics"] = objectives.moment_kl(channel_moments(x), input_moments)
+        return named
+
+    weights = {"cross_entropy" if labels_only else "feature_match": 1.0}
+    weights["statistics"] = config.statistics_weight * scales[1]
+    if match_input:
+        weights["input_statistics"] = config.statistics_weight * scales[1]
+    return minimise(
+        terms,
+        start,
+        key,
+        weights=weights,
+        learning_rates=jnp.full(config.num_steps, config.learning_rate) * scales[0],
+        max_boost={k: MAX_INPUT_BOOST[k] for k in weights} if config.boost_weights else None,
+    )
+
+
+def search_block(
+    params,
+    batch_stats,
+    start: jax.Array,
+    target: jax.Array | Targets,
+    input_moments: Moments,
+    key: PRNGKey,
+    *,
+    block: Block,
+    config: PerLayerConfig,
+    match_input: bool = True,
+) -> tuple[jax.Array, jax.Array]:
+    """Tries all pairs of the configured learning-rate and weight multipliers as one `vmap`.
+
+    Returns:
+      `scales` for `invert_block`: the pair whose result has the least loss at the base weights.
+    """
+    rates = jnp.asarray(config.search_learning_rates or (1.0,))
+    factors = jnp.asarray(config.search_statistics_weights or (1.0,))
+    pairs = jnp.repeat(rates, len(factors)), jnp.tile(factors, len(rates))
+
+    def score(rate, factor):
+        solution = invert_block(
+            params,
+            batch_stats,
+            start,
+            target,
+            input_moments,
+            key,
+            (rate, factor),
+            block=block,
+            config=config,
+            match_input=match_input,
+        )
+        terms = dict(solution.terms)
+        statistics = terms.pop("statistics") + terms.pop("input_statistics", 0.0)
+        return sum(terms.values()) + config.statistics_weight * statistics
+
+    best = jnp.argmin(jax.vmap(score)(*pairs))
+    return pairs[0][best], pairs[1][best]
+
+
+def invert_blocks(
+    model: BlockwiseModel,
+    variables: Variables,
+    targets: Targets,
+    block_inputs: Sequence[Moments],
+    key: PRNGKey,
+    *,
+    config: PerLayerConfig,
+    image_shape: tuple[int, int, int],
+    inverses: Sequence[BlockInverse] | None = None,
+    scales: Sequence[tuple[jax.Array, jax.Array]] | None = None,
+    labels_only: bool = False,
+) -> tuple[jax.Array, list[Solution]]:
+    """Inverts all blocks, last to first.
+
+    Args:
+      model: the frozen backbone.
+      variables: its parameters and running statistics.
+      targets: what the last block's output must mean.
+      block_inputs: stored per-channel moments of every block's input.
+      key: key[], consumed.
+      config: start, steps and weights per block.
+      image_shape: (H, W, C) of the images.
+      inverses: linear block inverses, for `config.start == "inverse"`.
+      scales: per block, from `search_block`.
+      labels_only: the last block minimises the labels' cross-entropy, not a feature distance.
+
+    Returns:
+      Images f32[B, H, W, C] in normalised pixel units, not clipped, and the solution of every
+      block from last to first (empty when `config.num_steps` is 0).
+    """
+    shapes = block_input_shapes(model, variables, image_shape)
+    last = len(model.blocks) - 1
+    target, solutions = (targets if labels_only else targets.features), []
+    for i in range(last, -1, -1):
+        name = block_name(i)
+        key_start, key_solve = jax.random.split(jax.random.fold_in(key, i))
+        if config.start == "inverse" and not isinstance(target, Targets):
+            x = _invert_linearly(inverses[i], target, key_start, shape=shapes[i])
+        else:
+            x = draw_start(block_inputs[i], shapes[i], key_start, targets.features)
+        if config.num_steps > 0:
+            solution = invert_block(
+                variables.params[name],
+                variables.batch_stats[name],
+                x,
+                target,
+                block_inputs[i],
+                key_solve,
+                (1.0, 1.0) if scales is None else scales[i],
+                block=model.blocks[i],
+                config=config,
+                match_input=i > 0 or config.start == "inverse",
+            )
+            solutions.append(solution)
+            x = solution.x
+        target = x
+    return target, solutions
+
+
+_invert_linearly = jax.jit(
+    lambda inverse, output, key, shape: invert_linearly(inverse, output, shape, key),
+    static_argnames="shape",
+)
+
+
+def _batch_sharding(like):
+    if not isinstance(like.sharding, NamedSharding) or not like.sharding.spec:
+        return None
+    return NamedSharding(like.sharding.mesh, PartitionSpec(like.sharding.spec[0]))
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "sharding"))
+def _draw_start(moments, key, *, shape, sharding):
+    noise = jax.random.normal(key, shape)
+    if sharding is not None:
+        noise = jax.lax.with_sharding_constraint(noise, sharding)
+    return moments.mean + jnp.sqrt(moments.var) * noise

@@ -1,0 +1,87 @@
+"""One batch of synthetic images: targets -> per-layer inversion -> full-model refinement."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxpmi.config import InversionConfig
+from jaxpmi.inversion.block_inverse import BlockInverse
+from jaxpmi.inversion.full_model import PixelStats
+from jaxpmi.inversion.full_model import refine_images
+from jaxpmi.inversion.per_layer import draw_start
+from jaxpmi.inversion.per_layer import invert_blocks
+from jaxpmi.inversion.targets import Targets
+from jaxpmi.models.blockwise import BlockwiseModel
+from jaxpmi.models.blockwise import Variables
+from jaxpmi.types import Moments
+from jaxpmi.types import PRNGKey
+
+
+class LayerKnowledge(NamedTuple):
+    """What is stored of the data's way through the network; no field is per image."""
+
+    block_inputs: tuple[Moments, ...]  # per-channel moments of every block's input
+    inverses: tuple[BlockInverse, ...]  # linear block inverses; () where not used
+    pixels: PixelStats  # black, white and per-pixel moments
+
+
+class Synthesis(NamedTuple):
+    """Synthetic images with the losses of the full-model phase."""
+
+    images: jax.Array  # f32[B, H, W, C], normalised pixel units
+    initial_loss: jax.Array  # f32[], of the start
+    final_loss: jax.Array  # f32[], of the returned images
+    terms: dict[str, jax.Array]  # unweighted terms of the returned images
+    finite: jax.Array  # bool[], False if any loss was NaN or infinite
+
+
+def synthesize(
+    model: BlockwiseModel,
+    variables: Variables,
+    targets: Targets,
+    knowledge: LayerKnowledge,
+    key: PRNGKey,
+    *,
+    config: InversionConfig,
+    scales: Sequence[tuple[jax.Array, jax.Array]] | None = None,
+) -> Synthesis:
+    """Synthesises one batch of images for `targets` by PMI and full-model refinement.
+
+    With `config.per_layer.start == "noise"` the full model starts from standard-normal images
+    (the DeepInversion-style baseline).
+    """
+    key_start, key_refine = jax.random.split(key)
+    image_shape = knowledge.pixels.moments.mean.shape
+    finite = jnp.asarray(True)
+    if config.per_layer.start == "noise":
+        standard = Moments(jnp.zeros(image_shape[-1]), jnp.ones(image_shape[-1]))
+        start = draw_start(standard, image_shape, key_start, targets.features)
+    else:
+        start, solutions = invert_blocks(
+            model,
+            variables,
+            targets,
+            knowledge.block_inputs,
+            key_start,
+            config=config.per_layer,
+            image_shape=image_shape,
+            inverses=knowledge.inverses,
+            scales=scales,
+            labels_only=config.targets == "label",
+        )
+        for solution in solutions:
+            finite = finite & solution.finite
+    solution = refine_images(
+        variables,
+        start,
+        targets,
+        knowledge.pixels,
+        key_refine,
+        model=model,
+        config=config.full_model,
+    )
+    return Synthesis(
+        solution.x, solution.losses[0], solution.loss, solution.terms, finite & solution.finite
+    )

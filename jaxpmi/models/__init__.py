@@ -1,0 +1,12 @@
+"""Backbones by name: a plain dict of constructors, each taking `width`."""
+
+from jaxpmi.models import resnet
+
+MODELS = {
+    "resnet_small": resnet.resnet_small,
+    "resnet32": resnet.resnet32,
+    "resnet18": resnet.resnet18,
+    "resnet34": resnet.resnet34,
+    "preact_resnet18": resnet.preact_resnet18,
+    "preact_resnet34": resnet.preact_resnet34,
+}

@@ -1,0 +1,88 @@
+"""Convolution and BatchNorm as pure functions on small dicts, NHWC throughout."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jaxpmi.models.blockwise import channel_moments
+from jaxpmi.types import Moments
+from jaxpmi.types import Params
+from jaxpmi.types import PRNGKey
+
+BATCH_NORM_EPSILON = 1e-5
+
+
+def init_conv(key: PRNGKey, size: int, in_channels: int, out_channels: int) -> jax.Array:
+    """He-normal (fan-out) kernel f32[size, size, in, out], as CIFAR ResNets are initialised."""
+    scale = (2.0 / (size * size * out_channels)) ** 0.5
+    return scale * jax.random.normal(key, (size, size, in_channels, out_channels))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """Convolves f32[B, H, W, C] with symmetric zero padding of (size - 1) // 2.
+
+    The gradient is written out because XLA:CPU runs a convolution fast inside a loop only in its
+    canonical NHWC/HWIO form, which JAX's own gradient is not: 10 times slower inside `lax.scan`.
+    """
+    pad = (kernel.shape[0] - 1) // 2
+    return _conv_nhwc(x, kernel, ((pad, pad), (pad, pad)), stride=stride)
+
+
+def _conv_nhwc(x, kernel, padding, *, stride=1, input_dilation=1, kernel_dilation=1):
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=padding,
+        lhs_dilation=(input_dilation, input_dilation),
+        rhs_dilation=(kernel_dilation, kernel_dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _conv_forward(x, kernel, stride):
+    return conv(x, kernel, stride), (x, kernel)
+
+
+def _conv_backward(stride, residuals, grad):
+    """Both gradients as canonical convolutions, of the output gradient and of the input."""
+    x, kernel = residuals
+    size = kernel.shape[0]
+    pad = (size - 1) // 2
+    # Rows of the input that a strided output of this size covers, per axis.
+    covered = [(n - 1) * stride + 1 for n in grad.shape[1:3]]
+    flipped = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
+    padding = [
+        (size - 1 - pad, n - c + pad) for n, c in zip(x.shape[1:3], covered, strict=True)
+    ]
+    grad_x = _conv_nhwc(grad, flipped, padding, input_dilation=stride)
+    padding = [(pad, size - 1 + c - n - pad) for n, c in zip(x.shape[1:3], covered, strict=True)]
+    grad_kernel = _conv_nhwc(
+        x.transpose(3, 1, 2, 0), grad.transpose(1, 2, 0, 3), padding, kernel_dilation=stride
+    )
+    return grad_x, grad_kernel.transpose(1, 2, 0, 3)
+
+
+conv.defvjp(_conv_forward, _conv_backward)
+
+
+def init_batch_norm(channels: int, scale: float = 1.0) -> tuple[Params, Moments]:
+    """Affine parameters, and running moments of a standard Gaussian."""
+    params = {"scale": jnp.full((channels,), scale), "bias": jnp.zeros((channels,))}
+    return params, Moments(jnp.zeros((channels,)), jnp.ones((channels,)))
+
+
+def batch_norm(
+    params: Params, running: Moments, x: jax.Array, *, train: bool
+) -> tuple[jax.Array, Moments]:
+    """Normalises f32[..., C]; also returns the batch's moments of `x`.
+
+    In evaluation mode the layer is one affine map, so the moments cost nothing unless used.
+    """
+    batch = channel_moments(x)
+    mean, var = batch if train else running
+    scale = params["scale"] * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
+    shape = (1,) * (x.ndim - 1) + (-1,)
+    return (x - mean.reshape(shape)) * scale.reshape(shape) + params["bias"].reshape(shape), batch

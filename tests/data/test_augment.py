@@ -1,0 +1,121 @@
+"""Normalisation and random views."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+
+from jaxpmi.config import AugmentConfig
+from jaxpmi.data import augment
+from jaxpmi.data import black_level
+from jaxpmi.data import denormalise
+from jaxpmi.data import normalise
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
+BOTH = AugmentConfig(crop_padding=2, flip=True)
+augment_jit = jax.jit(augment, static_argnames=("config", "pad_value"))
+
+
+def pixels(num_images=4, channels=3):
+    return np.random.RandomState(0).randint(0, 256, (num_images, 6, 7, channels), np.uint8)
+
+
+def views(config, num_images=16, **options):
+    x = jnp.asarray(pixels(num_images), jnp.float32)
+    return x, augment_jit(x, jax.random.key(1), config=config, **options)
+
+
+def test_normalise_and_back():
+    raw = pixels()
+    x = normalise(jnp.asarray(raw), MEAN, STD)
+    assert x.dtype == jnp.float32
+    np.testing.assert_allclose(x, (raw / 255 - np.array(MEAN)) / np.array(STD), atol=1e-5)
+    np.testing.assert_array_equal(denormalise(x, MEAN, STD), raw)
+    np.testing.assert_allclose(normalise(jnp.asarray(raw, jnp.float32), MEAN, STD), x, atol=1e-6)
+
+
+def test_denormalise_rounds_and_clips():
+    x = jnp.array([-9.0, 0.0, 0.4999, 0.5001, 9.0], jnp.float32).reshape(1, 1, 5, 1)
+    levels = denormalise(x * jnp.float32(1 / 255), (0.0,), (1.0,))
+    assert levels.dtype == jnp.uint8 and levels.ravel().tolist() == [0, 0, 0, 1, 9]
+    assert denormalise(x, (0.0,), (1.0,)).ravel().tolist()[-1] == 255
+
+
+def test_black_level():
+    black = normalise(jnp.zeros((1, 1, 1, 3), jnp.uint8), MEAN, STD)
+    np.testing.assert_allclose(black.ravel(), black_level(MEAN, STD), rtol=1e-6)
+
+
+@pytest.mark.parametrize("function", [normalise, denormalise])
+def test_channel_mismatch(function):
+    message = r"mean has 1 value\(s\) but the images have 3 channel\(s\); give one value"
+    with pytest.raises(ValueError, match=message):
+        function(jnp.zeros((1, 2, 2, 3)), (0.5,), (0.5,))
+
+
+def test_defaults_change_nothing():
+    x, y = views(AugmentConfig())
+    np.testing.assert_array_equal(x, y)
+
+
+def test_negative_padding():
+    with pytest.raises(ValueError, match="crop_padding=-1 is negative"):
+        views(AugmentConfig(crop_padding=-1))
+
+
+def test_flip_is_fair_and_independent():
+    x = jnp.asarray(pixels(1000), jnp.float32)
+    y = np.asarray(augment_jit(x, jax.random.key(0), config=AugmentConfig(flip=True)))
+    x = np.asarray(x)
+    flipped = (y == x[:, :, ::-1]).all((1, 2, 3))
+    assert (flipped | (y == x).all((1, 2, 3))).all()
+    assert abs(flipped.mean() - 0.5) < 0.06  # 3.8 standard deviations
+    repeats = (flipped[1:] == flipped[:-1]).mean()
+    assert abs(repeats - 0.5) < 0.06
+
+
+def test_crops_are_all_windows_of_the_padded_image():
+    x = jnp.asarray(np.repeat(pixels(1), 400, 0), jnp.float32)
+    config = AugmentConfig(crop_padding=1)
+    y = augment_jit(x, jax.random.key(2), config=config, pad_value=(1.0, 2.0, 3.0))
+    padded = np.empty((8, 9, 3), np.float32)
+    padded[:] = (1, 2, 3)
+    padded[1:-1, 1:-1] = x[0]
+    windows = {padded[i : i + 6, j : j + 7].tobytes() for i in range(3) for j in range(3)}
+    assert {np.asarray(image).tobytes() for image in y} == windows
+
+
+def test_padding_value_default_is_the_mean_colour():
+    _, y = views(AugmentConfig(crop_padding=6), num_images=64)
+    assert (np.asarray(y) == 0).mean() > 0.2
+    with pytest.raises(ValueError, match="pad_value has 2 value"):
+        views(AugmentConfig(crop_padding=1), pad_value=(0.0, 1.0))
+
+
+def test_jit_equals_eager_and_key_matters():
+    x, y = views(BOTH)
+    np.testing.assert_array_equal(augment(x, jax.random.key(1), BOTH), y)
+    assert not np.array_equal(augment(x, jax.random.key(2), BOTH), y)
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_same_on_one_and_on_eight_devices(axis_type):
+    x, expected = views(BOTH)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
+    sharded = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+
+    @jax.jit
+    def step(images, key):
+        images = normalise(images, MEAN, STD)
+        return augment(images, key, BOTH)
+
+    y = step(sharded, jax.random.key(1))
+    assert y.sharding.spec[0] == "data" and len(y.sharding.device_set) == 8
+    np.testing.assert_array_equal(y, step(x, jax.random.key(1)))
+    plain = functools.partial(augment, config=BOTH)
+    np.testing.assert_array_equal(jax.jit(plain)(sharded, jax.random.key(1)), expected)

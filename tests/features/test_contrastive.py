@@ -1,0 +1,241 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpmi.features import contrastive
+from jaxpmi.features import gaussian
+
+NUM_CLASSES, PLACES, DIM = 3, 24, 6
+SETTINGS = {"learning_rate": 1e-2, "num_epochs": 5, "batch_size": 8, "temperature": 1.0}
+
+
+def class_features(seed, num_classes=NUM_CLASSES, places=PLACES, dim=DIM):
+    """Two uneven clumps per class, so that the mass of a class has a direction."""
+    rng = np.random.default_rng(seed)
+    sign = np.where(rng.random((num_classes, places, 1)) < 0.8, 1.0, -1.0)
+    return (1.5 * sign + rng.normal(size=(num_classes, places, dim))).astype(np.float32)
+
+
+def one_class(tree, c):
+    return jax.tree.map(lambda x: x[c], tree)
+
+
+def assert_trees_close(got, want, **tolerance):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), got, want)
+
+
+fit_class = jax.jit(functools.partial(contrastive.fit_class, **SETTINGS))
+
+
+@functools.cache
+def trained():
+    features = class_features(0, places=128)
+    model = contrastive.init(jax.random.key(1), NUM_CLASSES, DIM)
+    mask = jnp.ones(features.shape[:2])
+    model, _ = contrastive.fit(model, features, mask, jax.random.key(2), num_epochs=60)
+    labels = jnp.repeat(jnp.arange(NUM_CLASSES), 128)
+    return model, gaussian.fit_class_stats(features.reshape(-1, DIM), labels, NUM_CLASSES)
+
+
+def test_group_by_class_fills_in_order_and_drops_overflow_and_foreign_labels():
+    labels = np.asarray([2, 0, 2, -1, 2, 5, 0], np.int32)
+    features = np.arange(14, dtype=np.float32).reshape(7, 2) + 1.0
+    grouped, mask = contrastive.group_by_class(features, labels, num_classes=3, capacity=2)
+    np.testing.assert_array_equal(mask, [[1, 1], [0, 0], [1, 1]])
+    np.testing.assert_array_equal(grouped[0], features[[1, 6]])
+    np.testing.assert_array_equal(grouped[1], np.zeros((2, 2)))
+    np.testing.assert_array_equal(grouped[2], features[[0, 2]])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_uniformity_of_collapsed_features_is_one_over_temperature(temperature):
+    embeddings = jnp.tile(jnp.eye(4)[:1], (10, 1))
+    loss = contrastive.uniformity_loss(embeddings, jnp.ones(10), temperature=temperature)
+    np.testing.assert_allclose(loss, 1.0 / temperature, rtol=1e-5)
+
+
+def test_uniformity_of_orthogonal_features():
+    loss = contrastive.uniformity_loss(jnp.eye(64), jnp.ones(64))
+    np.testing.assert_allclose(loss, np.log((np.e + 63.0) / 64.0), rtol=1e-4)
+    np.testing.assert_allclose(loss, 0.0265, atol=5e-5)
+
+
+def test_uniformity_ignores_padding():
+    embeddings = class_features(3)[0] / 4.0
+    mask = (np.arange(PLACES) < 10).astype(np.float32)
+    got, grad = jax.jit(jax.value_and_grad(contrastive.uniformity_loss))(embeddings, mask)
+    want = np.log(np.exp(embeddings[:10] @ embeddings[:10].T).mean(1)).mean()
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    np.testing.assert_array_equal(grad[10:], 0.0)
+    assert contrastive.uniformity_loss(embeddings, jnp.zeros(PLACES)) == 0.0
+
+
+@pytest.mark.parametrize("count", [20, 5])  # more and fewer than one batch
+def test_fit_with_padding_equals_fit_without(count):
+    features = class_features(4)[0]
+    features[count:] = 1e3
+    model = one_class(contrastive.init(jax.random.key(5), 1, DIM), 0)
+    mask = (np.arange(PLACES) < count).astype(np.float32)
+    key = jax.random.key(6)
+    padded = fit_class(model, features, mask, key)
+    plain = fit_class(model, features[:count], mask[:count], key)
+    assert_trees_close(padded, plain, rtol=1e-3, atol=1e-4)
+    # There is something to compare: the weights have moved.
+    assert np.abs(padded[0].params["weight"] - model.params["weight"]).max() > 1e-2
+
+
+def test_fit_equals_a_loop_over_classes_and_keeps_classes_without_features():
+    features = class_features(7)
+    mask = np.ones((NUM_CLASSES, PLACES), np.float32)
+    mask[0, 12:], mask[1] = 0.0, 0.0
+    model = contrastive.init(jax.random.key(8), NUM_CLASSES, DIM)
+    got, metrics = contrastive.fit(model, features, mask, jax.random.key(9), **SETTINGS)
+    keys = jax.random.split(jax.random.key(9), NUM_CLASSES)
+    for c in (0, 2):
+        want, loss = fit_class(one_class(model, c), features[c], mask[c], keys[c])
+        assert_trees_close(one_class(got, c), want, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(metrics["uniformity"][c], loss, rtol=1e-4)
+    assert_trees_close(one_class(got, 1), one_class(model, 1), rtol=0)
+    assert metrics["uniformity"][1] == jnp.inf
+
+
+def test_fit_keeps_the_weights_that_had_the_loss_not_the_updated_ones():
+    features, model = class_features(10)[:1], contrastive.init(jax.random.key(11), 1, DIM)
+    settings = SETTINGS | {"num_epochs": 1, "batch_size": PLACES}
+    mask, key = jnp.ones((1, PLACES)), jax.random.key(12)
+    got, _ = contrastive.fit(model, features, mask, key, **settings)
+    assert_trees_close(got.params, model.params, rtol=0)
+    # The running moments do include that loss's batch, with momentum 0.1.
+    hidden = features[0] @ np.asarray(model.params["weight"][0, 0])
+    np.testing.assert_allclose(got.running.mean[0, 0], 0.1 * hidden.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(got.running.var[0, 0], 0.9 + 0.1 * hidden.var(0), rtol=1e-4)
+
+
+def test_fit_spreads_the_class():
+    features, mask = class_features(0, places=128), np.ones(128, np.float32)
+
+    def loss(model):
+        embeddings = contrastive.apply(model, features)
+        np.testing.assert_allclose(np.linalg.norm(embeddings, axis=2), 1.0, atol=1e-3)
+        return contrastive.uniformity_loss(embeddings[0], mask)
+
+    assert loss(trained()[0]) < 0.5 * loss(contrastive.init(jax.random.key(1), NUM_CLASSES, DIM))
+
+
+def test_fit_survives_a_class_of_equal_features():
+    features, mask = jnp.ones((1, 8, DIM)), jnp.ones((1, 8))
+    model = contrastive.init(jax.random.key(13), 1, DIM)
+    model, metrics = contrastive.fit(model, features, mask, jax.random.key(14), **SETTINGS)
+    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves((model, metrics)))
+
+
+def test_fit_traces_once_for_equal_shapes(monkeypatch):
+    traces = []
+    loss = contrastive.uniformity_loss
+    monkeypatch.setattr(
+        contrastive, "uniformity_loss", lambda *a, **k: (traces.append(0), loss(*a, **k))[1]
+    )
+    model, mask = contrastive.init(jax.random.key(15), 2, DIM), np.ones((2, 11), np.float32)
+    counts = []
+    for seed in (17, 16):
+        features = class_features(seed, num_classes=2, places=11)
+        mask[0, seed - 10 :] = 0.0
+        settings = SETTINGS | {"learning_rate": 1e-3 * seed}
+        model, _ = contrastive.fit(model, features, mask, jax.random.key(seed), **settings)
+        counts.append(len(traces))
+    assert counts[0] > 0 and counts[1] == counts[0]
+
+
+def test_select_picks_the_lowest_mean_similarity_to_all_kept():
+    kept, candidates = class_features(18)[0], class_features(19)[0]
+    scores = (candidates @ kept.T).mean(1)
+    picked = contrastive.select(candidates, kept.mean(0), 5)
+    np.testing.assert_array_equal(picked, np.argsort(scores)[:5])
+
+
+@pytest.mark.parametrize("num_per_class", [1, 7])
+def test_sample_features_returns_the_number_asked_for(num_per_class):
+    model, stats = trained()
+    samples = contrastive.sample_features(
+        model, stats, jax.random.key(20), num_per_class=num_per_class, num_rounds=5
+    )
+    assert samples.shape == (NUM_CLASSES, num_per_class, DIM)
+    assert len(np.unique(samples, axis=1)[0]) == num_per_class
+    assert bool(jnp.isfinite(samples).all())
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_samples_match_the_stored_mean_and_std(full):
+    model, stats = trained()
+    if full:
+        cov = np.eye(DIM) * np.asarray(stats.cov)[:, None] + 0.5 * float(stats.cov.min())
+        cov = cov.astype(np.float32)
+        stats = stats._replace(cov=cov)
+    samples = contrastive.sample_features(model, stats, jax.random.key(21), num_per_class=40)
+    samples = np.asarray(samples)
+    np.testing.assert_allclose(samples.mean(1), stats.mean, atol=1e-5)
+    np.testing.assert_allclose(samples.std(1, ddof=1), stats.std, atol=1e-5)
+
+
+def test_the_published_moment_match_misses_the_mean():
+    features = 1.0 + 0.5 * class_features(22)
+    mean, std = np.full((2, NUM_CLASSES, DIM), [[[2.0]], [[3.0]]], np.float32)
+    matched = np.asarray(contrastive.match_moments(features, mean, std, variant="published"))
+    error = mean * (std / features.std(1, ddof=1) - 1.0)
+    assert np.abs(error).min() > 0.5
+    np.testing.assert_allclose(matched.mean(1) - mean, error, rtol=1e-4)
+    np.testing.assert_allclose(matched.std(1, ddof=1), std, rtol=1e-4)
+
+
+def test_sampling_can_use_the_published_match_or_none():
+    model, stats = trained()
+    sample = functools.partial(
+        contrastive.sample_features, model, stats, jax.random.key(23), num_per_class=30
+    )
+    plain = sample(moment_match="none")
+    want = contrastive.match_moments(plain, stats.mean, stats.std, variant="published")
+    np.testing.assert_allclose(sample(moment_match="published"), want, atol=1e-5)
+    with pytest.raises(ValueError, match="unknown moment match 'exact'"):
+        sample(moment_match="exact")
+
+
+@pytest.mark.parametrize("keep_rate", [0.0, 1.5])
+def test_a_keep_rate_outside_its_range_is_an_error(keep_rate):
+    model, stats = trained()
+    with pytest.raises(ValueError, match="keep_rate=.* is not in"):
+        contrastive.sample_features(
+            model, stats, jax.random.key(0), num_per_class=4, keep_rate=keep_rate
+        )
+
+
+def test_kept_samples_are_less_alike_than_plain_draws():
+    model, stats = trained()
+
+    def alikeness(keep_rate):
+        samples = contrastive.sample_features(
+            model,
+            stats,
+            jax.random.key(24),
+            num_per_class=60,
+            num_rounds=20,
+            keep_rate=keep_rate,
+            moment_match="none",
+        )
+        centre = np.asarray(contrastive.apply(model, samples)).mean(1)
+        return np.square(centre).sum(1)  # the mean pairwise cosine
+
+    assert (alikeness(0.25) < 0.5 * alikeness(1.0)).all()
+
+
+def test_a_full_covariance_shapes_the_draws():
+    model, stats = trained()
+    stats = stats._replace(cov=np.ones((NUM_CLASSES, DIM, DIM), np.float32))  # rank one
+    samples = contrastive.sample_features(
+        model, stats, jax.random.key(25), num_per_class=20, moment_match="none"
+    )
+    offsets = np.asarray(samples) - np.asarray(stats.mean)[:, None]
+    np.testing.assert_allclose(offsets, np.tile(offsets[..., :1], DIM), atol=0.02)
+    assert offsets.std() > 0.5

@@ -1,0 +1,170 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpmi.inversion import objectives
+from jaxpmi.inversion import priors
+from jaxpmi.models.blockwise import channel_moments
+from jaxpmi.types import Moments
+
+KL_DIRECTIONS = [objectives.moment_kl, objectives.reverse_moment_kl]
+
+
+def batch(seed=0, channels=5):
+    noise = np.random.default_rng(seed).normal(size=(4, 6, 6, channels))
+    return (np.linspace(0.5, 3.0, channels) * noise + np.arange(channels)).astype(np.float32)
+
+
+def moments(x):
+    return Moments(x.mean((0, 1, 2)), x.var((0, 1, 2)))
+
+
+def gaussian_kl(p, q):
+    """KL(N(p) || N(q)) per channel, in float64."""
+    (m, v), (mu, s) = (tuple(np.asarray(a, np.float64) for a in g) for g in (p, q))
+    return 0.5 * (np.log(s / v) - 1.0 + (v + (m - mu) ** 2) / s)
+
+
+@pytest.mark.parametrize("kl", KL_DIRECTIONS)
+def test_moment_kl_vanishes_with_zero_gradient_at_the_stored_moments(kl):
+    """Channels differ, so comparing every channel with every other (a C x C table) is not 0."""
+    x = batch()
+    stored = moments(x)
+    value, grad = jax.jit(jax.value_and_grad(lambda x: kl(channel_moments(x), stored)))(x)
+    np.testing.assert_allclose(value, 0.0, atol=1e-6)
+    np.testing.assert_allclose(grad, 0.0, atol=1e-7)
+    table = gaussian_kl(
+        (stored.mean[None], stored.var[None]), (stored.mean[:, None], stored.var[:, None])
+    )
+    assert table.mean() > 1.0
+
+
+@pytest.mark.parametrize("kl", KL_DIRECTIONS)
+@pytest.mark.parametrize("change", ["mean", "var"])
+def test_moment_kl_is_positive_elsewhere_and_its_gradient_leads_back(kl, change):
+    x = batch()
+    stored = moments(x)
+    stored = stored._replace(**{change: getattr(stored, change) * 1.3 + 0.1})
+    value_and_grad = jax.jit(jax.value_and_grad(lambda x: kl(channel_moments(x), stored)))
+    value, grad = value_and_grad(x)
+    assert value > 1e-3
+    assert value_and_grad(x - 5.0 * grad)[0] < value
+
+
+def test_moment_kl_is_batch_from_stored_and_its_reverse_the_other_way():
+    shown, stored = moments(batch()), Moments(np.zeros(5), np.linspace(0.5, 2.0, 5))
+    forward, backward = gaussian_kl(shown, stored).mean(), gaussian_kl(stored, shown).mean()
+    assert abs(forward - backward) > 0.1
+    np.testing.assert_allclose(objectives.moment_kl(shown, stored), forward, rtol=1e-5)
+    np.testing.assert_allclose(objectives.reverse_moment_kl(shown, stored), backward, rtol=1e-5)
+
+
+def test_reverse_moment_kl_number():
+    shown, stored = Moments(jnp.full(1, 0.5), jnp.full(1, 2.0)), Moments(jnp.zeros(1), jnp.ones(1))
+    np.testing.assert_allclose(objectives.reverse_moment_kl(shown, stored), 0.1590736, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("kl", KL_DIRECTIONS)
+def test_moment_kl_is_never_negative(kl, seed):
+    draws = np.random.default_rng(seed).uniform(0.1, 3.0, (4, 7))
+    assert kl(Moments(*draws[:2]), Moments(*draws[2:])) > 0.0
+
+
+def test_unused_channels_do_not_explode():
+    shown, stored = Moments(jnp.zeros(1), jnp.ones(1)), Moments(jnp.zeros(1), jnp.zeros(1))
+    np.testing.assert_allclose(
+        objectives.moment_kl(shown, stored), 0.5 * (np.log(1e-4) - 1.0 + 1e4), rtol=1e-5
+    )
+
+
+def test_statistics_losses_sum_or_average_over_layers():
+    shown = {f"bn{i}": moments(batch(i, channels=i + 2)) for i in range(3)}
+    stored = {f"bn{i}": Moments(np.ones(i + 2), np.ones(i + 2)) for i in range(3)}
+    forward = [gaussian_kl(shown[k], stored[k]).mean() for k in shown]
+    backward = [gaussian_kl(stored[k], shown[k]).mean() for k in shown]
+    total = jax.jit(objectives.statistics_loss)(shown, stored)
+    np.testing.assert_allclose(total, sum(forward), rtol=1e-5)
+    average = jax.jit(objectives.reverse_statistics_loss)(shown, stored)
+    np.testing.assert_allclose(average, np.mean(backward), rtol=1e-5)
+
+
+def test_feature_match_is_the_mean_over_all_elements():
+    output, target = jnp.full((2, 3), 3.0), jnp.ones((2, 3)).at[0, 0].set(3.0)
+    np.testing.assert_allclose(objectives.feature_match(output, target), 4.0 * 5 / 6, rtol=1e-6)
+
+
+def test_class_cross_entropy_of_equal_and_certain_logits():
+    labels = jnp.asarray([1, 3])
+    np.testing.assert_allclose(
+        objectives.class_cross_entropy(jnp.ones((2, 4)), labels), np.log(4.0), rtol=1e-6
+    )
+    certain = 50.0 * jax.nn.one_hot(labels, 4)
+    np.testing.assert_allclose(objectives.class_cross_entropy(certain, labels), 0.0, atol=1e-6)
+    assert objectives.class_cross_entropy(certain, labels[::-1]) > 49.0
+
+
+def test_class_imbalance_is_0_for_an_even_batch_and_1_for_one_class():
+    mask = jnp.asarray([1.0, 1.0, 1.0, 0.0])
+    even = 100.0 * jnp.eye(4)[:3].at[:, 3].set(5.0)  # the last class is not in the mask
+    one = 100.0 * jnp.eye(4)[jnp.zeros(3, int)]
+    np.testing.assert_allclose(objectives.class_imbalance(even, mask), 0.0, atol=1e-6)
+    value, grad = jax.value_and_grad(objectives.class_imbalance)(one, mask)
+    np.testing.assert_allclose(value, 1.0, atol=1e-6)
+    assert bool(jnp.isfinite(grad).all())
+    np.testing.assert_allclose(objectives.class_imbalance(jnp.zeros((3, 4)), mask), 0.0, atol=1e-6)
+
+
+def test_self_cross_entropy_compares_with_the_best_masked_class():
+    logits = jnp.asarray([[2.0, 0.0, 9.0]])
+    mask = jnp.asarray([True, True, False])
+    want = np.log(1.0 + np.exp(-2.0 / 4.0))
+    got = objectives.self_cross_entropy(logits, mask, temperature=4.0)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_total_variation_of_ramps():
+    ramp = np.broadcast_to(np.arange(6.0, dtype=np.float32)[None, :, None, None], (2, 6, 5, 3))
+    # Down and both diagonals change by 1, right by 0.
+    np.testing.assert_allclose(priors.total_variation(ramp), 3.0, rtol=1e-6)
+    np.testing.assert_allclose(priors.total_variation(ramp.swapaxes(1, 2)), 3.0, rtol=1e-6)
+    both = ramp[:, :5] + ramp[:, :5].swapaxes(1, 2)
+    # Right and down 1, the main diagonal 2, the other 0.
+    np.testing.assert_allclose(priors.total_variation(both), 4.0, rtol=1e-6)
+    assert priors.total_variation(jnp.full((1, 4, 4, 1), 7.0)) == 0.0
+
+
+def test_jitter_rolls_the_whole_batch_within_its_range():
+    image = np.arange(64.0, dtype=np.float32).reshape(1, 8, 8, 1)
+    images = np.concatenate([image, image + 100.0])
+    rolls = {
+        (dy, dx): np.roll(image, (dy, dx), (1, 2)) for dy in range(-1, 2) for dx in range(-1, 2)
+    }
+    jitter, seen = jax.jit(lambda images, key: priors.jitter(images, key, 1)), set()
+    for seed in range(40):
+        got = np.asarray(jitter(images, jax.random.key(seed)))
+        np.testing.assert_array_equal(got[1] - got[0], 100.0)
+        (shift,) = [k for k, v in rolls.items() if np.array_equal(v[0], got[0])]
+        seen.add(shift)
+    assert len(seen) == 9
+
+
+def test_blur_kernel():
+    impulse = jnp.zeros((1, 9, 9, 2)).at[0, 4, 4, 0].set(1.0)
+    kernel = priors.blur(impulse)
+    np.testing.assert_allclose(kernel[..., 0].sum(), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(kernel[0, 4, 4, 0], 0.0921980, atol=1e-7)
+    row = np.asarray(kernel[0, 4, 2:7, 0] / kernel[0, 4, 4, 0]) * 0.3036
+    np.testing.assert_allclose(row, [0.1117, 0.2365, 0.3036, 0.2365, 0.1117], atol=1e-4)
+    np.testing.assert_allclose(kernel[..., 0], kernel[..., 0].swapaxes(1, 2), atol=1e-7)
+    np.testing.assert_array_equal(kernel[..., 1], 0.0)  # channels do not mix
+
+
+def test_blur_keeps_constants_up_to_the_border_and_pulls_noise_together():
+    constant = jnp.full((1, 5, 7, 3), 2.5)
+    np.testing.assert_allclose(priors.blur(constant), constant, rtol=1e-6)
+    np.testing.assert_allclose(priors.blur_distance(constant), 0.0, atol=1e-12)
+    noise = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
+    assert priors.blur(noise).std() < 0.5 * noise.std()
+    assert priors.blur_distance(noise) > 0.5
