@@ -69,7 +69,8 @@ class Checkpointer:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(document)
+                    state=ocp.args.StandardSave(jax.tree.map(_without_empty, state)),
+                    progress=ocp.args.JsonSave(document),
                 ),
             )
 
@@ -88,16 +89,17 @@ class Checkpointer:
             return None
         folder = self.directory / str(step)
         document = _read_progress(folder)
-        abstract_state = jax.tree.map(ocp.utils.to_shape_dtype_struct, abstract_state)
+        filled = jax.tree.map(_without_empty, abstract_state)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, filled)
         with _read_errors(folder):
             _read_every_byte(folder / "state")
             saved = self._manager.item_metadata(step).state.tree
-        wanted = ocp.tree.to_flat_dict(ocp.tree.serialize_tree(abstract_state, True))
+        wanted = ocp.tree.to_flat_dict(ocp.tree.serialize_tree(abstract, True))
         _check_structure(folder, wanted, ocp.tree.to_flat_dict(saved))
         with _read_errors(folder):
-            arguments = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
+            arguments = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
             state = self._manager.restore(step, args=arguments).state
-        return state, document["progress"]
+        return jax.tree.map(_with_empty, abstract_state, state), document["progress"]
 
     def wait(self) -> None:
         """Blocks until the last save is on disk; raises what went wrong with it."""
@@ -119,6 +121,22 @@ class Checkpointer:
             )
 
 
+def _without_empty(x: Any) -> Any:
+    """Stands in for an array without elements, which Orbax refuses: its shape tells the shape."""
+    if 0 not in np.shape(x):
+        return x
+    return np.zeros([n + 1 for n in np.shape(x)], x.dtype)
+
+
+def _with_empty(wanted: Any, found: Any) -> Any:
+    """Undoes `_without_empty` on the restored array of one that was `wanted`."""
+    if 0 not in np.shape(wanted):
+        return found
+    empty = np.zeros(wanted.shape, wanted.dtype)
+    sharding = getattr(wanted, "sharding", None)
+    return empty if sharding is None else jax.device_put(empty, sharding)
+
+
 def _plain_arrays(state: Any) -> list[Any]:
     """Lists the arrays of a state, typed keys as their numbers."""
     is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
@@ -131,12 +149,11 @@ def _write_errors(directory: Path):
     """Turns whatever a failed write raises into one OSError sentence."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError) as error:  # tensorstore: ValueError if disk is full
+    except (OSError, ValueError) as error:  # tensorstore reports a full disk as a ValueError
         code = re.search(r"os_error_code='(\d+)'", str(error))
-        if code:
-            reason = os.strerror(int(code[1]))
-        else:
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0][:200]
+        if not code and isinstance(error, ValueError):
+            raise
+        reason = os.strerror(int(code[1])) if code else error.strerror or error
         raise OSError(
             f"no checkpoint can be written to {directory} ({reason}); make room for it or choose "
             "another workdir, older checkpoints are untouched."
@@ -182,7 +199,7 @@ def _read_every_byte(state_folder: Path) -> None:
     if not names:
         raise ValueError("no array was found")
     for name in names:
-        if store.read(name).result().state != "value":
+        if not store.read(name).result().value:  # so does a missing file read
             raise ValueError(f"'{name.decode()}' is missing")
 
 

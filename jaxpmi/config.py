@@ -54,7 +54,6 @@ class TrainConfig:
     momentum: float = 0.9  # of SGD
     weight_decay: float = 5e-4  # L2, added to the gradient
     milestones: tuple[float, ...] = (0.4, 0.6)  # as fractions of a phase; x 0.1 at each
-    joint_batch: bool = False  # real and synthetic images in one BatchNorm batch
     augment_replay: bool = False  # random views of synthetic images as of real ones
 
 
@@ -62,7 +61,9 @@ class TrainConfig:
 class MethodConfig:
     """Weights of the continual losses; names as in the papers' tables."""
 
-    combine: Literal["sum", "product"] = "sum"  # pmi: how the relation and head terms meet
+    recipe: Literal["replay", "stagewise"] = "replay"  # pmi: classify real and synthetic images
+    # alike, or (as published) unfreeze in stages with local losses and tune the heads at the end
+    combine: Literal["sum", "product"] = "sum"  # pmi, stagewise: relation and head terms
     ce_weight: float = 0.75  # lambda_ce: cross-entropy on new classes only
     hkd_weight: float = 0.15  # lambda_hkd: L1 between old and new logits of synthetic images
     rkd_weight: float = 0.5  # lambda_rkd: angles between triples of real features
@@ -74,7 +75,7 @@ class MethodConfig:
     head_epochs: float = 0.1  # pmi: share of epochs that train the new head only
     last_block_epochs: float = 0.1  # pmi: share of epochs that also train the last block
     tuning_epochs: float = 0.2  # pmi, r_dfcil: share of epochs that tune all heads at the end
-    body_learning_rate: float = 0.01  # pmi: of the phase that trains all blocks but the stem
+    body_learning_rate: float = 0.05  # pmi: of the phase that trains the backbone
     tuning_learning_rate: float = 0.005  # pmi, r_dfcil: of head tuning
 
 
@@ -98,6 +99,7 @@ class PerLayerConfig:
     start: Literal["inverse", "gaussian", "noise"] = "inverse"  # each block's input before Adam:
     # the closed-form linear inverse of the block; Gaussian with the block input's moments (as
     # published); or no per-layer phase at all, the full model starts from noise images
+    inverse_rank: int = 64  # directions of what the pooled features lose, for start="inverse"
     num_steps: int = 10  # Adam steps per block
     learning_rate: float = 0.1  # Adam, in units of the block's input
     statistics_weight: float = 25.0  # of layer statistics and of block-input statistics

@@ -71,6 +71,7 @@ RANGES = {
     "image_padding": NOT_NEGATIVE,
     "image_size": COUNT,
     "images_per_task": NOT_NEGATIVE,
+    "inverse_rank": COUNT,
     "inversion.per_layer.num_steps": NOT_NEGATIVE,
     "jitter_pixels": NOT_NEGATIVE,
     "keep_rate": Range(0, 1, open_low=True),
@@ -111,6 +112,8 @@ def validate(config: Config, num_devices: int = 1) -> None:
         )
     _check_data(config)
     _check_training(config)
+    if config.method in INVERSION_METHODS + GENERATOR_METHODS:
+        _check_replay(config)
     if config.method in INVERSION_METHODS:
         _check_inversion(config)
     _check_devices(config, num_devices)
@@ -191,28 +194,23 @@ def _check_training(config: Config) -> None:
         raise ValueError(f"train.milestones={milestones} must ascend without repeats; sort them.")
     shares = [config.losses.head_epochs, config.losses.last_block_epochs]
     shares.append(config.losses.tuning_epochs)
-    if config.method == "pmi" and sum(shares) >= 1:
+    if config.method == "pmi" and config.losses.recipe == "stagewise" and sum(shares) >= 1:
         raise ValueError(
             "losses.head_epochs, losses.last_block_epochs and losses.tuning_epochs sum to "
             f"{sum(shares):g}; they must leave a share below 1 for the other layers."
         )
 
 
-def _check_inversion(config: Config) -> None:
-    inversion, full = config.inversion, config.inversion.full_model
-    if inversion.base_images + inversion.images_per_task == 0:
+def _check_replay(config: Config) -> None:
+    if config.inversion.base_images + config.inversion.images_per_task == 0:
         raise ValueError(
             "inversion.base_images and inversion.images_per_task are both 0, so nothing would be "
             "synthesised; raise one of them, or use method='finetune'."
         )
-    for name in ("base_images", "images_per_task"):
-        count = getattr(inversion, name)
-        if count % inversion.batch_size:
-            advice = _nearest(count, inversion.batch_size)
-            raise ValueError(
-                f"inversion.{name}={count} is not a multiple of inversion.batch_size="
-                f"{inversion.batch_size}; use {advice}."
-            )
+
+
+def _check_inversion(config: Config) -> None:
+    inversion, full = config.inversion, config.inversion.full_model
     if inversion.targets == "label":
         if full.cross_entropy_weight == 0 or full.feature_weight > 0:
             raise ValueError(
@@ -296,4 +294,4 @@ def describe(kind: Any) -> str:
         number = "" if options[-1] is Ellipsis else f"{len(options)} "
         return f"{number}{describe(options[0]).split(' ', 1)[1]}s in a tuple"
     words = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
-    return "None" if kind is type(None) else words[kind]
+    return "None" if kind is type(None) else words.get(kind, f"a {kind.__name__}")

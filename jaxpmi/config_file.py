@@ -132,7 +132,11 @@ def _check_option_names(overrides: list[str]) -> None:
         owner, parts = Config, name.split(".")
         for part in parts[:-1]:
             kind = _field_kinds(owner).get(part)
-            if not dataclasses.is_dataclass(kind):
+            if kind is not None and not dataclasses.is_dataclass(kind):
+                raise ValueError(
+                    f"config field '{part}' in {owner.__name__} is no group; set --{part} itself."
+                )
+            if kind is None:
                 raise ValueError(_unknown_field(owner, part))
             owner = kind
         kinds, last = _field_kinds(owner), parts[-1]
@@ -187,7 +191,7 @@ def _from_dict(values: Mapping[str, Any], kind: type) -> Any:
     for name, value in values.items():
         if name not in kinds:
             raise ValueError(_unknown_field(kind, name))
-        if dataclasses.is_dataclass(kinds[name]):
+        if dataclasses.is_dataclass(kinds[name]) and isinstance(value, Mapping):
             value = _from_dict(value, kinds[name])
         arguments[name] = tuple(value) if isinstance(value, list) else value
     return kind(**arguments)

@@ -47,7 +47,15 @@ def make_state(seed=0, size=5):
     return State(
         params=params,
         pair=Pair(jnp.asarray([jnp.nan, -0.0, jnp.inf, 1e-42]), None),
-        several=(jnp.int32(seed), (), None, jnp.asarray([True, False]), jnp.bfloat16(1.5)),
+        several=(
+            jnp.int32(seed),
+            jnp.zeros((0, 3)),
+            np.zeros((2, 0), np.int16),
+            (),
+            None,
+            jnp.asarray([True, False]),
+            jnp.bfloat16(1.5),
+        ),
         pixels=random.integers(0, 256, (40, 10, 10, 1), np.uint8),
         opt_state=optax.adam(1e-3).init(params),
         key=jax.random.fold_in(jax.random.key(1), seed),
@@ -211,6 +219,10 @@ def test_another_version_is_refused(saved):
         (lambda s: s.replace(pixels=s.pixels.astype(np.int32)), "'uint8'.* for 'pixels'"),
         (lambda s: s.replace(params={"w": s.params["w"]}, pair=Pair(None, None)), "for 'pair.a'"),
         (lambda s: s.replace(pair=Pair(s.pair.a, jnp.zeros(2))), "holds nothing for 'pair.b'"),
+        (
+            lambda s: s.replace(several=(*s.several[:1], jnp.zeros((0, 4)), *s.several[2:])),
+            "several",
+        ),
         (lambda s: {"params": s.params}, "needs nothing; it is of another network"),
     ],
 )
@@ -260,7 +272,7 @@ def test_failed_background_write_is_raised_and_loses_nothing(saved, capfd):
 
 def test_programming_errors_keep_their_type(tmp_path):
     checkpointer = Checkpointer(tmp_path)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="not JSON serializable"):
         checkpointer.save(1, make_state(), {"bad": object()})
         checkpointer.wait()
 

@@ -103,10 +103,14 @@ def update_memory(
             model,
             variables,
             (
-                (normalise(jnp.asarray(images), mean, std), _label_weights(share, part_labels, weights))
+                (
+                    normalise(jnp.asarray(images), mean, std),
+                    _label_weights(share, part_labels, weights),
+                )
                 for part in (real, replay)
                 for images, part_labels, weights in _padded_batches(part, batch_size)
             ),
+            rank=config.inversion.per_layer.inverse_rank,
         )
     if feature_models is None:
         feature_models = memory.feature_models

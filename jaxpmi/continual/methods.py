@@ -73,6 +73,7 @@ class Phase:
     trainable: Literal["all", "body", "last_block", "head"] = "all"  # body: all but the stem
     new_columns_only: bool = False  # freeze the head's columns of old classes
     replay: bool = False  # uses synthetic images
+    joint_batch: bool = False  # real and synthetic images share one BatchNorm batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +160,26 @@ def pmi(views: Views, config: MethodConfig) -> Terms:
     }
 
 
+def balanced_replay(views: Views, config: MethodConfig) -> Terms:
+    """Cross-entropy over all seen classes on real and synthetic images, and hard distillation.
+
+    Each part is weighted by its share of the seen classes, so that every class counts the same
+    whatever the batch sizes. It trusts the synthetic images as data, which the published losses do
+    not: worth it where they look like data.
+    """
+    new, old = views.new_mask.sum(), views.old_mask.sum()
+    logits, replay_logits = views.features @ views.head, views.replay_features @ views.head
+    real = losses.masked_cross_entropy(logits, views.labels, views.seen_mask)
+    replay = losses.masked_cross_entropy(replay_logits, views.replay_labels, views.seen_mask)
+    teacher = views.teacher_replay_features @ views.teacher_head
+    hard = losses.hard_distillation(replay_logits, teacher, views.old_mask)
+    return {
+        "real": new / (new + old) * real,
+        "replay": old / (new + old) * replay,
+        "hard_distillation": config.hkd_weight * hard,
+    }
+
+
 def pmi_head(views: Views, config: MethodConfig) -> Terms:
     """PMI's losses while only the new head trains: no relational term."""
     terms = pmi(views._replace(teacher_features=views.features), config)
@@ -223,12 +244,18 @@ def _r_dfcil_phases(train, config):
 
 
 def _pmi_phases(train, config):
+    if config.recipe == "replay":
+        options = {"replay": True, "joint_batch": True}
+        rate = config.body_learning_rate
+        return (Phase("all", balanced_replay, 1.0, rate, (0.5, 0.75), **options),)
     rest = 1.0 - config.head_epochs - config.last_block_epochs - config.tuning_epochs
     new = {"new_columns_only": True, "replay": True}
     rate = train.learning_rate
     return (
         Phase("head", pmi_head, config.head_epochs, rate, (), "head", **new),
-        Phase("last_block", pmi, config.last_block_epochs, rate / 2, (0.5, 0.75), "last_block", **new),
+        Phase(
+            "last_block", pmi, config.last_block_epochs, rate / 2, (0.5, 0.75), "last_block", **new
+        ),
         Phase("body", pmi, rest, config.body_learning_rate, (0.5, 0.75), "body", **new),
         _tuning_phase(config),
     )
@@ -243,8 +270,12 @@ METHODS = {
     "joint": Method(_one_phase(classification), all_data=True),
     "finetune": Method(_one_phase(classification)),
     "lwf": Method(_one_phase(lwf)),
-    "abd": Method(_one_phase(abd, replay=True), replay="generator", keeps_generator=True),
+    "abd": Method(
+        _one_phase(abd, replay=True, joint_batch=True), replay="generator", keeps_generator=True
+    ),
     "r_dfcil": Method(_r_dfcil_phases, replay="generator"),
-    "deep_inversion": Method(_one_phase(deep_inversion, replay=True), replay="inversion"),
+    "deep_inversion": Method(
+        _one_phase(deep_inversion, replay=True, joint_batch=True), replay="inversion"
+    ),
     "pmi": Method(_pmi_phases, replay="inversion"),
 }

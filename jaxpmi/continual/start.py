@@ -1,6 +1,5 @@
 """From a config to a run about to begin: data, model, mesh and the first state."""
 
-import math
 
 import jax
 import jax.numpy as jnp
@@ -125,12 +124,10 @@ def _empty_memory(run, network):
     inverses = ()
     uses_inversion = run.method.replay == "inversion"
     if uses_inversion and config.inversion.per_layer.start == "inverse":
-        inverses = init_block_inverses(shapes)
+        inverses = init_block_inverses(shapes, rank=config.inversion.per_layer.inverse_rank)
     cfs = config.inversion.targets == "cfs"
     return Memory(
-        class_stats=init_class_stats(
-            num_classes, dim, full=config.inversion.covariance == "full"
-        ),
+        class_stats=init_class_stats(num_classes, dim, full=config.inversion.covariance == "full"),
         feature_models=contrastive.init(
             jax.random.key(0),
             num_classes if cfs else 0,

@@ -64,9 +64,7 @@ class ContinualState:
     step: jax.Array  # i32[]
 
 
-def merge_moments(
-    a: Moments, num_a: jax.Array, b: Moments, num_b: jax.Array
-) -> Moments:
+def merge_moments(a: Moments, num_a: jax.Array, b: Moments, num_b: jax.Array) -> Moments:
     """Moments of the union of two sets of images of sizes num_a and num_b (f32[])."""
     share = num_b / jnp.maximum(num_a + num_b, 1.0)
     gap = b.mean - a.mean

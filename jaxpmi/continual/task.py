@@ -236,9 +236,7 @@ def remember_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
 def begin_task(run: Run, state: ContinualState, projections: object) -> ContinualState:
     """Freezes the network as the teacher of the next task."""
     network = state.network
-    return state.replace(
-        teacher=jax.tree.map(jnp.copy, Network(*network)), projections=projections
-    )
+    return state.replace(teacher=jax.tree.map(jnp.copy, Network(*network)), projections=projections)
 
 
 def _training_data(run, task):
@@ -263,9 +261,7 @@ def _chunk(run, labels, read, replay, rates, seed, first, count, size):
     replay_images = np.zeros((steps, train.replay_batch_size, *shape), np.uint8)
     replay_labels = np.zeros((steps, train.replay_batch_size), np.int32)
     if replay is not None:
-        picks = epoch_batches(
-            int(replay.count), train.replay_batch_size, count, (*seed, 1), first
-        )
+        picks = epoch_batches(int(replay.count), train.replay_batch_size, count, (*seed, 1), first)
         replay_images[:count] = replay.images[picks]
         replay_labels[:count] = replay.labels[picks]
     batches = (images, labels[rows], replay_images, replay_labels)

@@ -127,7 +127,9 @@ def train_steps(
             learner, batch, task, key_step, at(chunk.learning_rates), program=program
         )
         bad = {
-            name: jnp.where((metrics.bad_step[name] < 0) & ~jnp.isfinite(term), step, metrics.bad_step[name])
+            name: jnp.where(
+                (metrics.bad_step[name] < 0) & ~jnp.isfinite(term), step, metrics.bad_step[name]
+            )
             for name, term in terms.items()
         }
         sums = jax.tree.map(jnp.add, metrics.terms, terms)
@@ -207,7 +209,7 @@ def _student(variables, real, replay, program):
         new = update_batch_stats(batch_stats, moments)
         return {n: new[n] if mode else batch_stats[n] for n, mode in zip(names, modes, strict=True)}
 
-    if replay is not None and program.train.joint_batch:
+    if replay is not None and program.phase.joint_batch:
         out = run(variables, jnp.concatenate([real, replay]))
         split = len(real)
         batch_stats = running(variables.batch_stats, out.moments)

@@ -178,14 +178,15 @@ def fit_class(
         complete = (valid.sum() == jnp.minimum(mask.sum(), batch_size)) & (mask.sum() > 0)
         return _choose(complete, new, carry), None
 
-    def epoch(carry, key):
+    def epoch(carry, draws):
         # Random order of the taken places, then the empty ones.
-        order = jnp.argsort(jnp.where(mask > 0, jax.random.uniform(key, mask.shape), 2.0))
+        order = jnp.argsort(jnp.where(mask > 0, draws, 2.0))
         rows = order[: num_batches * batch_size].reshape(num_batches, batch_size)
         return jax.lax.scan(step, carry, rows)
 
     carry = _Fit(model, tx.init(model.params), model, jnp.asarray(jnp.inf))
-    carry, _ = jax.lax.scan(epoch, carry, jax.random.split(key, num_epochs))
+    draws = jax.random.uniform(key, (capacity, num_epochs))
+    carry, _ = jax.lax.scan(epoch, carry, draws.T)
     return carry.best_model, carry.best_loss
 
 
@@ -229,8 +230,8 @@ def sample_features(
       model: trained networks.
       stats: class Gaussians, diagonal or full.
       key: consumed.
-      num_per_class: K, features per class.
-      num_rounds: P, at most; rounds keep at least 2.
+      num_per_class: K, features per class; K / keep_rate are drawn, all at once.
+      num_rounds: P; fewer where a round would keep less than 2.
       keep_rate: r in (0, 1]; 1 keeps every draw.
       moment_match: variant of `match_moments`, or "none" for the draws as they are.
 
@@ -240,16 +241,17 @@ def sample_features(
     if not 0.0 < keep_rate <= 1.0:
         raise ValueError(f"{keep_rate=} is not in (0, 1]; it is the share of draws that is kept.")
     per_round = min(max(num_per_class // num_rounds, 2), num_per_class)
+    # 3 / 0.2 is 14.999...; it means 15 candidates.
+    num_candidates = int(per_round / keep_rate + 1e-6)
     sample = functools.partial(
         _sample_class,
         num_samples=num_per_class,
         per_round=per_round,
-        # 3 / 0.2 is 14.999...; it means 15 candidates.
-        num_candidates=int(per_round / keep_rate + 1e-6),
+        num_candidates=num_candidates,
     )
-    scale = stats.std if stats.cov.ndim == 2 else _cholesky(stats.cov)
-    keys = jax.random.split(key, stats.mean.shape[0])
-    features = jax.vmap(sample)(model, stats.mean, scale, keys)
+    rounds_left = -(-num_per_class // per_round) - 1
+    draws = _draw(stats, key, per_round + rounds_left * num_candidates)
+    features = jax.vmap(sample)(model, draws)
     if moment_match == "none":
         return features
     return match_moments(features, stats.mean, stats.std, variant=moment_match)
@@ -279,32 +281,31 @@ def match_moments(
     raise ValueError(f"unknown moment match {variant!r}; use 'sound' or 'published'.")
 
 
-def _sample_class(model, mean, scale, key, *, num_samples, per_round, num_candidates):
-    """f32[num_samples, D]; `scale` is f32[D] (standard deviation) or f32[D, D] (Cholesky)."""
+def _sample_class(model, candidates, *, num_samples, per_round, num_candidates):
+    """Picks f32[num_samples, D] of one class's f32[per_round + R * num_candidates, D] draws."""
 
-    def draw(key, num):
-        noise = jax.random.normal(key, (num, mean.shape[0]), mean.dtype)
-        spread = noise * scale[None] if scale.ndim == 1 else noise @ scale.T
-        return mean[None] + spread
-
-    def sample_round(carry, key):
+    def sample_round(carry, candidates):
         kept_sum, num_kept = carry
-        candidates = draw(key, num_candidates)
         embeddings = _embed(model, candidates)
         chosen = select(embeddings, kept_sum / num_kept, per_round)
         return (kept_sum + embeddings[chosen].sum(0), num_kept + per_round), candidates[chosen]
 
-    key_first, key_rounds = jax.random.split(key)
-    first = draw(key_first, per_round)
-    num_rounds = -(-num_samples // per_round) - 1
-    carry = (_embed(model, first).sum(0), jnp.asarray(per_round, mean.dtype))
-    _, rest = jax.lax.scan(sample_round, carry, jax.random.split(key_rounds, num_rounds))
+    first, rest = candidates[:per_round], candidates[per_round:]
+    carry = (_embed(model, first).sum(0), jnp.asarray(per_round, first.dtype))
+    rounds = rest.reshape(-1, num_candidates, first.shape[1])
+    _, rest = jax.lax.scan(sample_round, carry, rounds)
     # Each round is sorted by score, so cutting the last one keeps its best.
-    return jnp.concatenate([first, rest.reshape(-1, mean.shape[0])])[:num_samples]
+    return jnp.concatenate([first, rest.reshape(-1, first.shape[1])])[:num_samples]
 
 
-def _cholesky(cov, jitter=1e-6):
-    return jnp.linalg.cholesky(cov + jitter * jnp.eye(cov.shape[-1])[None])
+def _draw(stats, key, num, jitter=1e-6):
+    """f32[C, num, D] from every class's Gaussian; `jitter` as in `sample_class_features`."""
+    num_classes, dim = stats.mean.shape
+    noise = jax.random.normal(key, (num_classes, num, dim), stats.mean.dtype)
+    if stats.cov.ndim == 2:
+        return stats.mean[:, None] + stats.std[:, None] * noise
+    factor = jnp.linalg.cholesky(stats.cov + jitter * jnp.eye(dim)[None])
+    return stats.mean[:, None] + jnp.einsum("cde,cke->ckd", factor, noise)
 
 
 def _loss_and_grad(model, x, mask, temperature):

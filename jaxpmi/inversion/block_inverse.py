@@ -3,8 +3,8 @@
 A residual block is close to the identity, so most of its input is a linear function of a 3 x 3
 neighbourhood of its output. `fit_block_inverses` finds that function by ridge regression on images
 (two matrix products per block, no gradient steps); `invert_linearly` applies it. What the output
-does not tell (at a pooled block: where things are) is drawn from a Gaussian with the variance that
-the regression leaves unexplained.
+does not tell is drawn from a Gaussian: at a pooled block, where most is lost, with the leading
+directions of the regression's residual covariance; elsewhere with its variances.
 """
 
 import functools
@@ -31,6 +31,7 @@ class BlockInverse(NamedTuple):
     """
 
     weight: jax.Array  # f32[P, Q]
+    residual_factor: jax.Array  # f32[R, Q], residual covariance = factor^T factor + diag(std^2)
     residual_std: jax.Array  # f32[Q]
 
 
@@ -38,14 +39,18 @@ class _NormalEquations(NamedTuple):
     gram: jax.Array  # f32[P, P], of the regressors
     cross: jax.Array  # f32[P, Q], regressors by targets
     square: jax.Array  # f32[Q], of the targets
+    sketch: jax.Array  # f32[Q, R], second moments of the targets times a random matrix
 
 
-def init_block_inverses(shapes: Sequence[tuple[int, ...]]) -> tuple[BlockInverse, ...]:
+def init_block_inverses(
+    shapes: Sequence[tuple[int, ...]], *, rank: int = 0
+) -> tuple[BlockInverse, ...]:
     """Inverses of zeros, for checkpoints and counting.
 
     Args:
       shapes: per-image input shape of every block, and last the feature shape, as
         `block_input_shapes` gives them.
+      rank: as in `fit_block_inverses`.
 
     Returns:
       One `BlockInverse` per block.
@@ -54,10 +59,11 @@ def init_block_inverses(shapes: Sequence[tuple[int, ...]]) -> tuple[BlockInverse
     for inputs, outputs in zip(shapes, shapes[1:], strict=False):
         if len(outputs) == 3:
             scale = -(-inputs[0] // outputs[0])
-            rows, columns = 9 * outputs[-1] + 1, scale * scale * inputs[-1]
+            rows, columns, kept = 9 * outputs[-1] + 1, scale * scale * inputs[-1], 0
         else:
-            rows, columns = outputs[-1] + 1, math.prod(inputs)
-        inverses.append(BlockInverse(jnp.zeros((rows, columns)), jnp.zeros(columns)))
+            rows, columns, kept = outputs[-1] + 1, math.prod(inputs), rank
+        weight, factor = jnp.zeros((rows, columns)), jnp.zeros((kept, columns))
+        inverses.append(BlockInverse(weight, factor, jnp.zeros(columns)))
     return tuple(inverses)
 
 
@@ -66,6 +72,7 @@ def fit_block_inverses(
     variables: Variables,
     batches: Iterable[tuple[jax.Array, jax.Array]],
     *,
+    rank: int = 0,
     ridge: float = 1e-4,
 ) -> tuple[BlockInverse, ...]:
     """Fits the linear inverse of every block by ridge regression.
@@ -74,6 +81,7 @@ def fit_block_inverses(
       model: the backbone, in evaluation mode.
       variables: its parameters and running statistics.
       batches: pairs of normalised images f32[B, H, W, C] and weights f32[B] (0 for padding).
+      rank: directions of the residual covariance kept at a pooled block, by a Nystrom sketch.
       ridge: added to the diagonal of the regressors' second moments, relative to their mean.
 
     Returns:
@@ -81,7 +89,7 @@ def fit_block_inverses(
     """
     total = None
     for images, weights in batches:
-        part = _normal_equations(variables, images, weights, model=model)
+        part = _normal_equations(variables, images, weights, model=model, rank=rank)
         total = part if total is None else jax.tree.map(jnp.add, total, part)
     if total is None:
         raise ValueError("fit_block_inverses got no batch of images; give at least one.")
@@ -92,15 +100,20 @@ def invert_linearly(
     inverse: BlockInverse, output: jax.Array, input_shape: tuple[int, ...], key: PRNGKey
 ) -> jax.Array:
     """Draws a block's input f32[B, *input_shape] given its output, by the linear inverse."""
+    key_factor, key_rest = jax.random.split(key)
     rows = _regressors(output) @ inverse.weight
-    rows = rows + inverse.residual_std * jax.random.normal(key, rows.shape, rows.dtype)
+    std = inverse.residual_std.reshape((1,) * (rows.ndim - 1) + (-1,))
+    rows = rows + std * jax.random.normal(key_rest, rows.shape, rows.dtype)
     if output.ndim == 2:
+        rank = inverse.residual_factor.shape[0]
+        noise = jax.random.normal(key_factor, (rows.shape[0], rank), rows.dtype)
+        rows = rows + noise @ inverse.residual_factor
         return rows.reshape(-1, *input_shape)
     return _depth_to_space(rows, input_shape)
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _normal_equations(variables, images, weights, *, model):
+@functools.partial(jax.jit, static_argnames=("model", "rank"))
+def _normal_equations(variables, images, weights, *, model, rank):
     equations, x = [], images
     for i, block in enumerate(model.blocks):
         name = block_name(i)
@@ -111,20 +124,42 @@ def _normal_equations(variables, images, weights, *, model):
         a = regressors.reshape(-1, regressors.shape[-1])
         b = targets.reshape(-1, targets.shape[-1])
         dot = functools.partial(jnp.dot, precision=jax.lax.Precision.HIGHEST)
-        equations.append(_NormalEquations(dot(a.T, a), dot(a.T, b), jnp.square(b).sum(0)))
+        probe = _probe(b.shape[1], rank if y.ndim == 2 else 0)
+        sketch = dot(b.T, dot(b, probe))
+        square = jnp.square(b).sum(0)
+        equations.append(_NormalEquations(dot(a.T, a), dot(a.T, b), square, sketch))
         x = y
     return tuple(equations)
 
 
 @jax.jit
 def _solve(equations, ridge):
-    gram, cross, square = equations
+    gram, cross, square, sketch = equations
+    dot = functools.partial(jnp.dot, precision=jax.lax.Precision.HIGHEST)
     size = gram.shape[0]
+    count = jnp.maximum(gram[-1, -1], 1.0)  # the last regressor is a one
     damped = gram + ridge * jnp.trace(gram) / size * jnp.eye(size)
     weight = jax.scipy.linalg.solve(damped, cross, assume_a="pos")
-    explained = 2.0 * (weight * cross).sum(0) - (weight * (gram @ weight)).sum(0)
-    count = jnp.maximum(gram[-1, -1], 1.0)  # the last regressor is a one
-    return BlockInverse(weight, jnp.sqrt(jnp.maximum(square - explained, 0.0) / count))
+    explained = 2.0 * (weight * cross).sum(0) - (weight * dot(gram, weight)).sum(0)
+    variance = jnp.maximum(square - explained, 0.0) / count
+    factor = jnp.zeros((0, weight.shape[1]))
+    rank = sketch.shape[1]
+    if rank:
+        # The residual covariance times the probe, from the sketch of the targets alone.
+        probe = _probe(*sketch.shape)
+        fitted = dot(weight.T, dot(cross, probe) - dot(gram, dot(weight, probe)))
+        sketch = (sketch - dot(cross.T, dot(weight, probe)) - fitted) / count
+        core = dot(probe.T, sketch)
+        core = 0.5 * (core + core.T) + 1e-4 * jnp.trace(core) / rank * jnp.eye(rank)
+        lower = jnp.linalg.cholesky(core)
+        factor = jax.scipy.linalg.solve_triangular(lower, sketch.T, lower=True)
+        variance = jnp.maximum(variance - jnp.square(factor).sum(0), 0.0)
+    return BlockInverse(weight, factor, jnp.sqrt(variance))
+
+
+def _probe(size, rank):
+    """The fixed random matrix f32[size, rank] of the Nystrom sketch."""
+    return jax.random.normal(jax.random.key(0), (size, rank))
 
 
 def _regressors(output):

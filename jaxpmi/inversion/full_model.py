@@ -76,9 +76,7 @@ def refine_images(
             cross_entropy_weight=config.cross_entropy_weight,
         )
         if config.statistics_weight > 0:
-            named["statistics"] = objectives.statistics_loss(
-                outputs.moments, variables.batch_stats
-            )
+            named["statistics"] = objectives.statistics_loss(outputs.moments, variables.batch_stats)
         if config.pixel_statistics_weight > 0:
             batch = Moments(x.mean(0), x.var(0))
             named["pixel_statistics"] = objectives.moment_kl(batch, pixels.moments)

@@ -54,9 +54,7 @@ def _conv_backward(stride, residuals, grad):
     # Rows of the input that a strided output of this size covers, per axis.
     covered = [(n - 1) * stride + 1 for n in grad.shape[1:3]]
     flipped = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
-    padding = [
-        (size - 1 - pad, n - c + pad) for n, c in zip(x.shape[1:3], covered, strict=True)
-    ]
+    padding = [(size - 1 - pad, n - c + pad) for n, c in zip(x.shape[1:3], covered, strict=True)]
     grad_x = _conv_nhwc(grad, flipped, padding, input_dilation=stride)
     padding = [(pad, size - 1 + c - n - pad) for n, c in zip(x.shape[1:3], covered, strict=True)]
     grad_kernel = _conv_nhwc(

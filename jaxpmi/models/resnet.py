@@ -36,7 +36,6 @@ class Stem:
         x, moments = layers.batch_norm(params["bn"], batch_stats["bn"], x, train=train)
         return jax.nn.relu(x), {"bn": moments}
 
-
     def propagate(self, params, moments):
         """Output moments without data: of a rectified Gaussian (`None`: before the ReLU)."""
         mean, var = params["bn"]["bias"], jnp.square(params["bn"]["scale"])

@@ -10,6 +10,7 @@ from jaxpmi.features import gaussian
 
 NUM_CLASSES, PLACES, DIM = 3, 24, 6
 SETTINGS = {"learning_rate": 1e-2, "num_epochs": 5, "batch_size": 8, "temperature": 1.0}
+SAMPLING = {"num_per_class": 60, "num_rounds": 20, "keep_rate": 0.25}
 
 
 def class_features(seed, num_classes=NUM_CLASSES, places=PLACES, dim=DIM):
@@ -31,9 +32,13 @@ fit_class = jax.jit(functools.partial(contrastive.fit_class, **SETTINGS))
 
 
 @functools.cache
+def fresh():
+    return contrastive.init(jax.random.key(1), NUM_CLASSES, DIM)
+
+
+@functools.cache
 def trained():
-    features = class_features(0, places=128)
-    model = contrastive.init(jax.random.key(1), NUM_CLASSES, DIM)
+    features, model = class_features(0, places=128), fresh()
     mask = jnp.ones(features.shape[:2])
     model, _ = contrastive.fit(model, features, mask, jax.random.key(2), num_epochs=60)
     labels = jnp.repeat(jnp.arange(NUM_CLASSES), 128)
@@ -77,7 +82,7 @@ def test_uniformity_ignores_padding():
 def test_fit_with_padding_equals_fit_without(count):
     features = class_features(4)[0]
     features[count:] = 1e3
-    model = one_class(contrastive.init(jax.random.key(5), 1, DIM), 0)
+    model = one_class(fresh(), 0)
     mask = (np.arange(PLACES) < count).astype(np.float32)
     key = jax.random.key(6)
     padded = fit_class(model, features, mask, key)
@@ -91,7 +96,7 @@ def test_fit_equals_a_loop_over_classes_and_keeps_classes_without_features():
     features = class_features(7)
     mask = np.ones((NUM_CLASSES, PLACES), np.float32)
     mask[0, 12:], mask[1] = 0.0, 0.0
-    model = contrastive.init(jax.random.key(8), NUM_CLASSES, DIM)
+    model = fresh()
     got, metrics = contrastive.fit(model, features, mask, jax.random.key(9), **SETTINGS)
     keys = jax.random.split(jax.random.key(9), NUM_CLASSES)
     for c in (0, 2):
@@ -103,9 +108,9 @@ def test_fit_equals_a_loop_over_classes_and_keeps_classes_without_features():
 
 
 def test_fit_keeps_the_weights_that_had_the_loss_not_the_updated_ones():
-    features, model = class_features(10)[:1], contrastive.init(jax.random.key(11), 1, DIM)
+    features, model = class_features(10), fresh()
     settings = SETTINGS | {"num_epochs": 1, "batch_size": PLACES}
-    mask, key = jnp.ones((1, PLACES)), jax.random.key(12)
+    mask, key = np.ones((NUM_CLASSES, PLACES), np.float32), jax.random.key(12)
     got, _ = contrastive.fit(model, features, mask, key, **settings)
     assert_trees_close(got.params, model.params, rtol=0)
     # The running moments do include that loss's batch, with momentum 0.1.
@@ -122,31 +127,29 @@ def test_fit_spreads_the_class():
         np.testing.assert_allclose(np.linalg.norm(embeddings, axis=2), 1.0, atol=1e-3)
         return contrastive.uniformity_loss(embeddings[0], mask)
 
-    assert loss(trained()[0]) < 0.5 * loss(contrastive.init(jax.random.key(1), NUM_CLASSES, DIM))
+    assert loss(trained()[0]) < 0.5 * loss(fresh())
 
 
-def test_fit_survives_a_class_of_equal_features():
-    features, mask = jnp.ones((1, 8, DIM)), jnp.ones((1, 8))
-    model = contrastive.init(jax.random.key(13), 1, DIM)
-    model, metrics = contrastive.fit(model, features, mask, jax.random.key(14), **SETTINGS)
-    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves((model, metrics)))
+def test_embeddings_have_a_finite_gradient_where_they_vanish():
+    """As they do in training on equal features: BatchNorm maps them to zero."""
+    loss = lambda x: contrastive.apply(fresh(), x).sum()  # noqa: E731
+    value, grad = jax.jit(jax.value_and_grad(loss))(np.zeros((NUM_CLASSES, 2, DIM), np.float32))
+    assert value == 0.0
+    assert np.isfinite(grad).all()
 
 
 def test_fit_traces_once_for_equal_shapes(monkeypatch):
-    traces = []
-    loss = contrastive.uniformity_loss
-    monkeypatch.setattr(
-        contrastive, "uniformity_loss", lambda *a, **k: (traces.append(0), loss(*a, **k))[1]
-    )
-    model, mask = contrastive.init(jax.random.key(15), 2, DIM), np.ones((2, 11), np.float32)
-    counts = []
-    for seed in (17, 16):
-        features = class_features(seed, num_classes=2, places=11)
-        mask[0, seed - 10 :] = 0.0
-        settings = SETTINGS | {"learning_rate": 1e-3 * seed}
-        model, _ = contrastive.fit(model, features, mask, jax.random.key(seed), **settings)
-        counts.append(len(traces))
-    assert counts[0] > 0 and counts[1] == counts[0]
+    traces, loss = [], contrastive.uniformity_loss
+    count = lambda *args, **kwargs: (traces.append(0), loss(*args, **kwargs))[1]  # noqa: E731
+    monkeypatch.setattr(contrastive, "uniformity_loss", count)
+    model, num_traces = fresh(), []
+    for seed in (16, 17):
+        features = class_features(seed, places=11)
+        mask = (np.arange(11)[None] < [[seed - 10], [11], [11]]).astype(np.float32)
+        settings = SETTINGS | {"learning_rate": 1e-3 * seed, "temperature": 0.1 * seed}
+        contrastive.fit.eval_shape(model, features, mask, jax.random.key(seed), **settings)
+        num_traces.append(len(traces))
+    assert num_traces[0] > 0 and num_traces[1] == num_traces[0]
 
 
 def test_select_picks_the_lowest_mean_similarity_to_all_kept():
@@ -174,7 +177,7 @@ def test_samples_match_the_stored_mean_and_std(full):
         cov = np.eye(DIM) * np.asarray(stats.cov)[:, None] + 0.5 * float(stats.cov.min())
         cov = cov.astype(np.float32)
         stats = stats._replace(cov=cov)
-    samples = contrastive.sample_features(model, stats, jax.random.key(21), num_per_class=40)
+    samples = contrastive.sample_features(model, stats, jax.random.key(21), **SAMPLING)
     samples = np.asarray(samples)
     np.testing.assert_allclose(samples.mean(1), stats.mean, atol=1e-5)
     np.testing.assert_allclose(samples.std(1, ddof=1), stats.std, atol=1e-5)
@@ -193,7 +196,7 @@ def test_the_published_moment_match_misses_the_mean():
 def test_sampling_can_use_the_published_match_or_none():
     model, stats = trained()
     sample = functools.partial(
-        contrastive.sample_features, model, stats, jax.random.key(23), num_per_class=30
+        contrastive.sample_features, model, stats, jax.random.key(23), **SAMPLING
     )
     plain = sample(moment_match="none")
     want = contrastive.match_moments(plain, stats.mean, stats.std, variant="published")
@@ -215,15 +218,8 @@ def test_kept_samples_are_less_alike_than_plain_draws():
     model, stats = trained()
 
     def alikeness(keep_rate):
-        samples = contrastive.sample_features(
-            model,
-            stats,
-            jax.random.key(24),
-            num_per_class=60,
-            num_rounds=20,
-            keep_rate=keep_rate,
-            moment_match="none",
-        )
+        settings = SAMPLING | {"keep_rate": keep_rate, "moment_match": "none"}
+        samples = contrastive.sample_features(model, stats, jax.random.key(24), **settings)
         centre = np.asarray(contrastive.apply(model, samples)).mean(1)
         return np.square(centre).sum(1)  # the mean pairwise cosine
 
@@ -233,9 +229,7 @@ def test_kept_samples_are_less_alike_than_plain_draws():
 def test_a_full_covariance_shapes_the_draws():
     model, stats = trained()
     stats = stats._replace(cov=np.ones((NUM_CLASSES, DIM, DIM), np.float32))  # rank one
-    samples = contrastive.sample_features(
-        model, stats, jax.random.key(25), num_per_class=20, moment_match="none"
-    )
+    samples = contrastive.sample_features(model, stats, jax.random.key(25), **SAMPLING)
     offsets = np.asarray(samples) - np.asarray(stats.mean)[:, None]
     np.testing.assert_allclose(offsets, np.tile(offsets[..., :1], DIM), atol=0.02)
     assert offsets.std() > 0.5

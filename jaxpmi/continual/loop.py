@@ -1,0 +1,284 @@
+"""The composition root: runs a whole experiment, logs it, checkpoints it, resumes it.
+
+`run` reads like the algorithm: for every task, for every phase, work in steps; after every step
+log and, when due, checkpoint. Only this module sees the whole config and writes files.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpmi.checkpoint import Checkpointer
+from jaxpmi.config import Config
+from jaxpmi.config_check import validate
+from jaxpmi.config_file import config_to_dict
+from jaxpmi.config_file import differing_fields
+from jaxpmi.continual import evaluation
+from jaxpmi.continual import task as tasks
+from jaxpmi.continual.accounting import Accounts
+from jaxpmi.continual.accounting import summarise_run
+from jaxpmi.continual.methods import first_phases
+from jaxpmi.continual.start import fresh_network
+from jaxpmi.continual.start import fresh_projections
+from jaxpmi.continual.start import initial_state
+from jaxpmi.continual.start import open_run
+from jaxpmi.continual.state import ContinualState
+from jaxpmi.continual.task import Run
+from jaxpmi.continual.task import Tick
+from jaxpmi.continual.train import NonFiniteLossError
+from jaxpmi.sharding import make_mesh
+from jaxpmi.writers import MetricsWriter
+from jaxpmi.writers import Progress
+from jaxpmi.writers import summary_table
+from jaxpmi.writers import write_accuracy_plot
+from jaxpmi.writers import write_image_grid
+from jaxpmi.writers import write_images_npz
+from jaxpmi.writers import write_json
+
+PhaseFn = Callable[[Run, ContinualState], Iterator[Tick]]
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Runs an experiment to its end, resuming what `config.workdir` holds; returns the summary.
+
+    Raises:
+      ValueError, OSError: for anything wrong with the config, the data or the workdir.
+      NonFiniteLossError: where a loss became NaN or infinite.
+    """
+    validate(config, make_mesh().size)
+    workdir = Path(config.workdir)
+    _claim_workdir(workdir, config)
+    finished = workdir / "summary.json"
+    if finished.is_file():
+        summary = json.loads(finished.read_text())
+        print(f"this run has finished; its summary again:\n\n{_table(summary, workdir)}")
+        return summary
+    return _Session(config, workdir).finish()
+
+
+def task_plan(run: Run, task: int) -> list[tuple[str, PhaseFn]]:
+    """The phases of a task, in order, by name."""
+    plan: list[tuple[str, PhaseFn]] = [("begin", begin_phase)]
+    if task > 0 and run.method.replay == "inversion":
+        plan.append(("invert", tasks.invert_phase))
+    if task > 0 and run.method.replay == "generator":
+        plan.append(("generate", tasks.generate_phase))
+    make = first_phases if task == 0 or run.method.all_data else run.method.phases
+    for phase in make(run.config.train, run.config.losses):
+        if phase.share > 0:
+            plan.append((f"train:{phase.name}", _train_with(phase)))
+    if run.method.replay == "inversion":
+        plan.append(("remember", tasks.remember_phase))
+    plan.append(("evaluate", evaluate_phase))
+    return plan
+
+
+def begin_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
+    """Freezes the network as the teacher; the joint upper bound starts a fresh network."""
+    key_network, key_projections = jax.random.split(tasks.phase_key(state))
+    if int(state.task) > 0:
+        state = tasks.begin_task(run, state, fresh_projections(run, key_projections))
+        if run.method.all_data:
+            state = state.replace(network=fresh_network(run, key_network))
+    yield Tick(state, 1, 1, {}, {}, 0)
+
+
+def evaluate_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
+    """Measures the accuracy on the test images of every task seen so far."""
+    task, stream = int(state.task), run.stream
+    new_mask, old_mask = tasks.class_masks(stream, task)
+    accuracy, task_accuracy = state.accuracy, state.task_accuracy
+    for i in range(task + 1):
+        own, _ = tasks.class_masks(stream, i)
+        result = evaluation.evaluate(
+            state.network,
+            stream.test_images(i),
+            stream.test_labels(i),
+            new_mask + old_mask,
+            own,
+            state.mean,
+            state.std,
+            model=run.model,
+            mesh=run.mesh,
+        )
+        accuracy = accuracy.at[task, i].set(result.seen)
+        task_accuracy = task_accuracy.at[task, i].set(result.within_task)
+    state = state.replace(accuracy=accuracy, task_accuracy=task_accuracy)
+    scalars = {f"accuracy/task{i}": accuracy[task, i] for i in range(task + 1)}
+    yield Tick(state, 1, 1, scalars, {}, sum(len(stream.test_labels(i)) for i in range(task + 1)))
+
+
+class _Session:
+    """One process's share of a run: its writers, its checkpoints and where it is."""
+
+    def __init__(self, config: Config, workdir: Path):
+        self.config, self.workdir = config, workdir
+        self.run, order = open_run(config)
+        state = initial_state(self.run, order)
+        self.checkpoints = Checkpointer(workdir / "checkpoints")
+        restored = self.checkpoints.restore(state)
+        self.state, book = restored if restored else (state, {})
+        self.accounts = Accounts(book)
+        self.saved_step = self.accounts.ticks
+        self.metrics = MetricsWriter(workdir / "metrics.jsonl", self.accounts.ticks)
+        self.progress = Progress(config.log_every_seconds, num_tasks=self.run.stream.num_tasks)
+        if restored:
+            position = f"task {int(self.state.task) + 1}, phase {int(self.state.phase) + 1}"
+            self.progress.message(f"resuming at {position}, step {int(self.state.step)}")
+
+    def finish(self) -> dict[str, Any]:
+        """Works through all tasks and phases that are left; writes and returns the summary."""
+        try:
+            for task in range(int(self.state.task), self.run.stream.num_tasks):
+                self._task(task)
+            summary = summarise_run(self.run, self.state, self.accounts)
+            matrix = np.asarray(self.state.accuracy)
+            title = f"{summary['method']} on {summary['dataset']}, seed {summary['seed']}"
+            write_accuracy_plot(self.workdir / "accuracy.png", matrix, title)
+            write_json(self.workdir / "summary.json", summary)
+        finally:
+            self.progress.close()
+            self.metrics.close()
+            self.checkpoints.close()
+        print(f"\n{_table(summary, self.workdir)}")
+        return summary
+
+    def _task(self, task):
+        self.run.stream.begin(task)
+        plan = task_plan(self.run, task)
+        for index in range(int(self.state.phase), len(plan)):
+            name, phase = plan[index]
+            self._phase(task, name, phase)
+            last = index == len(plan) - 1
+            self.state = self.state.replace(
+                task=jnp.asarray(task + last, jnp.int32),
+                phase=jnp.asarray(0 if last else index + 1, jnp.int32),
+                step=jnp.zeros((), jnp.int32),
+            )
+            self._checkpoint()
+
+    def _phase(self, task, name, phase):
+        begin = int(self.state.step)
+        if name.startswith(("train", "invert", "generate")):
+            self.progress.compiling(name)
+        since, previous = time.monotonic(), None
+        total = 0
+        for tick in phase(self.run, self.state):
+            if total == 0:
+                total = tick.total
+                self.progress.phase(task, name, total, begin)
+            self.state = tick.state
+            self.accounts.ticks += 1
+            # The tick before is finished by now, so fetching it does not stall the device.
+            if previous is not None:
+                self._log(task, name, previous, self.accounts.ticks - 1)
+            previous = tick
+            now = time.monotonic()
+            self.accounts.add_seconds(name, now - since)
+            since = now
+            if self._steps_since_checkpoint(tick, begin) and tick.step < tick.total:
+                self._log(task, name, tick, self.accounts.ticks)
+                previous = None
+                self._checkpoint()
+        if previous is not None:
+            self._log(task, name, previous, self.accounts.ticks)
+        jax.block_until_ready(self.state.network)
+        self.accounts.add_seconds(name, time.monotonic() - since)
+        if name in ("invert", "generate"):
+            self._write_pictures(task)
+
+    def _steps_since_checkpoint(self, tick, begin):
+        """True where a multiple of `checkpoint_every` steps was passed by this tick."""
+        every = self.config.checkpoint_every
+        before = getattr(self, "_last_step", begin) if tick.step > begin else begin
+        self._last_step = tick.step
+        return tick.step // every > min(before, tick.step) // every
+
+    def _log(self, task, name, tick, number):
+        """Checks, writes and shows one tick."""
+        scalars, bad = jax.device_get((tick.scalars, tick.bad_step))
+        for term, step in bad.items():
+            if step >= 0:
+                raise NonFiniteLossError(
+                    f"the {term} term became NaN or infinite in task {task + 1}, phase {name}, "
+                    f"step {int(step) + 1}; the last good checkpoint is kept, lower the learning "
+                    "rate or that term's weight."
+                )
+        loss = None
+        if name.startswith("train"):
+            loss = float(sum(scalars.values()))
+            scalars = {**scalars, "loss": loss}
+        elif "final_loss" in scalars:
+            loss = float(scalars["final_loss"])
+        elif "loss" in scalars:
+            loss = float(scalars["loss"])
+        if scalars:
+            path = f"task{task:02d}/{name.replace(':', '/')}"
+            self.metrics.write(number, {f"{path}/{k}": float(v) for k, v in scalars.items()})
+        self.accounts.add_tick(task, name, tick, scalars)
+        self.progress.update(tick.step, loss, tick.num_images)
+
+    def _checkpoint(self):
+        if self.accounts.ticks == self.saved_step:
+            return
+        self.saved_step = self.accounts.ticks
+        # The saved arrays are copies: the running ones are donated to the next step.
+        snapshot = jax.tree.map(jnp.copy, self.state)
+        self.checkpoints.save(self.accounts.ticks, snapshot, self.accounts.to_dict())
+
+    def _write_pictures(self, task):
+        stream, count = self.run.stream, int(self.state.replay.count)
+        images, labels = jax.device_get((self.state.replay.images, self.state.replay.labels))
+        images, labels = images[:count], labels[:count]
+        real = [(stream.test_images(t), stream.test_labels(t)) for t in range(task)]
+        folder = self.workdir / "images"
+        write_image_grid(
+            folder / f"task{task}.png",
+            images,
+            labels,
+            np.concatenate([x for x, _ in real]),
+            np.concatenate([y for _, y in real]),
+            stream.class_names,
+        )
+        if self.config.save_images:
+            order = np.asarray(self.state.class_order)
+            write_images_npz(folder / f"task{task}.npz", images, order[labels])
+
+
+def _train_with(phase):
+    return lambda run, state: tasks.train_phase(run, state, phase)
+
+
+def _claim_workdir(workdir: Path, config: Config) -> None:
+    """Creates the workdir with the resolved config, or checks that it is of this very config."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / "config.json"
+    if path.is_file():
+        try:
+            found = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is damaged; move {workdir} away or choose another."
+            ) from error
+        different = differing_fields(found, config_to_dict(config))
+        if different:
+            listed = ", ".join(
+                f"{name} ({old!r} there, {new!r} now)" for name, old, new in different
+            )
+            raise ValueError(
+                f"workdir {workdir} holds a run with another config: {listed}; choose another "
+                "--workdir or the same settings."
+            )
+    write_json(path, config_to_dict(config))
+
+
+def _table(summary, workdir):
+    names = ["summary.json", "metrics.jsonl", "accuracy.png", "images", "checkpoints"]
+    return summary_table(summary, [str(workdir / n) for n in names if (workdir / n).exists()])

@@ -1,0 +1,21 @@
+"""Everything a run writes for people and programs to read: metrics, progress, pictures, summary."""
+
+from jaxpmi.writers.files import MetricsWriter
+from jaxpmi.writers.files import read_json
+from jaxpmi.writers.files import write_images_npz
+from jaxpmi.writers.files import write_json
+from jaxpmi.writers.pictures import write_accuracy_plot
+from jaxpmi.writers.pictures import write_image_grid
+from jaxpmi.writers.progress import Progress
+from jaxpmi.writers.report import summary_table
+
+__all__ = [
+    "MetricsWriter",
+    "Progress",
+    "read_json",
+    "summary_table",
+    "write_accuracy_plot",
+    "write_image_grid",
+    "write_images_npz",
+    "write_json",
+]

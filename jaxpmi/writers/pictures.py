@@ -1,0 +1,125 @@
+"""Pictures of a run: synthetic beside real images, and the accuracy of every task over time."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxpmi.writers.files import replace_file
+
+IMAGE_PIXELS = 56  # least size of an image in the grid; smaller ones are enlarged by whole factors
+MARGIN = 4  # pixels between images
+GAP = 24  # pixels between synthetic and real images
+HEADER = 24  # pixels of the line above the images
+FONT_SIZE = 14
+BACKGROUND, INK = 255, 0
+
+
+def write_image_grid(
+    path: str | os.PathLike,
+    synthetic: np.ndarray,
+    labels: np.ndarray,
+    real: np.ndarray,
+    real_labels: np.ndarray,
+    class_names: Sequence[str],
+    per_class: int = 8,
+) -> None:
+    """Writes a PNG with one row per class of `labels`: name, synthetic images, real images.
+
+    Args:
+      path: the file.
+      synthetic: u8[N, H, W, C], C 1 or 3.
+      labels: i32[N], the intended classes.
+      real: u8[M, H, W, C], test images.
+      real_labels: i32[M].
+      class_names: one per label value.
+      per_class: most images of each kind in a row.
+    """
+    from PIL import Image
+    from PIL import ImageDraw
+    from PIL import ImageFont
+
+    font = ImageFont.load_default(FONT_SIZE)
+    classes = np.unique(labels)
+    names = [str(class_names[label]) for label in classes]
+    left = 2 * MARGIN + round(max((font.getlength(name) for name in names), default=0))
+    scale = -(-IMAGE_PIXELS // max(synthetic.shape[1:3]))
+    height, width = (side * scale + MARGIN for side in synthetic.shape[1:3])
+    second = left + per_class * width + GAP
+    size = (HEADER + len(classes) * height, second + per_class * width, 3)
+    canvas = np.full(size, BACKGROUND, np.uint8)
+    for row, label in enumerate(classes):
+        top = HEADER + row * height
+        for start, images in (
+            (left, synthetic[labels == label]),
+            (second, real[real_labels == label]),
+        ):
+            for column, image in enumerate(images[:per_class]):
+                pixels = np.repeat(np.repeat(image, scale, 0), scale, 1)
+                x = start + column * width
+                canvas[top : top + pixels.shape[0], x : x + pixels.shape[1]] = pixels
+    picture = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(picture)
+    draw.text((left, MARGIN), "synthetic", fill=(INK,) * 3, font=font)
+    draw.text((second, MARGIN), "real test images", fill=(INK,) * 3, font=font)
+    for row, name in enumerate(names):
+        middle = HEADER + row * height + (height - MARGIN) // 2
+        draw.text((MARGIN, middle), name, fill=(INK,) * 3, font=font, anchor="lm")
+    with replace_file(path) as file:
+        picture.save(file, "PNG")
+
+
+def write_accuracy_plot(path: str | os.PathLike, accuracy_matrix: np.ndarray, title: str) -> None:
+    """Writes a PNG: accuracy of every task over time, and the matrix as a heat map with numbers.
+
+    Args:
+      path: the file.
+      accuracy_matrix: f[T, T] in [0, 1], row t after learning task t; NaN where not yet learned.
+      title: above both.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    matrix = np.asarray(accuracy_matrix, float)
+    num_tasks = len(matrix)
+    size = min(max(4.0, 0.5 * num_tasks), 10.0)  # inches
+    figure = Figure(figsize=(2 * size + 1.5, size), layout="constrained")
+    FigureCanvasAgg(figure)
+    curves, heat = figure.subplots(1, 2)
+    _draw_curves(curves, matrix)
+    _draw_matrix(heat, matrix)
+    figure.suptitle(title)
+    with replace_file(path) as file:
+        figure.savefig(file, format="png", dpi=100)
+
+
+def _draw_curves(axes, matrix: np.ndarray) -> None:
+    """One line per task from the moment it is learned."""
+    num_tasks = len(matrix)
+    steps = np.arange(1, num_tasks + 1)
+    for task in range(num_tasks):
+        axes.plot(steps[task:], 100 * matrix[task:, task], marker="o", label=f"task {task + 1}")
+    axes.set(xlabel="tasks learned", ylabel="accuracy among seen classes, %", ylim=(-3, 103))
+    axes.set_xticks(_ticks(num_tasks) + 1)
+    axes.grid(alpha=0.3)
+    if num_tasks <= 10:
+        axes.legend(loc="lower left", fontsize="small")
+
+
+def _draw_matrix(axes, matrix: np.ndarray) -> None:
+    """Percent per cell, empty where not yet learned."""
+    num_tasks = len(matrix)
+    axes.imshow(np.ma.masked_invalid(100 * matrix), vmin=0, vmax=100, cmap="viridis")
+    for (row, column), value in np.ndenumerate(matrix):
+        if np.isfinite(value) and num_tasks <= 20:
+            ink = "black" if value > 0.6 else "white"
+            axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=ink)
+    ticks = _ticks(num_tasks)
+    axes.set_xticks(ticks, ticks + 1)
+    axes.set_yticks(ticks, ticks + 1)
+    axes.set(xlabel="test images of task", ylabel="after learning task")
+
+
+def _ticks(num_tasks: int) -> np.ndarray:
+    """At most twelve of 0 .. T-1."""
+    return np.arange(0, num_tasks, -(-num_tasks // 12))

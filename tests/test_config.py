@@ -1,0 +1,390 @@
+"""Config files, overrides, checks and the dict form."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxpmi import config_check
+from jaxpmi import config_file
+from jaxpmi.config import Config
+from jaxpmi.config import DataConfig
+from jaxpmi.config import TrainConfig
+from jaxpmi.config_check import validate
+from jaxpmi.config_file import load_config
+
+ROOT = Path(__file__).parents[1]
+
+HEADER = "from jaxpmi.config import *\n"
+
+
+def write(tmp_path, body):
+    path = tmp_path / "experiment.py"
+    path.write_text(body)
+    return path
+
+
+def change(config, path, value):
+    """Returns the config with one field changed."""
+    name, _, rest = path.partition(".")
+    value = change(getattr(config, name), rest, value) if rest else value
+    return dataclasses.replace(config, **{name: value})
+
+
+def test_file_and_overrides(tmp_path):
+    path = write(
+        tmp_path,
+        HEADER + "def get_config():\n  return Config(method='lwf', train=TrainConfig(epochs=3))\n",
+    )
+    config = load_config(path)
+    assert config == Config(method="lwf", train=TrainConfig(epochs=3))
+    options = "--inversion.per-layer.num-steps 50 --data.source npz --data.path a.npz --save-images"
+    options += " --losses.no-adaptive --train.milestones 0.3 0.9 --data.class_order=None --seed=7"
+    changed = load_config(path, options.split())
+    assert changed.inversion.per_layer.num_steps == 50
+    assert (changed.data.source, changed.data.path) == ("npz", "a.npz")
+    assert changed.save_images is True and changed.losses.adaptive is False
+    assert changed.train == TrainConfig(epochs=3, milestones=(0.3, 0.9))
+    assert (changed.data.class_order, changed.seed, changed.method) == (None, 7, "lwf")
+    order = load_config(None, ["--data.class-order", "2", "0", "1"]).data.class_order
+    assert order == (2, 0, 1)
+
+
+def test_help_lists_every_field(capsys):
+    with pytest.raises(SystemExit) as stop:
+        load_config(None, ["--help"])
+    assert not stop.value.code
+    text = capsys.readouterr().out
+    for leaf in config_check.leaves(Config()):
+        assert "--" + leaf.path.replace("_", "-") in text
+    assert "gradient" in text or "Adam steps per block" in text  # the fields' own comments
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "def get_config():\n  return Config(inversion=InversionConfig(per_layer="
+            "PerLayerConfig(num_step=3)))",
+            "unknown config field 'num_step' in PerLayerConfig; did you mean 'num_steps'?",
+        ),
+        (
+            "import dataclasses\ndef get_config():\n  return dataclasses.replace(Config(), sed=1)",
+            "unknown config field 'sed' in Config; did you mean 'seed'?",
+        ),
+        ("x = 1", "{path} defines no function get_config(); it must return a Config."),
+        ("get_config = 1", "{path} defines no function get_config(); it must return a Config."),
+        (
+            "def get_config():\n  return {'seed': 1}",
+            "get_config() of {path} returns a dict; it must return a Config.",
+        ),
+        (
+            "def get_config(:\n  pass",
+            "{path}, line 2: SyntaxError: invalid syntax; correct the config file.",
+        ),
+        (
+            "def get_config():\n  return Confg()",
+            "{path}, line 3: NameError: name 'Confg' is not defined; correct the config file.",
+        ),
+        (
+            "import json\ndef get_config():\n  return Config(seed=json.loads('x'))",
+            "{path}, line 4: JSONDecodeError: Expecting value: line 1 column 1 (char 0); correct "
+            "the config file.",
+        ),
+        (
+            "def get_config():\n  return Config(seed='1')",
+            "seed='1' is of type str; expected a whole number.",
+        ),
+        (
+            "def get_config():\n  return Config(train=TrainConfig(milestones=[0.5]))",
+            "train.milestones=[0.5] is of type list; expected numbers in a tuple.",
+        ),
+        (
+            "def get_config():\n  return Config(method='ewc')",
+            "method='ewc' is of type str; expected one of 'joint', 'finetune', 'lwf', 'abd', "
+            "'r_dfcil', 'deep_inversion', 'pmi'.",
+        ),
+        (
+            "def get_config():\n  return Config(save_images=1)",
+            "save_images=1 is of type int; expected True or False.",
+        ),
+        (
+            "def get_config():\n  return Config(train=3)",
+            "train=3 is of type int; expected a TrainConfig.",
+        ),
+    ],
+)
+def test_wrong_file(tmp_path, body, message):
+    path = write(tmp_path, HEADER + body)
+    with pytest.raises(ValueError) as caught:
+        load_config(path)
+    assert str(caught.value) == message.format(path=path)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="config file .*no.py does not exist; give a file"):
+        load_config(tmp_path / "no.py")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        load_config(tmp_path)  # a folder
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            "--inversion.per-layer.num-step 50",
+            "unknown config field 'num_step' in PerLayerConfig; did you mean 'num_steps'?",
+        ),
+        (
+            "--num-epochs 3",
+            "unknown config field 'num_epochs' in Config; did you mean 'contrastive.num_epochs'?",
+        ),
+        ("--trian.epochs 3", "unknown config field 'trian' in Config; did you mean 'train'?"),
+        ("--seed.value 3", "config field 'seed' in Config is no group; set --seed itself."),
+        (
+            "--generator.zzz=3",
+            "unknown config field 'zzz' in GeneratorConfig; its fields are latent_dim, channels, "
+            "num_steps, batch_size, learning_rate.",
+        ),
+        (
+            "--inversion.per-layer 3",
+            "config field 'inversion.per_layer' is a group; set one of its fields, e.g. "
+            "--inversion.per_layer.start.",
+        ),
+        ("--no-seed", "unknown config field 'no_seed' in Config; did you mean 'seed'?"),
+        ("--train.epochs 1.5", "--train.epochs got '1.5'; expected a whole number."),
+        ("--train.epochs", "--train.epochs got no value; expected a whole number."),
+        ("--train.learning-rate=fast", "--train.learning-rate got 'fast'; expected a number."),
+        (
+            "--data.source zip",
+            "--data.source got 'zip'; expected one of 'embedded', 'tfds', 'folder', 'npz'.",
+        ),
+        ("--data.mean a b", "--data.mean got 'a' 'b'; expected numbers in a tuple or None."),
+        (
+            "--generator.channels 1 2",
+            "--generator.channels got '1' '2'; expected 3 whole numbers in a tuple.",
+        ),
+        (
+            "--save-images yes",
+            "unrecognized arguments: yes; --help lists all options (switches such as "
+            "--save-images take no value).",
+        ),
+        (
+            "stray -x",
+            "unrecognized arguments: stray, -x; --help lists all options (switches such as "
+            "--save-images take no value).",
+        ),
+    ],
+)
+@pytest.mark.parametrize("columns", ["30", "200"])  # tyro draws its boxes as wide as the terminal
+def test_wrong_override(overrides, message, columns, capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(ValueError) as caught:
+        load_config(None, overrides.split())
+    assert str(caught.value) == message
+    assert capfd.readouterr() == ("", "")
+
+
+def test_defaults_of_every_method_are_valid():
+    for method in ("joint", "finetune", "lwf", "abd", "r_dfcil", "deep_inversion", "pmi"):
+        validate(Config(method=method), num_devices=8)
+
+
+def test_every_number_has_a_range():
+    kinds = {leaf.path: config_check.describe(leaf.kind) for leaf in config_check.leaves(Config())}
+    numbers = [path for path, kind in kinds.items() if "number" in kind]
+    assert len(numbers) > 40
+    assert [path for path in numbers if config_check.find_range(path) is None] == []
+    names = {path.rpartition(".")[2] for path in numbers} | set(numbers)
+    assert [name for name in config_check.RANGES if name not in names] == []  # none is stale
+
+
+OUT_OF_RANGE = [
+    ("seed", -1),
+    ("seed", 2**32),
+    ("checkpoint_every", 0),
+    ("log_every_seconds", -0.5),
+    ("data.num_tasks", 0),
+    ("data.num_classes", 1),
+    ("data.first_task_classes", 1),
+    ("data.image_size", 0),
+    ("data.image_padding", -1),
+    ("data.class_order", (0, -1)),
+    ("data.test_fraction", 0.0),
+    ("data.test_fraction", 1.0),
+    ("data.augment.crop_padding", -2),
+    ("model.width", 0),
+    ("train.batch_size", 0),
+    ("train.epochs", 0),
+    ("train.learning_rate", 0.0),
+    ("train.momentum", 1.0),
+    ("train.weight_decay", -1e-4),
+    ("train.milestones", (0.5, 1.0)),
+    ("losses.hkd_weight", -0.1),
+    ("losses.lwf_temperature", 0.0),
+    ("losses.tuning_epochs", 1.0),
+    ("contrastive.keep_rate", 0.0),
+    ("contrastive.keep_rate", 1.5),
+    ("contrastive.num_rounds", 0),
+    ("inversion.images_per_task", -120),
+    ("inversion.batch_size", 0),
+    ("inversion.per_layer.num_steps", -1),
+    ("inversion.per_layer.search_learning_rates", (1.0, 0.0)),
+    ("inversion.full_model.num_steps", 0),
+    ("inversion.full_model.total_variation_weight", -1.0),
+    ("inversion.full_model.warmup_steps", -1),
+    ("generator.channels", (8, 0, 8)),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), OUT_OF_RANGE)
+def test_out_of_range(path, value):
+    with pytest.raises(ValueError) as caught:
+        validate(change(Config(), path, value))
+    assert str(caught.value).startswith(f"{path}={value} is out of range; expected ")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_not_finite(value):
+    with pytest.raises(ValueError, match="train.weight_decay=(nan|inf) is not a finite number"):
+        validate(change(Config(), "train.weight_decay", value))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"workdir": ""}, "workdir is empty"),
+        ({"model.name": "vgg"}, "model.name='vgg' is unknown; use one of resnet_small, resnet32,"),
+        ({"data.source": "npz"}, "data.source='npz' needs data.path, the .npz file; set it"),
+        ({"data.source": "folder"}, "needs data.path, a folder of class folders"),
+        ({"data.path": "a.npz"}, "data.path='a.npz' is not read by data.source='embedded'; set"),
+        ({"data.class_order": (2, 0, 2, 1)}, "data.class_order names class 2 more than once"),
+        ({"data.mean": (0.5,)}, r"data.mean=\(0.5,\) and data.std=None must be given together"),
+        (
+            {"data.mean": (0.5, 0.5), "data.std": (0.2, 0.2)},
+            r"data.mean has 2 and data.std 2 value\(s\); give one per channel",
+        ),
+        ({"train.milestones": (0.6, 0.4)}, r"train.milestones=\(0.6, 0.4\) must ascend"),
+        ({"train.milestones": (0.4, 0.4)}, "must ascend without repeats"),
+        (
+            {"losses.recipe": "stagewise", "losses.head_epochs": 0.7},
+            "sum to 1; they must leave a share below 1",
+        ),
+        ({"inversion.images_per_task": 0}, "are both 0, so nothing would be synthesised"),
+        (
+            {"inversion.images_per_task": 0, "method": "abd"},
+            "are both 0, so nothing would be synthesised",
+        ),
+        (
+            {"inversion.full_model.feature_weight": 0.0},
+            "draws target features that inversion.full_model.feature_weight=0 ignores",
+        ),
+        ({"inversion.targets": "label"}, r"set inversion.full_model.feature_weight to 0 \(got 1\)"),
+        (
+            {"inversion.targets": "label", "inversion.full_model.feature_weight": 0.0},
+            r"and cross_entropy_weight above 0 \(got 0\)",
+        ),
+        (
+            {"inversion.per_layer.start": "gaussian", "inversion.per_layer.num_steps": 0},
+            "num_steps=0 with start='gaussian' would leave every block's input random",
+        ),
+        (
+            {
+                "inversion.per_layer.start": "noise",
+                "inversion.per_layer.search_learning_rates": (1.0, 2.0),
+            },
+            "has search multipliers but start='noise'",
+        ),
+    ],
+)
+def test_fields_that_do_not_fit_together(changes, message):
+    config = Config()
+    for path, value in changes.items():
+        config = change(config, path, value)
+    with pytest.raises(ValueError, match=message):
+        validate(config)
+
+
+def test_what_a_method_does_not_use_is_not_compared():
+    validate(change(Config(method="lwf"), "inversion.images_per_task", 0))
+    validate(change(Config(method="abd"), "inversion.full_model.feature_weight", 0.0))
+    validate(change(Config(method="finetune"), "inversion.batch_size", 7), num_devices=8)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "size", "message"),
+    [
+        ("pmi", "train.batch_size", 100, "is not divisible by 8 devices; use 96 or 104."),
+        ("pmi", "train.batch_size", 4, "is not divisible by 8 devices; use 8."),
+        ("abd", "train.replay_batch_size", 12, "use 8 or 16."),
+        ("deep_inversion", "inversion.batch_size", 50, "use 48 or 56."),
+        ("r_dfcil", "generator.batch_size", 50, "use 48 or 56."),
+    ],
+)
+def test_batches_are_divisible_by_devices(method, path, size, message):
+    config = change(Config(method=method), path, size)
+    validate(config, num_devices=1)
+    with pytest.raises(ValueError) as caught:
+        validate(config, num_devices=8)
+    assert str(caught.value).startswith(f"{path}={size} ") and str(caught.value).endswith(message)
+
+
+def test_dict_round_trip_through_json():
+    config = Config(
+        data=DataConfig(class_order=(1, 0), mean=(0.5,), std=(0.25,)), save_images=True, seed=3
+    )
+    values = json.loads(json.dumps(config_file.config_to_dict(config)))
+    assert config_file.config_from_dict(values) == config
+    assert config_file.config_from_dict({}) == Config()
+    assert config_file.differing_fields(config, values) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train": {"epoch": 1}}, "unknown config field 'epoch' in TrainConfig; did you mean"),
+        ({"seed": "x"}, "seed='x' is of type str"),
+        ({"train": 5}, "train=5 is of type int; expected a TrainConfig"),
+    ],
+)
+def test_wrong_dict(values, message):
+    with pytest.raises(ValueError, match=message):
+        config_file.config_from_dict(values)
+
+
+def test_differing_fields():
+    a = Config()
+    b = change(change(a, "train.epochs", 5), "data.mean", (0.5,))
+    for path, value in (("workdir", "x"), ("save_images", True), ("checkpoint_every", 1)):
+        b = change(b, path, value)
+    assert config_file.differing_fields(a, b) == [
+        ("data.mean", None, [0.5]),
+        ("train.epochs", 20, 5),
+    ]
+    assert ("workdir", "runs/default", "x") in config_file.differing_fields(a, b, exempt=())
+    stored = config_file.config_to_dict(a)
+    del stored["train"]["momentum"]
+    stored["train"]["nesterov"] = True
+    assert config_file.differing_fields(stored, a) == [
+        ("train.nesterov", True, config_file.ABSENT),
+        ("train.momentum", config_file.ABSENT, 0.9),
+    ]
+
+
+def test_exempt_fields_exist():
+    paths = [leaf.path for leaf in config_check.leaves(Config())]
+    assert set(config_file.MAY_DIFFER) <= set(paths)
+
+
+def test_import_is_light():
+    code = """
+import sys
+import jaxpmi.config_file, jaxpmi.writers, jaxpmi.checkpoint
+heavy = {"tyro", "PIL", "matplotlib", "orbax", "tensorflow", "tensorflow_datasets"}
+heavy &= set(sys.modules)
+sys.exit(f"imported {heavy}" if heavy else 0)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
