@@ -45,7 +45,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Supervised training: SGD with momentum, learning rate times 0.1 at the milestones."""
+    """Supervised training by SGD with momentum."""
 
     batch_size: int = 64  # real images per step
     replay_batch_size: int = 64  # synthetic images per step, beside the real ones
@@ -53,7 +53,8 @@ class TrainConfig:
     learning_rate: float = 0.1  # peak, in the first task
     momentum: float = 0.9  # of SGD
     weight_decay: float = 5e-4  # L2, added to the gradient
-    milestones: tuple[float, ...] = (0.4, 0.6)  # as fractions of a phase; x 0.1 at each
+    schedule: Literal["cosine", "step"] = "cosine"  # of the learning rate in a phase of all blocks
+    milestones: tuple[float, ...] = (0.4, 0.6)  # step: x 0.1 at each, as fractions of the phase
     augment_replay: bool = False  # random views of synthetic images as of real ones
 
 

@@ -4,7 +4,6 @@
 log and, when due, checkpoint. Only this module sees the whole config and writes files.
 """
 
-import json
 import time
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -36,6 +35,7 @@ from jaxpmi.continual.train import NonFiniteLossError
 from jaxpmi.sharding import make_mesh
 from jaxpmi.writers import MetricsWriter
 from jaxpmi.writers import Progress
+from jaxpmi.writers import read_json
 from jaxpmi.writers import summary_table
 from jaxpmi.writers import write_accuracy_plot
 from jaxpmi.writers import write_image_grid
@@ -54,10 +54,10 @@ def run(config: Config) -> dict[str, Any]:
     """
     validate(config, make_mesh().size)
     workdir = Path(config.workdir)
-    _claim_workdir(workdir, config)
+    _check_workdir(workdir, config)
     finished = workdir / "summary.json"
     if finished.is_file():
-        summary = json.loads(finished.read_text())
+        summary = read_json(finished)
         print(f"this run has finished; its summary again:\n\n{_table(summary, workdir)}")
         return summary
     return _Session(config, workdir).finish()
@@ -84,7 +84,9 @@ def begin_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
     """Freezes the network as the teacher; the joint upper bound starts a fresh network."""
     key_network, key_projections = jax.random.split(tasks.phase_key(state))
     if int(state.task) > 0:
-        state = tasks.begin_task(run, state, fresh_projections(run, key_projections))
+        state = tasks.begin_task(
+            run, state, fresh_projections(run, key_projections, state.network.head.shape[0])
+        )
         if run.method.all_data:
             state = state.replace(network=fresh_network(run, key_network))
     yield Tick(state, 1, 1, {}, {}, 0)
@@ -122,6 +124,8 @@ class _Session:
         self.config, self.workdir = config, workdir
         self.run, order = open_run(config)
         state = initial_state(self.run, order)
+        # Only now: a wrong data set must not leave a workdir behind that is taken.
+        write_json(workdir / "config.json", config_to_dict(config))
         self.checkpoints = Checkpointer(workdir / "checkpoints")
         restored = self.checkpoints.restore(state)
         self.state, book = restored if restored else (state, {})
@@ -138,6 +142,7 @@ class _Session:
         try:
             for task in range(int(self.state.task), self.run.stream.num_tasks):
                 self._task(task)
+            self.run.stream.begin(self.run.stream.num_tasks - 1)  # resumed after the last task
             summary = summarise_run(self.run, self.state, self.accounts)
             matrix = np.asarray(self.state.accuracy)
             title = f"{summary['method']} on {summary['dataset']}, seed {summary['seed']}"
@@ -256,27 +261,18 @@ def _train_with(phase):
     return lambda run, state: tasks.train_phase(run, state, phase)
 
 
-def _claim_workdir(workdir: Path, config: Config) -> None:
-    """Creates the workdir with the resolved config, or checks that it is of this very config."""
-    workdir.mkdir(parents=True, exist_ok=True)
+def _check_workdir(workdir: Path, config: Config) -> None:
+    """Raises if the workdir holds a run with another config."""
     path = workdir / "config.json"
-    if path.is_file():
-        try:
-            found = json.loads(path.read_text())
-        except ValueError as error:
-            raise ValueError(
-                f"{path} is damaged; move {workdir} away or choose another."
-            ) from error
-        different = differing_fields(found, config_to_dict(config))
-        if different:
-            listed = ", ".join(
-                f"{name} ({old!r} there, {new!r} now)" for name, old, new in different
-            )
-            raise ValueError(
-                f"workdir {workdir} holds a run with another config: {listed}; choose another "
-                "--workdir or the same settings."
-            )
-    write_json(path, config_to_dict(config))
+    if not path.is_file():
+        return
+    different = differing_fields(read_json(path), config)
+    if different:
+        listed = ", ".join(f"{name} ({old!r} there, {new!r} now)" for name, old, new in different)
+        raise ValueError(
+            f"workdir {workdir} holds a run with another config: {listed}; choose another "
+            "--workdir or the same settings."
+        )
 
 
 def _table(summary, workdir):

@@ -102,14 +102,8 @@ def update_memory(
         inverses = fit_block_inverses(
             model,
             variables,
-            (
-                (
-                    normalise(jnp.asarray(images), mean, std),
-                    _label_weights(share, part_labels, weights),
-                )
-                for part in (real, replay)
-                for images, part_labels, weights in _padded_batches(part, batch_size)
-            ),
+            _weighted_batches((real, replay), share, mean, std, batch_size),
+            num_classes=num_classes,
             rank=config.inversion.per_layer.inverse_rank,
         )
     if feature_models is None:
@@ -155,9 +149,13 @@ def _padded_batches(part, batch_size):
         yield np.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0))), labels, weights
 
 
-def _label_weights(share, labels, weights):
-    padded = np.pad(share[labels].astype(np.float32), (0, len(weights) - len(labels)))
-    return jnp.asarray(padded)
+def _weighted_batches(parts, share, mean, std, batch_size):
+    """Normalised images, labels and weights `share[label]`, in padded batches of one shape."""
+    for part in parts:
+        for images, labels, weights in _padded_batches(part, batch_size):
+            labels = np.pad(labels, (0, batch_size - len(labels)))
+            weights = weights * share[labels].astype(np.float32)
+            yield normalise(jnp.asarray(images), mean, std), jnp.asarray(labels), weights
 
 
 _fit_class_stats = jax.jit(gaussian.fit_class_stats, static_argnames=("num_classes", "full"))

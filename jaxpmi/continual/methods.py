@@ -70,6 +70,7 @@ class Phase:
     share: float  # of the task's epochs
     learning_rate: float
     milestones: tuple[float, ...] = ()  # fractions of the phase at which the rate falls by 10
+    schedule: Literal["cosine", "step"] = "step"
     trainable: Literal["all", "body", "last_block", "head"] = "all"  # body: all but the stem
     new_columns_only: bool = False  # freeze the head's columns of old classes
     replay: bool = False  # uses synthetic images
@@ -89,7 +90,7 @@ class Method:
 def first_phases(train: TrainConfig, config: MethodConfig) -> tuple[Phase, ...]:
     """The phases of the first task: plain classification, the same for every method."""
     del config
-    return (Phase("all", classification, 1.0, train.learning_rate, train.milestones),)
+    return _whole_task(classification, train, train.learning_rate)
 
 
 def classification(views: Views, config: MethodConfig) -> Terms:
@@ -227,10 +228,14 @@ def _factors(config, num_new, num_old):
     return losses.distillation_factors(num_new, num_old, **weights)
 
 
+def _whole_task(loss, train, learning_rate, *, share=1.0, **options):
+    return (Phase("all", loss, share, learning_rate, train.milestones, train.schedule, **options),)
+
+
 def _one_phase(loss, **options):
     def phases(train, config):
         del config
-        return (Phase("all", loss, 1.0, train.learning_rate, train.milestones, **options),)
+        return _whole_task(loss, train, train.learning_rate, **options)
 
     return phases
 
@@ -238,7 +243,7 @@ def _one_phase(loss, **options):
 def _r_dfcil_phases(train, config):
     rest = 1.0 - config.tuning_epochs
     return (
-        Phase("all", r_dfcil, rest, train.learning_rate, train.milestones, replay=True),
+        *_whole_task(r_dfcil, train, train.learning_rate, share=rest, replay=True),
         _tuning_phase(config),
     )
 
@@ -246,24 +251,29 @@ def _r_dfcil_phases(train, config):
 def _pmi_phases(train, config):
     if config.recipe == "replay":
         options = {"replay": True, "joint_batch": True}
-        rate = config.body_learning_rate
-        return (Phase("all", balanced_replay, 1.0, rate, (0.5, 0.75), **options),)
+        return _whole_task(balanced_replay, train, config.body_learning_rate, **options)
     rest = 1.0 - config.head_epochs - config.last_block_epochs - config.tuning_epochs
     new = {"new_columns_only": True, "replay": True}
     rate = train.learning_rate
     return (
-        Phase("head", pmi_head, config.head_epochs, rate, (), "head", **new),
+        Phase("head", pmi_head, config.head_epochs, rate, trainable="head", **new),
         Phase(
-            "last_block", pmi, config.last_block_epochs, rate / 2, (0.5, 0.75), "last_block", **new
+            "last_block",
+            pmi,
+            config.last_block_epochs,
+            rate / 2,
+            (0.5, 0.75),
+            trainable="last_block",
+            **new,
         ),
-        Phase("body", pmi, rest, config.body_learning_rate, (0.5, 0.75), "body", **new),
+        Phase("body", pmi, rest, config.body_learning_rate, (0.5, 0.75), trainable="body", **new),
         _tuning_phase(config),
     )
 
 
 def _tuning_phase(config):
     rate = config.tuning_learning_rate
-    return Phase("tuning", tune_head, config.tuning_epochs, rate, (), "head", replay=True)
+    return Phase("tuning", tune_head, config.tuning_epochs, rate, trainable="head", replay=True)
 
 
 METHODS = {

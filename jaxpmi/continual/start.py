@@ -1,6 +1,5 @@
 """From a config to a run about to begin: data, model, mesh and the first state."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,20 +54,16 @@ def fresh_network(run: Run, key: jax.Array) -> Network:
     return Network(variables, head)
 
 
-def fresh_projections(run: Run, key: jax.Array) -> object:
+def fresh_projections(run: Run, key: jax.Array, feature_dim: int) -> object:
     """New linear maps of the angle loss, as every task gets; {} for methods without it."""
     if run.config.method not in ("pmi", "r_dfcil"):
         return {}
-    shape = jax.eval_shape(lambda: fresh_network(run, jax.random.key(0))).head.shape
-    return init_angle_projections(key, shape[0], shape[0])
+    return init_angle_projections(key, feature_dim, feature_dim)
 
 
 def initial_state(run: Run, order: tuple[int, ...]) -> ContinualState:
     """The state before the first task; reads the first task's images for their pixel moments."""
     config, stream = run.config, run.stream
-    key = jax.random.key(config.seed)
-    key_network, key_projections, key_generator, key_run = jax.random.split(key, 4)
-    network = fresh_network(run, key_network)
     mean, std = config.data.mean, config.data.std
     if mean is None or std is None:
         stream.begin(0)
@@ -80,6 +75,9 @@ def initial_state(run: Run, order: tuple[int, ...]) -> ContinualState:
             f"data.mean has {len(mean)} and data.std {len(std)} value(s), but the images have "
             f"{channels} channel(s); give one value per channel."
         )
+    key = jax.random.key(config.seed)
+    key_network, key_projections, key_generator, key_run = jax.random.split(key, 4)
+    network = fresh_network(run, key_network)
     generator = ()
     if run.method.replay == "generator":
         settings = config.generator
@@ -89,7 +87,7 @@ def initial_state(run: Run, order: tuple[int, ...]) -> ContinualState:
             latent_dim=settings.latent_dim,
             widths=settings.channels,
         )
-    projections = fresh_projections(run, key_projections)
+    projections = fresh_projections(run, key_projections, network.head.shape[0])
     unmeasured = jnp.full((stream.num_tasks, stream.num_tasks), jnp.nan)
     zero = jnp.zeros((), jnp.int32)
     state = ContinualState(
@@ -124,7 +122,9 @@ def _empty_memory(run, network):
     inverses = ()
     uses_inversion = run.method.replay == "inversion"
     if uses_inversion and config.inversion.per_layer.start == "inverse":
-        inverses = init_block_inverses(shapes, rank=config.inversion.per_layer.inverse_rank)
+        inverses = init_block_inverses(
+            shapes, num_classes=num_classes, rank=config.inversion.per_layer.inverse_rank
+        )
     cfs = config.inversion.targets == "cfs"
     return Memory(
         class_stats=init_class_stats(num_classes, dim, full=config.inversion.covariance == "full"),

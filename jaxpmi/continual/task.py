@@ -100,7 +100,7 @@ def train_phase(run: Run, state: ContinualState, phase: Phase) -> Iterator[Tick]
     labels, read = _training_data(run, task)
     steps_per_epoch = math.ceil(len(labels) / train.batch_size)
     total = max(round(phase.share * train.epochs * steps_per_epoch), 1)
-    rates = np.asarray(phase_learning_rates(phase, total))
+    rates = phase_learning_rates(phase, total)
     program = TrainProgram(run.model, phase, train, run.config.losses, run.config.data.augment)
     new_mask, old_mask = class_masks(run.stream, task)
     if run.method.all_data:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxpmi.config import AugmentConfig
@@ -98,11 +99,14 @@ def trainable_parts(network: Network, projections: Any) -> dict[str, Any]:
     }
 
 
-def phase_learning_rates(phase: Phase, num_steps: int) -> jax.Array:
-    """The learning rate of every step of a phase, f32[S]."""
-    edges = {round(m * num_steps): 0.1 for m in phase.milestones}
-    schedule = optax.piecewise_constant_schedule(phase.learning_rate, edges)
-    return jnp.asarray([schedule(step) for step in range(num_steps)], jnp.float32)
+def phase_learning_rates(phase: Phase, num_steps: int) -> np.ndarray:
+    """The learning rate of every step of a phase, f32[S]: constant, cosine to 0, or steps."""
+    if phase.schedule == "cosine":
+        schedule = optax.cosine_decay_schedule(phase.learning_rate, num_steps)
+    else:
+        edges = {round(m * num_steps): 0.1 for m in phase.milestones}
+        schedule = optax.piecewise_constant_schedule(phase.learning_rate, edges)
+    return np.asarray(jax.vmap(schedule)(jnp.arange(num_steps)), np.float32)
 
 
 @functools.partial(jax.jit, static_argnames="program", donate_argnames="learner")

@@ -27,7 +27,7 @@ class BlockInverse(NamedTuple):
 
     A feature map f32[B, h, w, C'] is read in 3 x 3 patches (P = 9 C' + 1, the last entry a one)
     and gives s x s input pixels per output pixel (Q = s s C). A feature vector f32[B, D] gives the
-    whole input (P = D + 1, Q = H W C).
+    whole input (Q = H W C), with an offset per class (P = D + C).
     """
 
     weight: jax.Array  # f32[P, Q]
@@ -36,6 +36,7 @@ class BlockInverse(NamedTuple):
 
 
 class _NormalEquations(NamedTuple):
+    count: jax.Array  # f32[], number of rows
     gram: jax.Array  # f32[P, P], of the regressors
     cross: jax.Array  # f32[P, Q], regressors by targets
     square: jax.Array  # f32[Q], of the targets
@@ -43,13 +44,14 @@ class _NormalEquations(NamedTuple):
 
 
 def init_block_inverses(
-    shapes: Sequence[tuple[int, ...]], *, rank: int = 0
+    shapes: Sequence[tuple[int, ...]], *, num_classes: int, rank: int = 0
 ) -> tuple[BlockInverse, ...]:
     """Inverses of zeros, for checkpoints and counting.
 
     Args:
       shapes: per-image input shape of every block, and last the feature shape, as
         `block_input_shapes` gives them.
+      num_classes: C.
       rank: as in `fit_block_inverses`.
 
     Returns:
@@ -61,7 +63,7 @@ def init_block_inverses(
             scale = -(-inputs[0] // outputs[0])
             rows, columns, kept = 9 * outputs[-1] + 1, scale * scale * inputs[-1], 0
         else:
-            rows, columns, kept = outputs[-1] + 1, math.prod(inputs), rank
+            rows, columns, kept = outputs[-1] + num_classes, math.prod(inputs), rank
         weight, factor = jnp.zeros((rows, columns)), jnp.zeros((kept, columns))
         inverses.append(BlockInverse(weight, factor, jnp.zeros(columns)))
     return tuple(inverses)
@@ -70,8 +72,9 @@ def init_block_inverses(
 def fit_block_inverses(
     model: BlockwiseModel,
     variables: Variables,
-    batches: Iterable[tuple[jax.Array, jax.Array]],
+    batches: Iterable[tuple[jax.Array, jax.Array, jax.Array]],
     *,
+    num_classes: int,
     rank: int = 0,
     ridge: float = 1e-4,
 ) -> tuple[BlockInverse, ...]:
@@ -80,7 +83,8 @@ def fit_block_inverses(
     Args:
       model: the backbone, in evaluation mode.
       variables: its parameters and running statistics.
-      batches: pairs of normalised images f32[B, H, W, C] and weights f32[B] (0 for padding).
+      batches: normalised images f32[B, H, W, C], labels i32[B], weights f32[B] (0 for padding).
+      num_classes: number of label values.
       rank: directions of the residual covariance kept at a pooled block, by a Nystrom sketch.
       ridge: added to the diagonal of the regressors' second moments, relative to their mean.
 
@@ -88,8 +92,9 @@ def fit_block_inverses(
       One `BlockInverse` per block.
     """
     total = None
-    for images, weights in batches:
-        part = _normal_equations(variables, images, weights, model=model, rank=rank)
+    for images, labels, weights in batches:
+        one_hot = jax.nn.one_hot(labels, num_classes)
+        part = _normal_equations(variables, images, one_hot, weights, model=model, rank=rank)
         total = part if total is None else jax.tree.map(jnp.add, total, part)
     if total is None:
         raise ValueError("fit_block_inverses got no batch of images; give at least one.")
@@ -97,11 +102,19 @@ def fit_block_inverses(
 
 
 def invert_linearly(
-    inverse: BlockInverse, output: jax.Array, input_shape: tuple[int, ...], key: PRNGKey
+    inverse: BlockInverse,
+    output: jax.Array,
+    labels: jax.Array,
+    input_shape: tuple[int, ...],
+    key: PRNGKey,
 ) -> jax.Array:
-    """Draws a block's input f32[B, *input_shape] given its output, by the linear inverse."""
+    """Draws a block's input f32[B, *input_shape] given its output, by the linear inverse.
+
+    `labels` i32[B] matter where the output is a feature vector.
+    """
     key_factor, key_rest = jax.random.split(key)
-    rows = _regressors(output) @ inverse.weight
+    num_classes = inverse.weight.shape[0] - output.shape[-1]
+    rows = _regressors(output, jax.nn.one_hot(labels, num_classes)) @ inverse.weight
     std = inverse.residual_std.reshape((1,) * (rows.ndim - 1) + (-1,))
     rows = rows + std * jax.random.normal(key_rest, rows.shape, rows.dtype)
     if output.ndim == 2:
@@ -113,13 +126,13 @@ def invert_linearly(
 
 
 @functools.partial(jax.jit, static_argnames=("model", "rank"))
-def _normal_equations(variables, images, weights, *, model, rank):
+def _normal_equations(variables, images, one_hot, weights, *, model, rank):
     equations, x = [], images
     for i, block in enumerate(model.blocks):
         name = block_name(i)
         y, _ = block.apply(variables.params[name], variables.batch_stats[name], x, train=False)
         scale = jnp.sqrt(weights).reshape((-1,) + (1,) * (y.ndim - 1))
-        regressors = _regressors(y) * scale
+        regressors = _regressors(y, one_hot) * scale
         targets = (_space_to_depth(x, y.shape) if y.ndim == 4 else x.reshape(len(x), -1)) * scale
         a = regressors.reshape(-1, regressors.shape[-1])
         b = targets.reshape(-1, targets.shape[-1])
@@ -127,17 +140,17 @@ def _normal_equations(variables, images, weights, *, model, rank):
         probe = _probe(b.shape[1], rank if y.ndim == 2 else 0)
         sketch = dot(b.T, dot(b, probe))
         square = jnp.square(b).sum(0)
-        equations.append(_NormalEquations(dot(a.T, a), dot(a.T, b), square, sketch))
+        count = weights.sum() * (len(a) // len(weights))
+        equations.append(_NormalEquations(count, dot(a.T, a), dot(a.T, b), square, sketch))
         x = y
     return tuple(equations)
 
 
 @jax.jit
 def _solve(equations, ridge):
-    gram, cross, square, sketch = equations
+    count, gram, cross, square, sketch = equations
     dot = functools.partial(jnp.dot, precision=jax.lax.Precision.HIGHEST)
     size = gram.shape[0]
-    count = jnp.maximum(gram[-1, -1], 1.0)  # the last regressor is a one
     damped = gram + ridge * jnp.trace(gram) / size * jnp.eye(size)
     weight = jax.scipy.linalg.solve(damped, cross, assume_a="pos")
     explained = 2.0 * (weight * cross).sum(0) - (weight * dot(gram, weight)).sum(0)
@@ -162,13 +175,15 @@ def _probe(size, rank):
     return jax.random.normal(jax.random.key(0), (size, rank))
 
 
-def _regressors(output):
-    """3 x 3 patches of a feature map, or the feature vector, with a one appended."""
+def _regressors(output, one_hot):
+    """3 x 3 patches of a feature map and a one; or the feature vector and the class f32[B, C]."""
     if output.ndim == 4:
         output = jax.lax.conv_general_dilated_patches(
             output, (3, 3), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-    elif output.ndim != 2:
+    elif output.ndim == 2:
+        return jnp.concatenate([output, one_hot], -1)
+    else:
         raise ValueError(
             f"a linear block inverse needs a block output of shape (B, h, w, C) or (B, D), got "
             f"{output.shape}; use per_layer.start='gaussian' for this network."

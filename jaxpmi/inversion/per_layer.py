@@ -204,7 +204,7 @@ def invert_blocks(
         name = block_name(i)
         key_start, key_solve = jax.random.split(jax.random.fold_in(key, i))
         if config.start == "inverse" and not isinstance(target, Targets):
-            x = _invert_linearly(inverses[i], target, key_start, shape=shapes[i])
+            x = _invert_linearly(inverses[i], target, targets.labels, key_start, shape=shapes[i])
         else:
             x = draw_start(block_inputs[i], shapes[i], key_start, targets.features)
         if config.num_steps > 0:
@@ -227,7 +227,9 @@ def invert_blocks(
 
 
 _invert_linearly = jax.jit(
-    lambda inverse, output, key, shape: invert_linearly(inverse, output, shape, key),
+    lambda inverse, output, labels, key, shape: invert_linearly(
+        inverse, output, labels, shape, key
+    ),
     static_argnames="shape",
 )
 

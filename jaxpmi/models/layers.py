@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpmi.models.blockwise import channel_moments
 from jaxpmi.types import Moments
@@ -14,9 +15,14 @@ BATCH_NORM_EPSILON = 1e-5
 
 
 def init_conv(key: PRNGKey, size: int, in_channels: int, out_channels: int) -> jax.Array:
-    """He-normal (fan-out) kernel f32[size, size, in, out], as CIFAR ResNets are initialised."""
+    """He-normal (fan-out) kernel f32[size, size, in, out], as CIFAR ResNets are initialised.
+
+    Drawn on the host from the key's bits: `jax.random` would compile a program for every shape.
+    """
     scale = (2.0 / (size * size * out_channels)) ** 0.5
-    return scale * jax.random.normal(key, (size, size, in_channels, out_channels))
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    draws = rng.standard_normal((size, size, in_channels, out_channels), np.float32)
+    return jnp.asarray(np.float32(scale) * draws)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
