@@ -1,3 +1,102 @@
-"""jaxpmi: data-free continual learning by model inversion, in JAX."""
+"""jaxpmi: data-free class-incremental learning by per-layer model inversion, in JAX.
+
+The names below work on a user's own network, parameters and images; `run` is the whole experiment.
+"""
+
+from jaxpmi.config import AugmentConfig
+from jaxpmi.config import Config
+from jaxpmi.config import ContrastiveConfig
+from jaxpmi.config import DataConfig
+from jaxpmi.config import FullModelConfig
+from jaxpmi.config import GeneratorConfig
+from jaxpmi.config import InversionConfig
+from jaxpmi.config import MethodConfig
+from jaxpmi.config import ModelConfig
+from jaxpmi.config import PerLayerConfig
+from jaxpmi.config import TrainConfig
+from jaxpmi.config_file import load_config
+from jaxpmi.data import denormalise
+from jaxpmi.data import normalise
+from jaxpmi.data import open_source
+from jaxpmi.features.contrastive import ContrastiveModel
+from jaxpmi.features.contrastive import fit as fit_contrastive
+from jaxpmi.features.contrastive import group_by_class
+from jaxpmi.features.contrastive import init as init_contrastive
+from jaxpmi.features.contrastive import sample_features as sample_contrastive
+from jaxpmi.features.gaussian import ClassStats
+from jaxpmi.features.gaussian import fit_class_stats
+from jaxpmi.features.gaussian import merge_class_stats
+from jaxpmi.features.gaussian import sample_class_features
+from jaxpmi.inversion.block_inverse import BlockInverse
+from jaxpmi.inversion.block_inverse import fit_block_inverses
+from jaxpmi.inversion.full_model import PixelStats
+from jaxpmi.inversion.full_model import refine_images
+from jaxpmi.inversion.per_layer import invert_block
+from jaxpmi.inversion.per_layer import invert_blocks
+from jaxpmi.inversion.synthesis import LayerKnowledge
+from jaxpmi.inversion.synthesis import synthesize
+from jaxpmi.inversion.targets import Targets
+from jaxpmi.models import MODELS
+from jaxpmi.models.blockwise import Block
+from jaxpmi.models.blockwise import BlockwiseModel
+from jaxpmi.models.blockwise import Variables
+from jaxpmi.models.blockwise import forward
+from jaxpmi.models.blockwise import init_variables
+from jaxpmi.models.blockwise import update_batch_stats
+from jaxpmi.types import Moments
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "MODELS",
+    "AugmentConfig",
+    "Block",
+    "BlockInverse",
+    "BlockwiseModel",
+    "ClassStats",
+    "Config",
+    "ContrastiveConfig",
+    "ContrastiveModel",
+    "DataConfig",
+    "FullModelConfig",
+    "GeneratorConfig",
+    "InversionConfig",
+    "LayerKnowledge",
+    "MethodConfig",
+    "ModelConfig",
+    "Moments",
+    "PerLayerConfig",
+    "PixelStats",
+    "Targets",
+    "TrainConfig",
+    "Variables",
+    "denormalise",
+    "fit_block_inverses",
+    "fit_class_stats",
+    "fit_contrastive",
+    "forward",
+    "group_by_class",
+    "init_contrastive",
+    "init_variables",
+    "invert_block",
+    "invert_blocks",
+    "load_config",
+    "merge_class_stats",
+    "normalise",
+    "open_source",
+    "refine_images",
+    "run",
+    "sample_class_features",
+    "sample_contrastive",
+    "synthesize",
+    "update_batch_stats",
+]
+
+
+def __getattr__(name: str):
+    """Imports `run` when it is first used: the training loop needs Flax, which imports slowly."""
+    if name == "run":
+        from jaxpmi.continual.loop import run
+
+        return run
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,6 +14,7 @@ class AugmentConfig:
 
     crop_padding: int = 0  # pixels of zero padding before a random crop; 0: no crop
     flip: bool = False  # random left-right flip; keep off where it changes the class (digits)
+    noise_std: float = 0.0  # of Gaussian noise added to pixels, in normalised units
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +63,8 @@ class TrainConfig:
 class MethodConfig:
     """Weights of the continual losses; names as in the papers' tables."""
 
-    recipe: Literal["replay", "stagewise"] = "replay"  # pmi: classify real and synthetic images
-    # alike, or (as published) unfreeze in stages with local losses and tune the heads at the end
+    recipe: Literal["detached", "stagewise"] = "detached"  # pmi: local losses with a head trained
+    # on detached features, or (as published) stage-wise unfreezing and balanced head tuning
     combine: Literal["sum", "product"] = "sum"  # pmi, stagewise: relation and head terms
     ce_weight: float = 0.75  # lambda_ce: cross-entropy on new classes only
     hkd_weight: float = 0.15  # lambda_hkd: L1 between old and new logits of synthetic images
@@ -72,7 +73,7 @@ class MethodConfig:
     adaptive: bool = True  # scale the four by the numbers of new and old classes (R-DFCIL)
     lwf_weight: float = 1.0  # lwf, deep_inversion: soft cross-entropy to the teacher
     lwf_temperature: float = 2.0  # lwf, deep_inversion
-    abd_weight: float = 0.1  # abd: feature distillation through the old head
+    abd_weight: float = 0.1  # abd, pmi detached: feature distillation through the old head
     head_epochs: float = 0.1  # pmi: share of epochs that train the new head only
     last_block_epochs: float = 0.1  # pmi: share of epochs that also train the last block
     tuning_epochs: float = 0.2  # pmi, r_dfcil: share of epochs that tune all heads at the end
@@ -100,8 +101,10 @@ class PerLayerConfig:
     start: Literal["inverse", "gaussian", "noise"] = "inverse"  # each block's input before Adam:
     # the closed-form linear inverse of the block; Gaussian with the block input's moments (as
     # published); or no per-layer phase at all, the full model starts from noise images
-    inverse_rank: int = 64  # directions of what the pooled features lose, for start="inverse"
-    num_steps: int = 10  # Adam steps per block
+    inverse_rank: int = 32  # directions of what the pooled features lose, for start="inverse"
+    residual_scale: float = 0.5  # of the draw along these directions
+    noise_scale: float = 0.0  # of the white noise added for what neither explains
+    num_steps: int = 0  # Adam steps per block after the start
     learning_rate: float = 0.1  # Adam, in units of the block's input
     statistics_weight: float = 25.0  # of layer statistics and of block-input statistics
     block_statistics: Literal["measured", "propagated", "affine"] = "measured"  # source of the
@@ -116,8 +119,8 @@ class PerLayerConfig:
 class FullModelConfig:
     """Full-model inversion: Adam on the images through the whole network."""
 
-    num_steps: int = 160  # Adam steps
-    learning_rate: float = 0.4  # Adam, peak, in normalised pixel units
+    num_steps: int = 60  # Adam steps
+    learning_rate: float = 0.1  # Adam, peak, in normalised pixel units
     warmup_steps: int = 5  # linear warm-up
     schedule: Literal["cosine", "step"] = "cosine"  # after warm-up; step: halved at 1/2 and 3/4
     feature_weight: float = 1.0  # of the squared error to the sampled target features
@@ -136,10 +139,10 @@ class InversionConfig:
 
     targets: Literal["cfs", "gaussian", "label"] = "cfs"  # features drawn by CFS, drawn from the
     # class Gaussians, or no features: the label's cross-entropy alone
-    covariance: Literal["diagonal", "full"] = "diagonal"  # of the class Gaussians
+    covariance: Literal["diagonal", "full"] = "full"  # of the class Gaussians
     base_images: int = 0  # images for every later task, plus ...
-    images_per_task: int = 120  # ... this many per task learned so far
-    batch_size: int = 120  # images inverted together; their statistics are matched as one batch
+    images_per_task: int = 240  # ... this many per task learned so far
+    batch_size: int = 240  # images inverted together; their statistics are matched as one batch
     per_layer: PerLayerConfig = PerLayerConfig()
     full_model: FullModelConfig = FullModelConfig()
 

@@ -161,23 +161,34 @@ def pmi(views: Views, config: MethodConfig) -> Terms:
     }
 
 
-def balanced_replay(views: Views, config: MethodConfig) -> Terms:
-    """Cross-entropy over all seen classes on real and synthetic images, and hard distillation.
+def detached_replay(views: Views, config: MethodConfig) -> Terms:
+    """Local losses on real and on synthetic images; only the head tells the two apart.
 
-    Each part is weighted by its share of the seen classes, so that every class counts the same
-    whatever the batch sizes. It trusts the synthetic images as data, which the published losses do
-    not: worth it where they look like data.
+    A network asked to separate real new from synthetic old images learns to see which image is
+    synthetic. So the backbone gets cross-entropy among the new classes on real images, and among
+    the old classes on synthetic ones, hard distillation on synthetic images, and ABD's feature
+    distillation on real ones; the head alone gets cross-entropy over all seen classes. Parts are
+    weighted by their share of the seen classes.
     """
     new, old = views.new_mask.sum(), views.old_mask.sum()
+    share_new, share_old = new / (new + old), old / (new + old)
     logits, replay_logits = views.features @ views.head, views.replay_features @ views.head
-    real = losses.masked_cross_entropy(logits, views.labels, views.seen_mask)
-    replay = losses.masked_cross_entropy(replay_logits, views.replay_labels, views.seen_mask)
-    teacher = views.teacher_replay_features @ views.teacher_head
-    hard = losses.hard_distillation(replay_logits, teacher, views.old_mask)
+    real = (views.head, views.features, views.labels, views.seen_mask)
+    replay = (views.head, views.replay_features, views.replay_labels, views.seen_mask)
     return {
-        "real": new / (new + old) * real,
-        "replay": old / (new + old) * replay,
-        "hard_distillation": config.hkd_weight * hard,
+        "local": share_new * losses.masked_cross_entropy(logits, views.labels, views.new_mask),
+        "replay_local": share_old
+        * losses.masked_cross_entropy(replay_logits, views.replay_labels, views.old_mask),
+        "head": share_new * losses.head_cross_entropy(*real)
+        + share_old * losses.head_cross_entropy(*replay),
+        "hard_distillation": config.hkd_weight
+        * losses.hard_distillation(
+            replay_logits, views.teacher_replay_features @ views.teacher_head, views.old_mask
+        ),
+        "features": config.abd_weight
+        * losses.abd_feature_loss(
+            views.features, views.teacher_features, views.teacher_head, views.old_mask
+        ),
     }
 
 
@@ -249,9 +260,9 @@ def _r_dfcil_phases(train, config):
 
 
 def _pmi_phases(train, config):
-    if config.recipe == "replay":
+    if config.recipe == "detached":
         options = {"replay": True, "joint_batch": True}
-        return _whole_task(balanced_replay, train, config.body_learning_rate, **options)
+        return _whole_task(detached_replay, train, config.body_learning_rate, **options)
     rest = 1.0 - config.head_epochs - config.last_block_epochs - config.tuning_epochs
     new = {"new_columns_only": True, "replay": True}
     rate = train.learning_rate

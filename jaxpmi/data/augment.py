@@ -45,7 +45,7 @@ def augment(
     config: AugmentConfig,
     pad_value: float | Sequence[float] | jax.Array = 0.0,
 ) -> jax.Array:
-    """Draws one random view of every image: a crop of the padded image, then a left-right flip.
+    """Draws one random view of every image: a crop of the padded image, a left-right flip, noise.
 
     Every image has a key of its own, so the views do not depend on the number of devices.
 
@@ -61,7 +61,7 @@ def augment(
     """
     if config.crop_padding < 0:
         raise ValueError(f"crop_padding={config.crop_padding} is negative; give 0 or more pixels.")
-    if config.crop_padding == 0 and not config.flip:
+    if config.crop_padding == 0 and not config.flip and config.noise_std == 0:
         return images
     border = pad_value
     if jnp.ndim(border) == 0 and not isinstance(border, Sequence):
@@ -75,7 +75,7 @@ def _augment_one(
     image: jax.Array, key: PRNGKey, *, border: jax.Array, config: AugmentConfig
 ) -> jax.Array:
     """Augments one image f32[H, W, C] whose border is filled with f32[1, 1, C]."""
-    key_crop, key_flip = jax.random.split(key)
+    key_crop, key_flip, key_noise = jax.random.split(key, 3)
     if config.crop_padding:
         padding = config.crop_padding
         sides = ((padding, padding), (padding, padding), (0, 0))
@@ -85,6 +85,8 @@ def _augment_one(
         image = jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
     if config.flip:
         image = jnp.where(jax.random.bernoulli(key_flip), image[:, ::-1], image)
+    if config.noise_std:
+        image = image + config.noise_std * jax.random.normal(key_noise, image.shape)
     return image
 
 

@@ -101,28 +101,43 @@ def fit_block_inverses(
     return tuple(_solve(equations, ridge) for equations in total)
 
 
+@functools.partial(jax.jit, static_argnames="input_shape")
 def invert_linearly(
     inverse: BlockInverse,
     output: jax.Array,
     labels: jax.Array,
-    input_shape: tuple[int, ...],
     key: PRNGKey,
+    *,
+    input_shape: tuple[int, ...],
+    residual_scale: float | jax.Array = 1.0,
+    noise_scale: float | jax.Array = 1.0,
 ) -> jax.Array:
-    """Draws a block's input f32[B, *input_shape] given its output, by the linear inverse.
+    """Draws a block's input given its output, by the linear inverse.
 
-    `labels` i32[B] matter where the output is a feature vector.
+    Args:
+      inverse: of the block.
+      output: f32[B, h, w, C'] or f32[B, D].
+      labels: i32[B]; they matter where the output is a feature vector.
+      key: key[], consumed.
+      input_shape: of one input, (H, W, C).
+      residual_scale: of the draw along the residual's leading directions; 1 has their full
+        variance, less keeps to typical inputs.
+      noise_scale: of the white noise with the variance that is left.
+
+    Returns:
+      f32[B, H, W, C].
     """
     key_factor, key_rest = jax.random.split(key)
     num_classes = inverse.weight.shape[0] - output.shape[-1]
     rows = _regressors(output, jax.nn.one_hot(labels, num_classes)) @ inverse.weight
-    std = inverse.residual_std.reshape((1,) * (rows.ndim - 1) + (-1,))
+    std = noise_scale * inverse.residual_std.reshape((1,) * (rows.ndim - 1) + (-1,))
     rows = rows + std * jax.random.normal(key_rest, rows.shape, rows.dtype)
-    if output.ndim == 2:
-        rank = inverse.residual_factor.shape[0]
-        noise = jax.random.normal(key_factor, (rows.shape[0], rank), rows.dtype)
-        rows = rows + noise @ inverse.residual_factor
-        return rows.reshape(-1, *input_shape)
-    return _depth_to_space(rows, input_shape)
+    if output.ndim == 4:
+        return _depth_to_space(rows, input_shape)
+    rank = inverse.residual_factor.shape[0]
+    noise = jax.random.normal(key_factor, (rows.shape[0], rank), rows.dtype)
+    rows = rows + residual_scale * noise @ inverse.residual_factor
+    return rows.reshape(-1, *input_shape)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "rank"))

@@ -64,7 +64,8 @@ def refine_images(
     `start` is donated. The statistics couple the whole batch, so the batch is never split; on
     several devices they are those of the global batch.
     """
-    clip = lambda x: jnp.clip(x, pixels.low, pixels.high)  # noqa: E731
+    low, high = pixels.low.reshape(1, 1, 1, -1), pixels.high.reshape(1, 1, 1, -1)
+    clip = lambda x: jnp.clip(x, low, high)  # noqa: E731
 
     def terms(x, key):
         views = priors.jitter(x, key, config.jitter_pixels) if config.jitter_pixels else x

@@ -51,15 +51,16 @@ def propagated_block_inputs(
     `published`, each block's input has the affine parameters (beta, gamma^2) of the last BatchNorm
     before it, which ignores the shortcut (the PMI code).
     """
-    first = jax.tree.leaves(variables.params[block_name(0)])
-    channels = next(leaf.shape[-2] for leaf in first if leaf.ndim == 4)
-    moments = [Moments(jnp.zeros(channels), jnp.ones(channels))]
-    for i, block in enumerate(model.blocks[:-1]):
+    for block in model.blocks[:-1]:
         if not hasattr(block, "propagate"):
             raise ValueError(
                 f"{type(block).__name__} cannot propagate moments; use "
                 "per_layer.block_statistics='measured'."
             )
+    first = jax.tree.leaves(variables.params[block_name(0)])
+    channels = next(leaf.shape[-2] for leaf in first if leaf.ndim == 4)
+    moments = [Moments(jnp.zeros(channels), jnp.ones(channels))]
+    for i, block in enumerate(model.blocks[:-1]):
         params = variables.params[block_name(i)]
         moments.append(block.propagate(params, None if published else moments[-1]))
     return tuple(moments)
@@ -204,7 +205,15 @@ def invert_blocks(
         name = block_name(i)
         key_start, key_solve = jax.random.split(jax.random.fold_in(key, i))
         if config.start == "inverse" and not isinstance(target, Targets):
-            x = _invert_linearly(inverses[i], target, targets.labels, key_start, shape=shapes[i])
+            x = invert_linearly(
+                inverses[i],
+                target,
+                targets.labels,
+                key_start,
+                input_shape=shapes[i],
+                residual_scale=config.residual_scale,
+                noise_scale=config.noise_scale,
+            )
         else:
             x = draw_start(block_inputs[i], shapes[i], key_start, targets.features)
         if config.num_steps > 0:
@@ -226,14 +235,6 @@ def invert_blocks(
     return target, solutions
 
 
-_invert_linearly = jax.jit(
-    lambda inverse, output, labels, key, shape: invert_linearly(
-        inverse, output, labels, shape, key
-    ),
-    static_argnames="shape",
-)
-
-
 def _batch_sharding(like):
     if not isinstance(like.sharding, NamedSharding) or not like.sharding.spec:
         return None
@@ -245,4 +246,5 @@ def _draw_start(moments, key, *, shape, sharding):
     noise = jax.random.normal(key, shape)
     if sharding is not None:
         noise = jax.lax.with_sharding_constraint(noise, sharding)
-    return moments.mean + jnp.sqrt(moments.var) * noise
+    per_channel = (1,) * len(shape[:-1]) + (-1,)
+    return moments.mean.reshape(per_channel) + jnp.sqrt(moments.var).reshape(per_channel) * noise

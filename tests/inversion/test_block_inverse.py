@@ -1,0 +1,254 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpmi.inversion import block_inverse
+from jaxpmi.inversion.block_inverse import fit_block_inverses
+from jaxpmi.inversion.block_inverse import init_block_inverses
+from jaxpmi.inversion.block_inverse import invert_linearly
+from jaxpmi.models import blockwise
+from jaxpmi.models import resnet
+
+
+@dataclasses.dataclass(frozen=True)
+class Mix:
+    """A linear map of the channels: f32[B, H, W, C] -> f32[B, H, W, C']."""
+
+    def init(self, key, input_shape):
+        raise NotImplementedError
+
+    def apply(self, params, batch_stats, x, *, train):
+        return x @ params, {}
+
+
+class Flatten(Mix):
+    """A linear map of the whole input: f32[B, H, W, C] -> f32[B, D]."""
+
+    def apply(self, params, batch_stats, x, *, train):
+        return x.reshape(len(x), -1) @ params, {}
+
+
+class Pool(Mix):
+    """The average over positions: f32[B, H, W, C] -> f32[B, C]."""
+
+    def apply(self, params, batch_stats, x, *, train):
+        return x.mean((1, 2)), {}
+
+
+class Tokens(Mix):
+    """A sequence, which no linear inverse is made for: f32[B, H W, C]."""
+
+    def apply(self, params, batch_stats, x, *, train):
+        return x.reshape(len(x), -1, x.shape[-1]), {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    blocks: tuple
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def orthonormal(seed, size):
+    return np.linalg.qr(np.random.default_rng(seed).normal(size=(size, size)))[0].astype(np.float32)
+
+
+def variables_of(*params):
+    names = [blockwise.block_name(i) for i in range(len(params))]
+    return blockwise.Variables(dict(zip(names, params, strict=True)), dict.fromkeys(names, {}))
+
+
+def batch_of(x, labels=None, weights=None):
+    labels = np.zeros(len(x), np.int32) if labels is None else labels
+    weights = np.ones(len(x), np.float32) if weights is None else weights
+    return jnp.asarray(x), jnp.asarray(labels), jnp.asarray(weights, jnp.float32)
+
+
+def assert_same(a, b, **tolerance):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, **tolerance)
+
+
+KEY = jax.random.key(0)
+
+
+@functools.cache
+def linear_chain():
+    """An orthonormal channel mix, then an orthonormal map of everything, and their inverses."""
+    model, params = Chain((Mix(), Flatten())), (orthonormal(0, 3), orthonormal(1, 48))
+    variables = variables_of(*params)
+    batches = [batch_of(normal(seed, 64, 4, 4, 3)) for seed in range(4)]
+    inverses = fit_block_inverses(model, variables, batches, num_classes=1, rank=2, ridge=1e-7)
+    return params, inverses
+
+
+def test_orthonormal_blocks_are_inverted_exactly():
+    (mix, flat), (inner, last) = linear_chain()
+    x = normal(9, 5, 4, 4, 3)  # images that were not fitted
+    labels = np.zeros(5, np.int32)
+    y = x @ mix
+    z = y.reshape(5, -1) @ flat
+    np.testing.assert_allclose(invert_linearly(inner, y, labels, (4, 4, 3), KEY), x, atol=5e-3)
+    got = invert_linearly(last, z, labels, (4, 4, 3), KEY)
+    np.testing.assert_allclose(got, y, atol=2e-2)
+    assert inner.residual_std.max() < 2e-3 and last.residual_std.max() < 1e-2
+    # Of the 3 x 3 neighbourhood only the centre tells: the transpose of the mix stands there.
+    weight = np.asarray(inner.weight)
+    rows = np.abs(weight).max(1) > 1e-2
+    assert rows.sum() == 3
+    np.testing.assert_allclose(weight[rows], mix.T, atol=1e-3)
+
+
+@pytest.mark.parametrize("split", [1, 3])
+def test_padding_is_ignored_and_batches_add_up(split):
+    model, variables = Chain((Mix(), Pool())), variables_of(normal(0, 3, 2), ())
+    x, labels = normal(1, 12, 4, 4, 3), np.arange(12, dtype=np.int32) % 2
+    want = fit_block_inverses(model, variables, [batch_of(x, labels)], num_classes=2, rank=2)
+    batches = []
+    for part in np.split(np.arange(12), split):
+        junk = 100.0 * normal(2, 4, 4, 4, 3)
+        weights = np.r_[np.ones(len(part)), np.zeros(4)]
+        padded = np.r_[labels[part], 1, 1, 0, 0].astype(np.int32)
+        batches.append(batch_of(np.r_[x[part], junk], padded, weights))
+    got = fit_block_inverses(model, variables, iter(batches), num_classes=2, rank=2)
+    assert_same(got, want, rtol=1e-3, atol=1e-3)
+
+
+def test_a_weight_of_2_is_an_image_shown_twice():
+    model, variables = Chain((Mix(), Pool())), variables_of(normal(0, 3, 2), ())
+    x, weights = normal(1, 8, 4, 4, 3), np.asarray([2.0, 1, 1, 2, 1, 1, 1, 2])
+    weighted = fit_block_inverses(model, variables, [batch_of(x, None, weights)], num_classes=1)
+    twice = batch_of(np.repeat(x, weights.astype(int), 0))
+    assert_same(
+        weighted, fit_block_inverses(model, variables, [twice], num_classes=1), rtol=1e-3, atol=1e-3
+    )
+    once = fit_block_inverses(model, variables, [batch_of(x)], num_classes=1)
+    assert np.abs(weighted[0].weight - once[0].weight).max() > 1e-2
+
+
+def pooled_data(rank, num_images=400):
+    """Images whose deviation from their class mean lives in `rank` directions; 3 x 3 pixels."""
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 2, num_images).astype(np.int32)
+    directions, classes = rng.normal(size=(rank, 18)), rng.normal(size=(2, 18))
+    x = classes[labels] + rng.normal(size=(num_images, rank)) @ directions
+    return x.reshape(-1, 3, 3, 2).astype(np.float32), labels
+
+
+def numpy_residuals(x, labels):
+    """What is left of the images after ridgeless regression on pooled features and class."""
+    rows = x.reshape(len(x), -1).astype(np.float64)
+    regressors = np.c_[x.mean((1, 2)), np.eye(2)[labels]]
+    weight, *_ = np.linalg.lstsq(regressors, rows, rcond=None)
+    return rows - regressors @ weight, weight
+
+
+def test_residual_factor_and_std_give_the_covariance_of_the_residuals():
+    x, labels = pooled_data(rank=4)
+    (inverse,) = fit_block_inverses(
+        Chain((Pool(),)), variables_of(()), [batch_of(x, labels)], num_classes=2, rank=10, ridge=1e-6
+    )
+    residuals, weight = numpy_residuals(x, labels)
+    np.testing.assert_allclose(inverse.weight, weight, atol=5e-3)
+    covariance = residuals.T @ residuals / len(x)
+    scale = np.diag(covariance).max()
+    factor, std = np.asarray(inverse.residual_factor), np.asarray(inverse.residual_std)
+    assert factor.shape == (10, 18)
+    # Both the low-rank part and the diagonal are right; the rest is 0 as 4 directions are all.
+    np.testing.assert_allclose(factor.T @ factor + np.diag(std**2), covariance, atol=5e-3 * scale)
+    assert (std**2).max() < 0.02 * scale
+
+
+def test_rank_0_keeps_the_variances_and_too_small_a_rank_the_leading_directions():
+    x, labels = pooled_data(rank=9)
+    fit = functools.partial(
+        fit_block_inverses, Chain((Pool(),)), variables_of(()), num_classes=2, ridge=1e-6
+    )
+    residuals, _ = numpy_residuals(x, labels)
+    covariance = residuals.T @ residuals / len(x)
+    (plain,) = fit([batch_of(x, labels)], rank=0)
+    assert plain.residual_factor.shape == (0, 18)
+    np.testing.assert_allclose(np.square(plain.residual_std), np.diag(covariance), rtol=2e-2)
+    (some,) = fit([batch_of(x, labels)], rank=5)
+    kept = np.asarray(some.residual_factor)
+    np.testing.assert_allclose(
+        np.square(kept).sum(0) + np.square(some.residual_std), np.diag(covariance), rtol=2e-2
+    )
+    error = lambda part: np.linalg.norm(covariance - part)  # noqa: E731
+    assert error(kept.T @ kept) < 0.5 * np.linalg.norm(covariance)
+    # A Nystrom factor never exceeds the covariance.
+    assert np.linalg.eigvalsh(covariance - kept.T @ kept).min() > -1e-3 * np.trace(covariance)
+
+
+def test_draws_have_the_covariance_of_the_residuals():
+    x, labels = pooled_data(rank=4)
+    (inverse,) = fit_block_inverses(
+        Chain((Pool(),)), variables_of(()), [batch_of(x, labels)], num_classes=2, rank=10, ridge=1e-6
+    )
+    residuals, weight = numpy_residuals(x, labels)
+    output = jnp.broadcast_to(jnp.asarray(x[:1].mean((1, 2))), (20_000, 2))
+    ones = np.ones(20_000, np.int32)
+    draws = np.asarray(invert_linearly(inverse, output, ones, (3, 3, 2), KEY)).reshape(-1, 18)
+    np.testing.assert_allclose(
+        draws.mean(0), np.r_[x[0].mean((0, 1)), 0, 1] @ weight, atol=0.05 * residuals.std()
+    )
+    covariance = residuals.T @ residuals / len(x)
+    np.testing.assert_allclose(np.cov(draws.T), covariance, atol=0.05 * np.diag(covariance).max())
+
+
+def test_each_class_has_an_offset_of_its_own():
+    """Images of two classes with the same feature: only the label tells them apart."""
+    pattern = np.asarray([1.0, -1.0, 0.0, 0.0], np.float32).reshape(1, 2, 2, 1)
+    labels = np.arange(20, dtype=np.int32) % 2
+    x = np.where(labels == 0, 1.0, -1.0).reshape(-1, 1, 1, 1).astype(np.float32) * pattern
+    (inverse,) = fit_block_inverses(
+        Chain((Pool(),)), variables_of(()), [batch_of(x, labels)], num_classes=3
+    )
+    feature = np.zeros((2, 1), np.float32)
+    got = invert_linearly(inverse, feature, np.asarray([0, 1]), (2, 2, 1), KEY)
+    np.testing.assert_allclose(got, np.concatenate([pattern, -pattern]), atol=2e-2)
+
+
+def test_odd_sizes_are_padded_by_their_edge_and_cut_again():
+    x = normal(0, 2, 7, 7, 3)
+    rows = block_inverse._space_to_depth(jnp.asarray(x), (2, 4, 4, 5))
+    assert rows.shape == (2, 4, 4, 12)
+    np.testing.assert_array_equal(rows[:, 1, 2].reshape(2, 2, 2, 3), x[:, 2:4, 4:6])
+    np.testing.assert_array_equal(rows[:, 3, 0, 6:9], x[:, 6, 0])  # a repeated edge row
+    np.testing.assert_array_equal(block_inverse._depth_to_space(rows, (7, 7, 3)), x)
+
+
+@pytest.mark.parametrize("size", [7, 8])
+def test_initial_inverses_have_the_shapes_of_fitted_ones(size):
+    model, shape = resnet.resnet_small(4), (size, size, 1)
+    variables = blockwise.init_variables(model, jax.random.key(0), shape)
+    shapes = blockwise.block_input_shapes(model, variables, shape)
+    zeros = init_block_inverses(shapes, num_classes=3, rank=2)
+    fit = functools.partial(fit_block_inverses, model, variables, num_classes=3, rank=2)
+    fitted = jax.eval_shape(lambda *batch: fit([batch]), *batch_of(normal(0, 4, *shape)))
+    assert jax.tree.map(lambda z: (z.shape, z.dtype), zeros) == jax.tree.map(
+        lambda f: (f.shape, f.dtype), fitted
+    )
+    for inverse, inputs, outputs in zip(zeros, shapes, shapes[1:], strict=False):
+        output, labels = jnp.ones((2, *outputs)), jnp.zeros(2, jnp.int32)
+        draw = functools.partial(invert_linearly, inverse, output, labels, inputs)
+        assert jax.eval_shape(draw, KEY).shape == (2, *inputs)
+        assert not inverse.weight.any()
+
+
+def test_a_sequence_is_an_error_that_says_what_to_do():
+    batch = batch_of(normal(0, 4, 2, 2, 3))
+    message = r"got \(4, 4, 3\); use per_layer.start='gaussian' for this network"
+    with pytest.raises(ValueError, match=message):
+        fit_block_inverses(Chain((Tokens(),)), variables_of(()), [batch], num_classes=1)
+
+
+def test_no_images_are_an_error():
+    with pytest.raises(ValueError, match="got no batch of images; give at least one"):
+        fit_block_inverses(Chain((Pool(),)), variables_of(()), [], num_classes=1)

@@ -1,0 +1,191 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpmi.config import FullModelConfig
+from jaxpmi.inversion import objectives
+from jaxpmi.inversion import priors
+from jaxpmi.inversion.full_model import PixelStats
+from jaxpmi.inversion.full_model import learning_rates
+from jaxpmi.inversion.full_model import refine_images
+from jaxpmi.inversion.targets import Targets
+from jaxpmi.models import blockwise
+from jaxpmi.models import resnet
+from jaxpmi.types import Moments
+
+SHAPE, NUM_CLASSES, BATCH = (8, 8, 2), 3, 6
+MODEL = resnet.ResNet((resnet.Stem(3), resnet.ResidualBlock(4, stride=2, pool=True)))
+OFF = FullModelConfig(
+    num_steps=12,
+    learning_rate=0.1,
+    feature_weight=0.0,
+    statistics_weight=0.0,
+    boost_weights=False,
+    clip_pixels=False,
+)
+WEIGHTS = ("feature", "cross_entropy", "statistics", "pixel_statistics", "total_variation")
+LOW, HIGH = np.asarray([-1.0, -0.5], np.float32), np.asarray([1.5, 2.0], np.float32)
+KEY = jax.random.key(0)
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@functools.cache
+def variables():
+    """A random network whose every gamma is alive."""
+    fresh = blockwise.init_variables(MODEL, jax.random.key(0), SHAPE)
+    leaves, structure = jax.tree.flatten(fresh.params)
+    leaves = [x + 0.3 * normal(i, *x.shape) for i, x in enumerate(leaves)]
+    return fresh._replace(params=jax.tree.unflatten(structure, leaves))
+
+
+def targets(labels=(0, 1, 1, 0, 1, 0)):
+    mask = np.asarray([True, True, False])
+    return Targets(
+        jnp.asarray(normal(3, BATCH, 4)),
+        jnp.asarray(labels, jnp.int32),
+        jnp.asarray(3.0 * normal(4, 4, NUM_CLASSES)),
+        jnp.asarray(mask),
+    )
+
+
+def pixels():
+    moments = Moments(jnp.asarray(normal(5, *SHAPE)), jnp.asarray(normal(6, *SHAPE) ** 2 + 0.1))
+    return PixelStats(jnp.asarray(LOW), jnp.asarray(HIGH), moments)
+
+
+def refine(config, start=None, key=KEY, goal=None):
+    start = jnp.asarray(2.0 * normal(1, BATCH, *SHAPE)) if start is None else start
+    goal = targets() if goal is None else goal
+    return refine_images(variables(), start, goal, pixels(), key, model=MODEL, config=config)
+
+
+def unweighted_terms(x):
+    """Every term at images x, written out."""
+    out, goal, stats = blockwise.forward(MODEL, variables(), x), targets(), pixels()
+    logits = np.asarray(out.features @ goal.head, np.float64)[:, :2]  # class 2 is not seen
+    picked = logits[np.arange(BATCH), np.asarray(goal.labels)]
+    batch = Moments(x.mean(0), x.var(0))
+    return {
+        "feature_match": np.square(out.features - goal.features).mean(),
+        "cross_entropy": (np.log(np.exp(logits).sum(1)) - picked).mean(),
+        "statistics": objectives.statistics_loss(out.moments, variables().batch_stats),
+        "pixel_statistics": objectives.moment_kl(batch, stats.moments),
+        "total_variation": priors.total_variation(x),
+    }
+
+
+# The schedule.
+
+
+def test_the_published_schedule():
+    """pmi.md, section 2.2: the exact sequence of the code."""
+    rates = np.asarray(learning_rates(FullModelConfig(schedule="step")))
+    want = [0.08, 0.08, 0.16, 0.24, 0.32] + [0.4] * 80 + [0.2] * 40 + [0.1] * 35
+    np.testing.assert_allclose(rates, want, rtol=1e-5)
+
+
+def test_a_cosine_falls_from_the_peak_to_0():
+    rates = np.asarray(learning_rates(FullModelConfig(num_steps=105, schedule="cosine")))
+    np.testing.assert_allclose(rates[:6], [0.08, 0.08, 0.16, 0.24, 0.32, 0.4], rtol=1e-5)
+    want = 0.2 * (1.0 + np.cos(np.pi * np.arange(100) / 100))
+    np.testing.assert_allclose(rates[5:], want, atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", ["step", "cosine"])
+@pytest.mark.parametrize("steps", [1, 2, 4, 7])
+def test_few_steps_have_a_schedule_too(schedule, steps):
+    for warmup in (0, 1, 5):
+        config = FullModelConfig(num_steps=steps, warmup_steps=warmup, schedule=schedule)
+        rates = np.asarray(learning_rates(config))
+        assert rates.shape == (steps,) and (rates > 0).all() and rates.max() <= 0.4 + 1e-6
+
+
+# The terms.
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_a_term_alone_has_its_value_and_falls(name):
+    config = dataclasses.replace(OFF, **{f"{name}_weight": 2.5})
+    start = jnp.asarray(2.0 * normal(1, BATCH, *SHAPE))
+    term = "feature_match" if name == "feature" else name
+    want = float(unweighted_terms(start)[term])
+    solution = refine(config, start)
+    assert set(solution.terms) == {term}, "terms of weight 0 are left out"
+    np.testing.assert_allclose(solution.losses[0], 2.5 * want, rtol=1e-4)
+    np.testing.assert_allclose(solution.loss, 2.5 * unweighted_terms(solution.x)[term], rtol=1e-3)
+    assert solution.loss < 0.9 * solution.losses[0]
+
+
+def test_all_terms_together_are_weighted_and_added():
+    weights = dict(zip(WEIGHTS, (1.0, 0.5, 0.25, 2.0, 0.1), strict=True))
+    config = dataclasses.replace(OFF, **{f"{k}_weight": v for k, v in weights.items()}, num_steps=3)
+    start = jnp.asarray(2.0 * normal(1, BATCH, *SHAPE))
+    terms = unweighted_terms(start)
+    want = sum(w * t for w, t in zip(weights.values(), terms.values(), strict=True))
+    np.testing.assert_allclose(refine(config, start).losses[0], want, rtol=1e-4)
+
+
+def test_labels_are_reached():
+    config = dataclasses.replace(OFF, cross_entropy_weight=1.0, num_steps=60)
+    for labels in ([0, 1, 1, 0, 1, 0], [1, 0, 0, 1, 0, 1]):
+        goal = targets(labels)
+        solution = refine(config, goal=goal)
+        logits = blockwise.forward(MODEL, variables(), solution.x).features @ goal.head
+        np.testing.assert_array_equal(logits[:, :2].argmax(1), labels)
+
+
+# Pixels.
+
+
+def test_pixels_stay_in_their_range_from_the_start_on():
+    config = dataclasses.replace(OFF, feature_weight=1.0, clip_pixels=True, num_steps=8)
+    start = 3.0 * normal(1, BATCH, *SHAPE)
+    low, high = LOW.reshape(1, 1, 1, -1), HIGH.reshape(1, 1, 1, -1)
+    want = float(unweighted_terms(jnp.asarray(np.clip(start, low, high)))["feature_match"])
+    solution = refine(config, jnp.asarray(start))
+    np.testing.assert_allclose(solution.losses[0], want, rtol=1e-4)
+    x = np.asarray(solution.x)
+    assert (x >= low).all() and (x <= high).all()
+    for channel in range(2):
+        assert (x[..., channel] == LOW[channel]).any() and (x[..., channel] == HIGH[channel]).any()
+    free = np.asarray(refine(dataclasses.replace(config, clip_pixels=False), jnp.asarray(start)).x)
+    assert (free < low).any() and (free > high).any()
+
+
+def test_jitter_is_random_by_the_key_and_off_by_default():
+    config = dataclasses.replace(OFF, feature_weight=1.0, num_steps=4)
+    other = jax.random.key(1)
+    np.testing.assert_array_equal(refine(config).losses, refine(config, key=other).losses)
+    moved = dataclasses.replace(config, jitter_pixels=2)
+    losses = [np.asarray(refine(moved, key=key).losses) for key in (KEY, KEY, other)]
+    np.testing.assert_array_equal(losses[0], losses[1])
+    assert np.abs(losses[0] - losses[2]).max() > 1e-4
+
+
+def test_weights_are_boosted_only_if_asked():
+    """From the very images of the target features that term can only grow: boosting pulls back."""
+    config = dataclasses.replace(OFF, feature_weight=1.0, statistics_weight=1.0)
+    start = 2.0 * normal(1, BATCH, *SHAPE)
+    goal = targets()._replace(features=blockwise.forward(MODEL, variables(), start).features)
+    plain = refine(config, jnp.asarray(start), goal=goal)
+    config = dataclasses.replace(config, boost_weights=True)
+    boosted = refine(config, jnp.asarray(start), goal=goal)
+    np.testing.assert_array_equal(plain.losses[:2], boosted.losses[:2])
+    assert boosted.terms["feature_match"] < 0.9 * plain.terms["feature_match"]
+
+
+def test_the_start_is_donated_and_new_data_is_not_compiled_again():
+    config = dataclasses.replace(OFF, feature_weight=1.0, num_steps=2)
+    start = jnp.asarray(normal(1, BATCH, *SHAPE))
+    refine(config, start)
+    assert start.is_deleted()
+    num_programs = refine_images._cache_size()
+    refine(dataclasses.replace(config), jnp.asarray(normal(2, BATCH, *SHAPE)), jax.random.key(5))
+    assert refine_images._cache_size() == num_programs

@@ -1,0 +1,338 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_network import NUM_CLASSES
+from small_network import SHAPE
+from small_network import block_inputs
+from small_network import trained
+
+from jaxpmi.config import PerLayerConfig
+from jaxpmi.inversion import objectives
+from jaxpmi.inversion import per_layer
+from jaxpmi.inversion.block_inverse import invert_linearly
+from jaxpmi.inversion.per_layer import draw_start
+from jaxpmi.inversion.per_layer import invert_block
+from jaxpmi.inversion.per_layer import invert_blocks
+from jaxpmi.inversion.per_layer import propagated_block_inputs
+from jaxpmi.inversion.per_layer import search_block
+from jaxpmi.inversion.targets import Targets
+from jaxpmi.models import blockwise
+from jaxpmi.models import resnet
+from jaxpmi.types import Moments
+
+KEY = jax.random.key(0)
+PUBLISHED = PerLayerConfig(
+    start="gaussian", num_steps=50, learning_rate=0.8, statistics_weight=25.0
+)
+STANDARD = Moments(jnp.zeros(1), jnp.ones(1))
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def targets(features, labels):
+    net = trained()
+    mask = jnp.ones(NUM_CLASSES, bool)
+    return Targets(jnp.asarray(features), jnp.asarray(labels), net.head, mask)
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """A block without statistics: f32[B, D] -> f32[B, D']."""
+
+    def apply(self, params, batch_stats, x, *, train):
+        return x @ params, {}
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (5, 5)])
+def test_a_linear_block_is_solved(shape):
+    """T3, the residual alone: Adam's limit is another preimage than gradient descent's."""
+    left, _, right = np.linalg.svd(normal(0, *shape), full_matrices=False)
+    weight, wanted = left * np.linspace(0.5, 2.0, shape[1], dtype=np.float32) @ right, normal(1, 8, shape[1])
+    config = PerLayerConfig(num_steps=400, learning_rate=0.03, statistics_weight=0.0)
+    start = normal(2, 8, shape[0])
+    moments = Moments(jnp.zeros(shape[0]), jnp.ones(shape[0]))
+    solution = invert_block(
+        weight, {}, start, wanted, moments, KEY, block=Linear(), config=config, match_input=False
+    )
+    assert solution.losses[0] > 1.0 and solution.loss < 1e-5
+    np.testing.assert_allclose(solution.x @ weight, wanted, atol=0.02)
+    if shape[0] == shape[1]:  # then the preimage is one
+        np.testing.assert_allclose(solution.x, wanted @ np.linalg.inv(weight), atol=0.05)
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_a_realisable_target_is_approached_at_every_block(index):
+    """T9, by the published start, rate and weight."""
+    net, values = trained(), block_inputs()
+    name = blockwise.block_name(index)
+    moments = net.knowledge.block_inputs[index]
+    start = draw_start(moments, values[index].shape[1:], KEY, values[index])
+    params, batch_stats = net.variables.params[name], net.variables.batch_stats[name]
+    block = net.model.blocks[index]
+    solution = invert_block(
+        params, batch_stats, start, values[index + 1], moments, KEY, block=block, config=PUBLISHED
+    )
+    assert bool(solution.finite)
+    assert solution.loss < 0.5 * solution.losses[0]
+    # The loss of the start is what it says to be: distance, statistics, and those of the input.
+    output, shown = block.apply(params, batch_stats, start, train=False)
+    want = objectives.feature_match(output, values[index + 1])
+    want += 25.0 * objectives.statistics_loss(shown, batch_stats)
+    want += 25.0 * objectives.moment_kl(blockwise.channel_moments(start), moments)
+    np.testing.assert_allclose(solution.losses[0], want, rtol=1e-3)
+    assert set(solution.terms) == {"feature_match", "statistics", "input_statistics"}
+
+
+def test_the_input_term_may_be_left_out():
+    net, values = trained(), block_inputs()
+    params, batch_stats = (part["block00"] for part in net.variables)
+    config = dataclasses.replace(PUBLISHED, num_steps=1)
+    solution = invert_block(
+        params,
+        batch_stats,
+        values[0],
+        values[1],
+        STANDARD,
+        KEY,
+        block=net.model.blocks[0],
+        config=config,
+        match_input=False,
+    )
+    assert set(solution.terms) == {"feature_match", "statistics"}
+    np.testing.assert_allclose(solution.terms["feature_match"], 0.0, atol=1e-6)
+
+
+def test_labels_alone_can_be_the_target_of_the_last_block():
+    net, values = trained(), block_inputs()
+    params, batch_stats = (part["block04"] for part in net.variables)
+    labels = jnp.arange(32) % NUM_CLASSES
+    goal = targets(jnp.zeros_like(values[5]), labels)
+    moments = net.knowledge.block_inputs[4]
+    start = draw_start(moments, values[4].shape[1:], KEY, values[4])
+    solution = invert_block(
+        params,
+        batch_stats,
+        start,
+        goal,
+        moments,
+        KEY,
+        block=net.model.blocks[4],
+        config=dataclasses.replace(PUBLISHED, statistics_weight=0.1),
+    )
+    assert set(solution.terms) == {"cross_entropy", "statistics", "input_statistics"}
+    features, _ = net.model.blocks[4].apply(params, batch_stats, solution.x, train=False)
+    np.testing.assert_array_equal((features @ net.head).argmax(1), labels)
+
+
+# Starts.
+
+
+def test_noise_starts_have_the_moments_asked_for():
+    moments = Moments(jnp.asarray([0.0, 5.0, -2.0]), jnp.asarray([1.0, 0.25, 9.0]))
+    like = jnp.zeros((64, 1))
+    x = np.asarray(draw_start(moments, (16, 16, 3), KEY, like))
+    assert x.shape == (64, 16, 16, 3)
+    np.testing.assert_allclose(x.mean((0, 1, 2)), moments.mean, atol=0.1)
+    np.testing.assert_allclose(x.var((0, 1, 2)), moments.var, rtol=0.05)
+    np.testing.assert_array_equal(x, draw_start(moments, (16, 16, 3), KEY, like))
+    assert np.abs(x - draw_start(moments, (16, 16, 3), jax.random.key(1), like)).max() > 1.0
+
+
+def test_without_steps_the_starts_are_chained():
+    """num_steps=0: every block's input is its linear inverse, applied to the one after."""
+    net, values = trained(), block_inputs()
+    goal = targets(values[5], jnp.asarray(net.labels[:32]))
+    config = PerLayerConfig(start="inverse", num_steps=0)
+    images, solutions = invert_blocks(
+        net.model,
+        net.variables,
+        goal,
+        net.knowledge.block_inputs,
+        KEY,
+        config=config,
+        image_shape=SHAPE,
+        inverses=net.knowledge.inverses,
+    )
+    assert solutions == []
+    x = values[5]
+    for i in range(4, -1, -1):
+        key, _ = jax.random.split(jax.random.fold_in(KEY, i))
+        x = invert_linearly(net.knowledge.inverses[i], x, goal.labels, values[i].shape[1:], key)
+    np.testing.assert_allclose(images, x, rtol=1e-3, atol=1e-3)
+    # And they lead back near the features: nearer than other images do.
+    features = blockwise.forward(net.model, net.variables, images).features
+    shuffled = np.square(np.roll(values[5], 1, 0) - values[5]).mean()
+    assert np.square(features - values[5]).mean() < shuffled
+
+
+# All blocks.
+
+MODEL = resnet.ResNet(
+    (resnet.Stem(4), *[resnet.ResidualBlock(4)] * 3, resnet.ResidualBlock(4, pool=True))
+)
+
+
+def test_equal_blocks_share_one_compiled_program():
+    invert_block.clear_cache()
+    config = PerLayerConfig(start="gaussian", num_steps=2)
+    for seed in (0, 1):  # another network, other targets: nothing is compiled again
+        variables = blockwise.init_variables(MODEL, jax.random.key(seed), SHAPE)
+        shapes = blockwise.block_input_shapes(MODEL, variables, SHAPE)
+        moments = [Moments(jnp.zeros(s[-1]), jnp.ones(s[-1])) for s in shapes[:-1]]
+        goal = Targets(
+            jnp.asarray(normal(seed, 8, 4)),
+            jnp.zeros(8, jnp.int32),
+            jnp.asarray(normal(seed, 4, 2)),
+            jnp.ones(2, bool),
+        )
+        images, solutions = invert_blocks(
+            resnet.ResNet(tuple(MODEL.blocks)),
+            variables,
+            goal,
+            moments,
+            jax.random.key(seed),
+            config=config,
+            image_shape=SHAPE,
+        )
+        assert images.shape == (8, *SHAPE) and len(solutions) == 5
+        assert invert_block._cache_size() == 3  # the stem, the plain block, the pooled one
+    # Last to first; the target of a block is what was found for the one after.
+    np.testing.assert_array_equal(solutions[-1].x, images)
+    output, _ = MODEL.blocks[0].apply(
+        variables.params["block00"], variables.batch_stats["block00"], images, train=False
+    )
+    np.testing.assert_allclose(
+        solutions[-1].terms["feature_match"],
+        np.square(output - solutions[-2].x).mean(),
+        rtol=1e-3,
+    )
+    # The published recipe does not match the moments of the images themselves.
+    assert "input_statistics" not in solutions[-1].terms
+    assert "input_statistics" in solutions[-2].terms
+
+
+def test_the_search_finds_the_best_pair_of_all():
+    weight, wanted, start = normal(0, 6, 4), normal(1, 8, 4), normal(2, 8, 6)
+    moments = Moments(jnp.full(6, 0.5), jnp.ones(6))
+    config = PerLayerConfig(
+        num_steps=12,
+        learning_rate=0.3,
+        statistics_weight=0.5,
+        search_learning_rates=(1e-4, 200.0, 1.0),
+        search_statistics_weights=(100.0, 1.0),
+    )
+    solve = functools.partial(invert_block, weight, {}, start, wanted, moments, KEY)
+    scores = {}
+    for rate in config.search_learning_rates:
+        for factor in config.search_statistics_weights:
+            terms = solve((rate, factor), block=Linear(), config=config).terms
+            score = terms["feature_match"] + 0.5 * terms["input_statistics"]
+            scores[rate, factor] = float(score)  # at the base weight, whatever the factor
+    rate, factor = search_block(
+        weight, {}, start, wanted, moments, KEY, block=Linear(), config=config
+    )
+    best = min(scores, key=scores.get)
+    assert best == (1.0, 1.0), scores
+    assert (float(rate), float(factor)) == best
+
+
+def test_an_empty_search_keeps_the_configured_values():
+    scales = search_block(
+        normal(0, 3, 3),
+        {},
+        normal(1, 2, 3),
+        normal(2, 2, 3),
+        Moments(jnp.zeros(3), jnp.ones(3)),
+        KEY,
+        block=Linear(),
+        config=PerLayerConfig(num_steps=1),
+    )
+    assert [float(s) for s in scales] == [1.0, 1.0]
+
+
+def test_scales_multiply_rate_and_weight_of_their_block_only():
+    net, values = trained(), block_inputs()
+    goal = targets(values[5], jnp.asarray(net.labels[:32]))
+    run = functools.partial(
+        invert_blocks,
+        net.model,
+        net.variables,
+        goal,
+        net.knowledge.block_inputs,
+        KEY,
+        config=dataclasses.replace(PUBLISHED, num_steps=1, boost_weights=False),
+        image_shape=SHAPE,
+    )
+    ones = [(1.0, 1.0)] * 5
+    _, plain = run(scales=ones)
+    _, none = run()
+    np.testing.assert_array_equal(plain[0].losses, none[0].losses)
+    _, scaled = run(scales=[*ones[:4], (1.0, 3.0)])  # of the last block, which is first
+    terms = plain[0].terms
+    statistics = terms["statistics"] + terms["input_statistics"]
+    np.testing.assert_allclose(
+        scaled[0].losses[0], plain[0].losses[0] + 2.0 * 25.0 * statistics, rtol=1e-4
+    )
+
+
+# Moments without data.
+
+
+def test_propagated_moments_go_from_block_to_block():
+    net = trained()
+    got = propagated_block_inputs(net.model, net.variables)
+    assert len(got) == 5
+    np.testing.assert_array_equal(got[0].mean, [0.0])
+    np.testing.assert_array_equal(got[0].var, [1.0])
+    for i in range(4):
+        params = net.variables.params[blockwise.block_name(i)]
+        want = net.model.blocks[i].propagate(params, got[i])
+        np.testing.assert_array_equal(got[i + 1].mean, want.mean)
+        np.testing.assert_array_equal(got[i + 1].var, want.var)
+        assert got[i + 1].mean.shape == net.knowledge.block_inputs[i + 1].mean.shape
+
+
+def test_published_moments_are_the_affine_parameters_of_the_batch_norm_before():
+    net = trained()
+    got = propagated_block_inputs(net.model, net.variables, published=True)
+    for i, name in enumerate(["bn", "bn2", "bn2", "bn2"]):
+        params = net.variables.params[blockwise.block_name(i)][name]
+        np.testing.assert_allclose(got[i + 1].mean, params["bias"], rtol=1e-6)
+        np.testing.assert_allclose(got[i + 1].var, np.square(params["scale"]), rtol=1e-6)
+
+
+def test_propagated_moments_are_nearer_to_measured_ones_than_the_published_choice():
+    """T11 without a run: the residual sum is in one and not in the other."""
+    net = trained()
+
+    def distance(moments):
+        pairs = zip(moments[1:], net.knowledge.block_inputs[1:], strict=True)
+        return sum(float(objectives.moment_kl(m, p)) for m, p in pairs)
+
+    propagated = distance(propagated_block_inputs(net.model, net.variables))
+    published = distance(propagated_block_inputs(net.model, net.variables, published=True))
+    assert propagated < 0.5 * published
+
+
+def test_a_network_that_cannot_propagate_moments_is_an_error():
+    model = resnet.ResNet(
+        (
+            resnet.Stem(4, activation=False),
+            resnet.PreActivationBlock(4),
+            resnet.PreActivationBlock(4, pool=True),
+        )
+    )
+    variables = blockwise.init_variables(model, jax.random.key(0), SHAPE)
+    with pytest.raises(ValueError, match="per_layer.block_statistics='measured'"):
+        propagated_block_inputs(model, variables)
+
+
+def test_boosting_limits_hold_the_input_term_lower():
+    assert per_layer.MAX_INPUT_BOOST["input_statistics"] == 5.0
+    assert set(per_layer.MAX_BOOST.values()) == {10.0}
