@@ -239,3 +239,231 @@ def per_layer_start(problem: Problem, case: Case, key: jax.Array) -> jax.Array:
     return start
 
 
+def search_noise(
+    score: Callable[[Setting], np.ndarray],
+    *,
+    lengths: Sequence[int],
+    keep: Sequence[int],
+    goal: float = 0.0,
+) -> dict[Setting, np.ndarray]:
+    """Noise's curves: a grid at the shortest length, then the `keep` best, each time longer.
+
+    The grid is learning rates x weight on the statistics, cosine, boosting allowed. The best of it
+    is also run without boosting, with step decay and, if its rate is the largest, with rates beyond
+    the grid. Lengthening ends early once a run has come down to `goal`.
+    """
+    rates = (0.2, 0.4, 0.8)
+    grid = [Setting(r, "cosine", True, f, lengths[0]) for r in rates for f in (1.0, 10.0)]
+    curves = {setting: score(setting) for setting in grid}
+    last = lambda setting: curves[setting][-1]  # noqa: E731
+    best = min(grid, key=last)
+    while best.learning_rate >= rates[-1] and min(curves, key=last) == best:
+        best = best._replace(learning_rate=2.0 * best.learning_rate)
+        curves[best] = score(best)
+    best = min(curves, key=last)
+    for setting in (best._replace(boost=False), best._replace(schedule="step")):
+        curves[setting] = score(setting)
+    previous = lengths[0]
+    for length, count in zip(lengths[1:], keep, strict=True):
+        if min(curve[-1] for curve in curves.values()) <= goal:
+            break
+        # Boosting that never acts gives the same curve twice; it is lengthened once.
+        distinct = {last(s): s for s in curves if s.num_steps == previous}
+        for _, setting in sorted(distinct.items())[:count]:
+            longer = setting._replace(num_steps=length)
+            curves[longer] = score(longer)
+        previous = length
+    return curves
+
+
+def steps_to_reach(curve: np.ndarray, level: float) -> int | None:
+    """Steps after which a best-so-far curve is at or below `level`; None if it never is."""
+    reached = np.flatnonzero(np.asarray(curve) <= level)
+    return int(reached[0]) + 1 if len(reached) else None
+
+
+class Costs(NamedTuple):
+    """Measured seconds."""
+
+    full_step: float  # one step of full-model inversion
+    sweep: float  # one step on every block
+    start: float  # the whole per-layer phase of a case, as called
+    linear: float  # its linear inverses alone, 0 for other starts
+    fit: float  # fit of the block inverses, once per task
+    noise: float  # drawing noise images
+
+
+def ratio_rows(
+    case: Case, curve: np.ndarray, noise: dict[Setting, np.ndarray], costs: Costs
+) -> list[dict[str, Any]]:
+    """One row per refinement length: what noise needs over what PMI needs for the same loss.
+
+    A row with `bound` true gives lower bounds: noise ran out of steps.
+    """
+    rows = []
+    per_layer = (case.per_layer.num_steps * costs.sweep + costs.linear) / costs.full_step
+    for steps in REFINEMENT_STEPS:
+        if steps > len(curve):
+            continue
+        level = float(curve[steps - 1])
+        needed = {s: n for s, c in noise.items() if (n := steps_to_reach(c, level)) is not None}
+        bound = not needed
+        best = max(noise, key=lambda s: s.num_steps) if bound else min(needed, key=needed.get)
+        noise_steps = best.num_steps if bound else needed[best]
+        noise_seconds = costs.noise + noise_steps * costs.full_step
+        seconds = costs.start + steps * costs.full_step
+        with_fit = steps + per_layer + costs.fit / costs.full_step
+        rows.append(
+            {
+                "case": case.name,
+                "refinement_steps": steps,
+                "loss_level": level,
+                "noise_steps": noise_steps,
+                "noise_setting": best.name(),
+                "bound": bound,
+                "per_layer_cost_in_steps": per_layer,
+                "step_ratio": noise_steps / steps,
+                "total_cost_ratio": noise_steps / (steps + per_layer),
+                "total_cost_ratio_fit_included": noise_steps / with_fit,
+                "wall_clock_ratio": noise_seconds / seconds,
+                "wall_clock_ratio_fit_included": noise_seconds / (seconds + costs.fit),
+            }
+        )
+    return rows
+
+
+def measure_costs(
+    problem: Problem, cases: Sequence[Case], key: jax.Array, *, repetitions: int, clip: bool
+) -> list[Costs]:
+    """Median seconds per case, after a warm-up that compiles.
+
+    The pieces are timed in turns, so that whatever else the machine does hits all of them alike.
+    """
+    steps = REFINEMENT_STEPS[0]
+    start, setting = noise_start(problem, key), PMI_SETTING._replace(num_steps=steps)
+    linear, sweeps = CASES[0], CASES[2]
+    work = {
+        "full": lambda: refine(problem, start, setting, clip=clip),
+        "noise": lambda: noise_start(problem, key),
+        "fit": problem.refit,
+        **{
+            case.name: functools.partial(per_layer_start, problem, case, key)
+            for case in (linear, sweeps, *cases)
+        },
+    }
+    taken = {name: [] for name in work}
+    for repetition in range(repetitions + 1):
+        for name, function in work.items():
+            if name == "fit" and repetition > 1:
+                continue  # long, and once is enough for a second column
+            since = time.perf_counter()
+            jax.block_until_ready(function())
+            if repetition > 0:
+                taken[name].append(time.perf_counter() - since)
+    seconds = {name: statistics.median(values) for name, values in taken.items()}
+    return [
+        Costs(
+            full_step=seconds["full"] / steps,
+            sweep=seconds[sweeps.name] / sweeps.per_layer.num_steps,
+            start=seconds[case.name],
+            linear=seconds[linear.name] if case.per_layer.start == "inverse" else 0.0,
+            fit=seconds["fit"] if case.per_layer.start == "inverse" else 0.0,
+            noise=seconds["noise"],
+        )
+        for case in cases
+    ]
+
+
+def run_seed(
+    seed: int, *, quick: bool, clip: bool, say: Callable[[str], None]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """All cases on the network of one seed: rows, and what else was measured."""
+    say(f"seed {seed}: training on all classes")
+    problem = train_problem(seed, epochs=1 if quick else 15)
+    key_noise, key_start, key_costs = jax.random.split(jax.random.key(2000 + seed), 3)
+    lengths, keep = ((20, 40), (1,)) if quick else ((80, 160, 320, 640, 1280), (3, 2, 1, 1))
+    pmi = PMI_SETTING._replace(num_steps=lengths[-1]) if quick else PMI_SETTING
+    cases = CASES[:2] if quick else CASES
+    curves = {}
+    for case in cases:
+        say(f"seed {seed}: {case.name}")
+        start = per_layer_start(problem, case, key_start)
+        curves[case] = refine(problem, start, pmi, clip=clip)
+    start = noise_start(problem, key_noise)
+
+    def score(setting):
+        say(f"seed {seed}: noise, {setting.name()}")
+        return refine(problem, start, setting, clip=clip)
+
+    goal = float(min(curve[-1] for curve in curves.values()))
+    noise = search_noise(score, lengths=lengths, keep=keep, goal=goal)
+    say(f"seed {seed}: timing")
+    costs = measure_costs(problem, cases, key_costs, repetitions=1 if quick else 3, clip=clip)
+    rows = []
+    for case, cost in zip(cases, costs, strict=True):
+        rows += [{"seed": seed, **row} for row in ratio_rows(case, curves[case], noise, cost)]
+    num_bytes = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))  # noqa: E731
+    details = {
+        "seed": seed,
+        "test_accuracy": problem.accuracy,
+        "seconds": {c.name: cost._asdict() for c, cost in zip(cases, costs, strict=True)},
+        "bytes": {
+            "block_inverses": num_bytes(problem.inverses),
+            "network": num_bytes(problem.variables),
+        },
+        "pmi_refinement": pmi.name(),
+        "curves": {
+            **{case.name: _thin(curve) for case, curve in curves.items()},
+            **{f"noise, {s.name()}": _thin(curve) for s, curve in noise.items()},
+        },
+    }
+    return rows, details
+
+
+def mean_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Geometric means over seeds, with the least and the largest wall-clock ratio."""
+    groups = {}
+    for row in rows:
+        groups.setdefault((row["case"], row["refinement_steps"]), []).append(row)
+    merged = []
+    for (case, steps), group in groups.items():
+        mean = {
+            name: statistics.geometric_mean(row[name] for row in group)
+            for name in group[0]
+            if name.endswith(("_ratio", "_included")) or name in ("loss_level", "noise_steps")
+        }
+        wall = [row["wall_clock_ratio"] for row in group]
+        merged.append(
+            {
+                "case": case,
+                "refinement_steps": steps,
+                "seeds": [row["seed"] for row in group],
+                "bound": any(row["bound"] for row in group),
+                **mean,
+                "wall_clock_ratio_range": [min(wall), max(wall)],
+            }
+        )
+    return merged
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows of `mean_rows` as Markdown; > marks lower bounds."""
+    names = ("step_ratio", "total_cost_ratio", "wall_clock_ratio", "wall_clock_ratio_fit_included")
+    lines = [
+        "| per-layer start | refinement steps | loss | noise steps | step ratio "
+        "| total cost ratio | wall-clock ratio | with the fit |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        mark = "> " if row["bound"] else ""
+        ratios = " | ".join(f"{mark}{row[name]:.2f}" for name in names)
+        lines.append(
+            f"| {row['case']} | {row['refinement_steps']} | {row['loss_level']:.3g} "
+            f"| {mark}{row['noise_steps']:.0f} | {ratios} |"
+        )
+    return "\n".join(lines)
+
+
+def _thin(curve):
+    steps = [s for s in (1, 5, 10, 20, 40, 80, 160, 320, 640, 1280) if s <= len(curve)]
+    return {str(s): float(curve[s - 1]) for s in steps}

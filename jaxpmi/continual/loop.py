@@ -131,7 +131,7 @@ class _Session:
         self.state, book = restored if restored else (state, {})
         self.accounts = Accounts(book)
         self.saved_step = self.accounts.ticks
-        self.metrics = MetricsWriter(workdir / "metrics.jsonl", self.accounts.ticks)
+        self.metrics = MetricsWriter(workdir / "metrics.jsonl", self.accounts.ticks + 1)
         self.progress = Progress(config.log_every_seconds, num_tasks=self.run.stream.num_tasks)
         if restored:
             position = f"task {int(self.state.task) + 1}, phase {int(self.state.phase) + 1}"
@@ -170,15 +170,14 @@ class _Session:
             self._checkpoint()
 
     def _phase(self, task, name, phase):
-        begin = int(self.state.step)
+        done, every = int(self.state.step), self.config.checkpoint_every
         if name.startswith(("train", "invert", "generate")):
             self.progress.compiling(name)
-        since, previous = time.monotonic(), None
-        total = 0
+        since, first, previous = time.monotonic(), True, None
         for tick in phase(self.run, self.state):
-            if total == 0:
-                total = tick.total
-                self.progress.phase(task, name, total, begin)
+            if first:
+                self.progress.phase(task, name, tick.total, done)
+                first = False
             self.state = tick.state
             self.accounts.ticks += 1
             # The tick before is finished by now, so fetching it does not stall the device.
@@ -188,7 +187,9 @@ class _Session:
             now = time.monotonic()
             self.accounts.add_seconds(name, now - since)
             since = now
-            if self._steps_since_checkpoint(tick, begin) and tick.step < tick.total:
+            due = tick.step // every > done // every
+            done = tick.step
+            if due and done < tick.total:
                 self._log(task, name, tick, self.accounts.ticks)
                 previous = None
                 self._checkpoint()
@@ -198,13 +199,6 @@ class _Session:
         self.accounts.add_seconds(name, time.monotonic() - since)
         if name in ("invert", "generate"):
             self._write_pictures(task)
-
-    def _steps_since_checkpoint(self, tick, begin):
-        """True where a multiple of `checkpoint_every` steps was passed by this tick."""
-        every = self.config.checkpoint_every
-        before = getattr(self, "_last_step", begin) if tick.step > begin else begin
-        self._last_step = tick.step
-        return tick.step // every > min(before, tick.step) // every
 
     def _log(self, task, name, tick, number):
         """Checks, writes and shows one tick."""
@@ -234,9 +228,7 @@ class _Session:
         if self.accounts.ticks == self.saved_step:
             return
         self.saved_step = self.accounts.ticks
-        # The saved arrays are copies: the running ones are donated to the next step.
-        snapshot = jax.tree.map(jnp.copy, self.state)
-        self.checkpoints.save(self.accounts.ticks, snapshot, self.accounts.to_dict())
+        self.checkpoints.save(self.accounts.ticks, self.state, self.accounts.to_dict())
 
     def _write_pictures(self, task):
         stream, count = self.run.stream, int(self.state.replay.count)

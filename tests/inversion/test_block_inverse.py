@@ -94,8 +94,8 @@ def test_orthonormal_blocks_are_inverted_exactly():
     labels = np.zeros(5, np.int32)
     y = x @ mix
     z = y.reshape(5, -1) @ flat
-    np.testing.assert_allclose(invert_linearly(inner, y, labels, (4, 4, 3), KEY), x, atol=5e-3)
-    got = invert_linearly(last, z, labels, (4, 4, 3), KEY)
+    np.testing.assert_allclose(invert_linearly(inner, y, labels, KEY, input_shape=(4, 4, 3)), x, atol=5e-3)
+    got = invert_linearly(last, z, labels, KEY, input_shape=(4, 4, 3))
     np.testing.assert_allclose(got, y, atol=2e-2)
     assert inner.residual_std.max() < 2e-3 and last.residual_std.max() < 1e-2
     # Of the 3 x 3 neighbourhood only the centre tells: the transpose of the mix stands there.
@@ -194,12 +194,20 @@ def test_draws_have_the_covariance_of_the_residuals():
     residuals, weight = numpy_residuals(x, labels)
     output = jnp.broadcast_to(jnp.asarray(x[:1].mean((1, 2))), (20_000, 2))
     ones = np.ones(20_000, np.int32)
-    draws = np.asarray(invert_linearly(inverse, output, ones, (3, 3, 2), KEY)).reshape(-1, 18)
+    draw = functools.partial(invert_linearly, input_shape=(3, 3, 2))
+    draws = np.asarray(draw(inverse, output, ones, KEY)).reshape(-1, 18)
     np.testing.assert_allclose(
         draws.mean(0), np.r_[x[0].mean((0, 1)), 0, 1] @ weight, atol=0.05 * residuals.std()
     )
     covariance = residuals.T @ residuals / len(x)
     np.testing.assert_allclose(np.cov(draws.T), covariance, atol=0.05 * np.diag(covariance).max())
+    calm = draw(inverse, output[:2], ones[:2], KEY, residual_scale=0.0, noise_scale=0.0)
+    np.testing.assert_allclose(calm[0], calm[1], atol=1e-5)  # the regression alone
+    np.testing.assert_allclose(calm[0].ravel(), draws.mean(0), atol=0.05 * residuals.std())
+    factor = draw(inverse, output, ones, KEY, residual_scale=0.5, noise_scale=0.0)
+    spread = np.asarray(factor).reshape(-1, 18).std(0)
+    want = 0.5 * np.linalg.norm(inverse.residual_factor, axis=0)
+    np.testing.assert_allclose(spread, want, rtol=0.05)
 
 
 def test_each_class_has_an_offset_of_its_own():
@@ -211,7 +219,7 @@ def test_each_class_has_an_offset_of_its_own():
         Chain((Pool(),)), variables_of(()), [batch_of(x, labels)], num_classes=3
     )
     feature = np.zeros((2, 1), np.float32)
-    got = invert_linearly(inverse, feature, np.asarray([0, 1]), (2, 2, 1), KEY)
+    got = invert_linearly(inverse, feature, np.asarray([0, 1]), KEY, input_shape=(2, 2, 1))
     np.testing.assert_allclose(got, np.concatenate([pattern, -pattern]), atol=2e-2)
 
 
@@ -237,8 +245,8 @@ def test_initial_inverses_have_the_shapes_of_fitted_ones(size):
     )
     for inverse, inputs, outputs in zip(zeros, shapes, shapes[1:], strict=False):
         output, labels = jnp.ones((2, *outputs)), jnp.zeros(2, jnp.int32)
-        draw = functools.partial(invert_linearly, inverse, output, labels, inputs)
-        assert jax.eval_shape(draw, KEY).shape == (2, *inputs)
+        draw = functools.partial(invert_linearly, input_shape=inputs)
+        assert jax.eval_shape(draw, inverse, output, labels, KEY).shape == (2, *inputs)
         assert not inverse.weight.any()
 
 

@@ -19,6 +19,7 @@ from jaxpmi.types import Moments
 
 SHAPE, NUM_CLASSES, BATCH = (8, 8, 2), 3, 6
 MODEL = resnet.ResNet((resnet.Stem(3), resnet.ResidualBlock(4, stride=2, pool=True)))
+PUBLISHED = FullModelConfig(num_steps=160, learning_rate=0.4, warmup_steps=5, schedule="step")
 OFF = FullModelConfig(
     num_steps=12,
     learning_rate=0.1,
@@ -86,13 +87,13 @@ def unweighted_terms(x):
 
 def test_the_published_schedule():
     """pmi.md, section 2.2: the exact sequence of the code."""
-    rates = np.asarray(learning_rates(FullModelConfig(schedule="step")))
+    rates = np.asarray(learning_rates(PUBLISHED))
     want = [0.08, 0.08, 0.16, 0.24, 0.32] + [0.4] * 80 + [0.2] * 40 + [0.1] * 35
     np.testing.assert_allclose(rates, want, rtol=1e-5)
 
 
 def test_a_cosine_falls_from_the_peak_to_0():
-    rates = np.asarray(learning_rates(FullModelConfig(num_steps=105, schedule="cosine")))
+    rates = np.asarray(learning_rates(dataclasses.replace(PUBLISHED, num_steps=105, schedule="cosine")))
     np.testing.assert_allclose(rates[:6], [0.08, 0.08, 0.16, 0.24, 0.32, 0.4], rtol=1e-5)
     want = 0.2 * (1.0 + np.cos(np.pi * np.arange(100) / 100))
     np.testing.assert_allclose(rates[5:], want, atol=1e-6)
@@ -102,7 +103,8 @@ def test_a_cosine_falls_from_the_peak_to_0():
 @pytest.mark.parametrize("steps", [1, 2, 4, 7])
 def test_few_steps_have_a_schedule_too(schedule, steps):
     for warmup in (0, 1, 5):
-        config = FullModelConfig(num_steps=steps, warmup_steps=warmup, schedule=schedule)
+        options = {"num_steps": steps, "warmup_steps": warmup, "schedule": schedule}
+        config = dataclasses.replace(PUBLISHED, **options)
         rates = np.asarray(learning_rates(config))
         assert rates.shape == (steps,) and (rates > 0).all() and rates.max() <= 0.4 + 1e-6
 

@@ -53,14 +53,15 @@ class Linear:
 def test_a_linear_block_is_solved(shape):
     """T3, the residual alone: Adam's limit is another preimage than gradient descent's."""
     left, _, right = np.linalg.svd(normal(0, *shape), full_matrices=False)
-    weight, wanted = left * np.linspace(0.5, 2.0, shape[1], dtype=np.float32) @ right, normal(1, 8, shape[1])
-    config = PerLayerConfig(num_steps=400, learning_rate=0.03, statistics_weight=0.0)
+    weight = left * np.linspace(0.5, 2.0, shape[1], dtype=np.float32) @ right
+    wanted = normal(1, 8, shape[1])
+    config = PerLayerConfig(num_steps=500, learning_rate=0.03, statistics_weight=0.0)
     start = normal(2, 8, shape[0])
     moments = Moments(jnp.zeros(shape[0]), jnp.ones(shape[0]))
     solution = invert_block(
         weight, {}, start, wanted, moments, KEY, block=Linear(), config=config, match_input=False
     )
-    assert solution.losses[0] > 1.0 and solution.loss < 1e-5
+    assert solution.losses[0] > 1.0 and solution.loss < 1e-4
     np.testing.assert_allclose(solution.x @ weight, wanted, atol=0.02)
     if shape[0] == shape[1]:  # then the preimage is one
         np.testing.assert_allclose(solution.x, wanted @ np.linalg.inv(weight), atol=0.05)
@@ -68,7 +69,7 @@ def test_a_linear_block_is_solved(shape):
 
 @pytest.mark.parametrize("index", range(5))
 def test_a_realisable_target_is_approached_at_every_block(index):
-    """T9, by the published start, rate and weight."""
+    """T9, by the published start and weight, and the rate of its grid that suits this network."""
     net, values = trained(), block_inputs()
     name = blockwise.block_name(index)
     moments = net.knowledge.block_inputs[index]
@@ -76,16 +77,28 @@ def test_a_realisable_target_is_approached_at_every_block(index):
     params, batch_stats = net.variables.params[name], net.variables.batch_stats[name]
     block = net.model.blocks[index]
     solution = invert_block(
-        params, batch_stats, start, values[index + 1], moments, KEY, block=block, config=PUBLISHED
+        params,
+        batch_stats,
+        start,
+        values[index + 1],
+        moments,
+        KEY,
+        (0.25, 1.0),
+        block=block,
+        config=PUBLISHED,
     )
     assert bool(solution.finite)
     assert solution.loss < 0.5 * solution.losses[0]
     # The loss of the start is what it says to be: distance, statistics, and those of the input.
-    output, shown = block.apply(params, batch_stats, start, train=False)
-    want = objectives.feature_match(output, values[index + 1])
-    want += 25.0 * objectives.statistics_loss(shown, batch_stats)
-    want += 25.0 * objectives.moment_kl(blockwise.channel_moments(start), moments)
-    np.testing.assert_allclose(solution.losses[0], want, rtol=1e-3)
+    @jax.jit
+    def loss(x):
+        output, shown = block.apply(params, batch_stats, x, train=False)
+        statistics = objectives.statistics_loss(shown, batch_stats)
+        statistics += objectives.moment_kl(blockwise.channel_moments(x), moments)
+        return objectives.feature_match(output, values[index + 1]) + 25.0 * statistics
+
+    np.testing.assert_allclose(solution.losses[0], loss(start), rtol=1e-3)
+    np.testing.assert_allclose(solution.loss, loss(solution.x), rtol=1e-3)
     assert set(solution.terms) == {"feature_match", "statistics", "input_statistics"}
 
 
@@ -148,7 +161,7 @@ def test_without_steps_the_starts_are_chained():
     """num_steps=0: every block's input is its linear inverse, applied to the one after."""
     net, values = trained(), block_inputs()
     goal = targets(values[5], jnp.asarray(net.labels[:32]))
-    config = PerLayerConfig(start="inverse", num_steps=0)
+    config = PerLayerConfig(start="inverse", num_steps=0, residual_scale=0.5, noise_scale=0.2)
     images, solutions = invert_blocks(
         net.model,
         net.variables,
@@ -163,10 +176,19 @@ def test_without_steps_the_starts_are_chained():
     x = values[5]
     for i in range(4, -1, -1):
         key, _ = jax.random.split(jax.random.fold_in(KEY, i))
-        x = invert_linearly(net.knowledge.inverses[i], x, goal.labels, values[i].shape[1:], key)
+        x = invert_linearly(
+            net.knowledge.inverses[i],
+            x,
+            goal.labels,
+            key,
+            input_shape=values[i].shape[1:],
+            residual_scale=0.5,
+            noise_scale=0.2,
+        )
     np.testing.assert_allclose(images, x, rtol=1e-3, atol=1e-3)
     # And they lead back near the features: nearer than other images do.
-    features = blockwise.forward(net.model, net.variables, images).features
+    forward = jax.jit(functools.partial(blockwise.forward, net.model))
+    features = forward(net.variables, images).features
     shuffled = np.square(np.roll(values[5], 1, 0) - values[5]).mean()
     assert np.square(features - values[5]).mean() < shuffled
 
