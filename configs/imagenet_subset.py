@@ -57,9 +57,13 @@ def get_config() -> Config:
             schedule="step",
             milestones=(0.25, 0.5),  # epochs 30 and 60
         ),
-        losses=MethodConfig(recipe="stagewise", combine="sum", tuning_epochs=0.25),
+        losses=MethodConfig(
+            recipe="stagewise", combine="sum", body_learning_rate=0.01, tuning_epochs=0.25
+        ),
         contrastive=ContrastiveConfig(num_epochs=200),
         inversion=InversionConfig(
+            targets="cfs",
+            covariance="diagonal",
             base_images=512,
             images_per_task=512,
             batch_size=64,
@@ -68,7 +72,10 @@ def get_config() -> Config:
                 num_steps=50,
                 learning_rate=0.8,
                 statistics_weight=0.25 * NUM_BLOCKS * 20,  # alpha_rf x blocks x rf_factor
+                block_statistics="measured",
             ),
-            full_model=FullModelConfig(schedule="step"),
+            full_model=FullModelConfig(
+                num_steps=160, learning_rate=0.4, schedule="step", statistics_weight=0.25
+            ),
         ),
     )

@@ -8,6 +8,8 @@ import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tests run for milliseconds and compile for minutes: this halves the suite's time.
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 def pytest_configure(config):

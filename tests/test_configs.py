@@ -33,6 +33,14 @@ SMALL = """--data.source npz --data.num-tasks 2 --model.width 2 --train.epochs 1
   --inversion.per-layer.inverse-rank 4 --inversion.full-model.num-steps 2""".split()
 
 
+@pytest.fixture
+def quick_compile():
+    """Spares most of the compiler's optimisations: these tests compile much and compute little."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def write_data(path, num_classes, *image_shape):
     """Two training images and one test image per class, of noise."""
     random = np.random.default_rng(0)
@@ -72,6 +80,7 @@ def test_file_is_valid_and_names_its_command(path):
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+@pytest.mark.usefixtures("quick_compile")
 def test_two_steps_and_one_inversion(path, tmp_path):
     num_classes, *image_shape = SHAPES[path.stem]
     write_data(tmp_path / "data.npz", num_classes, *image_shape)

@@ -94,7 +94,9 @@ def test_orthonormal_blocks_are_inverted_exactly():
     labels = np.zeros(5, np.int32)
     y = x @ mix
     z = y.reshape(5, -1) @ flat
-    np.testing.assert_allclose(invert_linearly(inner, y, labels, KEY, input_shape=(4, 4, 3)), x, atol=5e-3)
+    np.testing.assert_allclose(
+        invert_linearly(inner, y, labels, KEY, input_shape=(4, 4, 3)), x, atol=5e-3
+    )
     got = invert_linearly(last, z, labels, KEY, input_shape=(4, 4, 3))
     np.testing.assert_allclose(got, y, atol=2e-2)
     assert inner.residual_std.max() < 2e-3 and last.residual_std.max() < 1e-2
@@ -152,7 +154,12 @@ def numpy_residuals(x, labels):
 def test_residual_factor_and_std_give_the_covariance_of_the_residuals():
     x, labels = pooled_data(rank=4)
     (inverse,) = fit_block_inverses(
-        Chain((Pool(),)), variables_of(()), [batch_of(x, labels)], num_classes=2, rank=10, ridge=1e-6
+        Chain((Pool(),)),
+        variables_of(()),
+        [batch_of(x, labels)],
+        num_classes=2,
+        rank=10,
+        ridge=1e-6,
     )
     residuals, weight = numpy_residuals(x, labels)
     np.testing.assert_allclose(inverse.weight, weight, atol=5e-3)
@@ -189,7 +196,12 @@ def test_rank_0_keeps_the_variances_and_too_small_a_rank_the_leading_directions(
 def test_draws_have_the_covariance_of_the_residuals():
     x, labels = pooled_data(rank=4)
     (inverse,) = fit_block_inverses(
-        Chain((Pool(),)), variables_of(()), [batch_of(x, labels)], num_classes=2, rank=10, ridge=1e-6
+        Chain((Pool(),)),
+        variables_of(()),
+        [batch_of(x, labels)],
+        num_classes=2,
+        rank=10,
+        ridge=1e-6,
     )
     residuals, weight = numpy_residuals(x, labels)
     output = jnp.broadcast_to(jnp.asarray(x[:1].mean((1, 2))), (20_000, 2))

@@ -93,7 +93,9 @@ def test_the_published_schedule():
 
 
 def test_a_cosine_falls_from_the_peak_to_0():
-    rates = np.asarray(learning_rates(dataclasses.replace(PUBLISHED, num_steps=105, schedule="cosine")))
+    rates = np.asarray(
+        learning_rates(dataclasses.replace(PUBLISHED, num_steps=105, schedule="cosine"))
+    )
     np.testing.assert_allclose(rates[:6], [0.08, 0.08, 0.16, 0.24, 0.32, 0.4], rtol=1e-5)
     want = 0.2 * (1.0 + np.cos(np.pi * np.arange(100) / 100))
     np.testing.assert_allclose(rates[5:], want, atol=1e-6)

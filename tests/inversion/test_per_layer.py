@@ -89,6 +89,7 @@ def test_a_realisable_target_is_approached_at_every_block(index):
     )
     assert bool(solution.finite)
     assert solution.loss < 0.5 * solution.losses[0]
+
     # The loss of the start is what it says to be: distance, statistics, and those of the input.
     @jax.jit
     def loss(x):

@@ -74,9 +74,11 @@ def test_the_network_sees_the_intended_labels(start):
 
 
 def test_better_starts_begin_lower():
-    losses = {start: float(result(start).initial_loss) for start in ("inverse", "gaussian", "noise")}
-    assert losses["inverse"] < 0.7 * losses["noise"], losses
-    assert losses["gaussian"] < 0.7 * losses["noise"], losses
+    """The closed-form inverse starts far below what block-wise noise or noise images give."""
+    losses = {
+        start: float(result(start).initial_loss) for start in ("inverse", "gaussian", "noise")
+    }
+    assert losses["inverse"] < 0.2 * min(losses["gaussian"], losses["noise"]), losses
 
 
 def test_noise_is_the_standard_gaussian_whatever_the_per_layer_settings_are():
@@ -132,7 +134,9 @@ def test_noise_of_eight_devices_is_born_on_eight():
 
 
 def test_a_batch_that_the_devices_cannot_share_is_an_error():
-    with pytest.raises(ValueError, match="a batch of 30 is not divisible by 8 devices; use 24 or 32"):
+    with pytest.raises(
+        ValueError, match="a batch of 30 is not divisible by 8 devices; use 24 or 32"
+    ):
         shard_batch(np.zeros((30, 2)), make_mesh(8))
 
 

@@ -45,8 +45,12 @@ def test_blocks_in_sequence_are_the_forward_pass(name):
     for i, block in enumerate(model.blocks):
         name = blockwise.block_name(i)
         assert x.shape[1:] == shapes[i]
-        np.testing.assert_allclose(whole.block_inputs[i].mean, np.asarray(x).mean((0, 1, 2)), rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(whole.block_inputs[i].var, np.asarray(x).var((0, 1, 2)), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            whole.block_inputs[i].mean, np.asarray(x).mean((0, 1, 2)), rtol=1e-5, atol=1e-5
+        )
+        np.testing.assert_allclose(
+            whole.block_inputs[i].var, np.asarray(x).var((0, 1, 2)), rtol=1e-4, atol=1e-6
+        )
         params, batch_stats = variables.params[name], variables.batch_stats[name]
         x, moments = apply(params, batch_stats, x, block=block, train=False)
         for got, want in zip(

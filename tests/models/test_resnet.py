@@ -121,7 +121,10 @@ def test_a_residual_block_written_out():
     params, _ = block.init(jax.random.key(0), x.shape[1:])
     params["bn2"]["scale"] = jnp.linspace(0.5, 2.0, 4)
     params["bn1"]["bias"] = jnp.linspace(-0.5, 0.5, 4)
-    running = {"bn1": Moments(normal(2, 4), np.full(4, 2.0)), "bn2": Moments(normal(3, 4), np.ones(4))}
+    running = {
+        "bn1": Moments(normal(2, 4), np.full(4, 2.0)),
+        "bn2": Moments(normal(3, 4), np.ones(4)),
+    }
     y, moments = apply(params, running, x, block=block, train=False)
 
     def affine(name, x):
@@ -188,9 +191,7 @@ def plain_conv(x, kernel, stride):
     )
 
 
-@pytest.mark.parametrize(
-    ("size", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (3, 3), (5, 2)]
-)
+@pytest.mark.parametrize(("size", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (3, 3), (5, 2)])
 @pytest.mark.parametrize("image", [(8, 8), (7, 7), (6, 9)])
 def test_convolution_and_its_own_gradient_are_those_of_jax(size, stride, image):
     x, kernel = normal(0, 3, *image, 2), normal(1, size, size, 2, 4)
