@@ -87,18 +87,18 @@ class Problem(NamedTuple):
 
 
 PMI_SETTING = Setting(0.4, "cosine", True, 1.0, 160)
+FULL_DRAW = PerLayerConfig(start="inverse", residual_scale=1.0, noise_scale=1.0, num_steps=0)
+SMALL_DRAW = dataclasses.replace(FULL_DRAW, residual_scale=0.5, noise_scale=0.0)
+GAUSSIAN = PerLayerConfig(start="gaussian", num_steps=20, learning_rate=0.8)
 CASES = (
-    Case("inverse, no steps per block", PerLayerConfig(start="inverse", num_steps=0)),
-    Case("inverse, 10 steps per block", PerLayerConfig(start="inverse", num_steps=10)),
+    Case("inverse", FULL_DRAW),
+    Case("inverse + 10 steps per block", dataclasses.replace(FULL_DRAW, num_steps=10)),
+    Case("inverse, small draw", SMALL_DRAW),
+    Case("inverse, small draw + 10 steps", dataclasses.replace(SMALL_DRAW, num_steps=10)),
+    Case("gaussian, measured, 20 steps", GAUSSIAN),
     Case(
-        "gaussian, measured statistics, 20 steps per block",
-        PerLayerConfig(start="gaussian", num_steps=20, learning_rate=0.8),
-    ),
-    Case(
-        "gaussian, affine statistics, 50 steps per block (published)",
-        PerLayerConfig(
-            start="gaussian", num_steps=50, learning_rate=0.8, block_statistics="affine"
-        ),
+        "gaussian, affine, 50 steps (published)",
+        dataclasses.replace(GAUSSIAN, num_steps=50, block_statistics="affine"),
     ),
 )
 
@@ -178,7 +178,8 @@ def descend(
             "extra_statistics": value - jax.lax.stop_gradient(value),  # 0, with a gradient
         }
 
-    project = lambda x: jnp.clip(x, *limits)  # noqa: E731
+    low, high = (limit.reshape(1, 1, 1, -1) for limit in limits)
+    project = lambda x: jnp.clip(x, low, high)  # noqa: E731
     weights = {"feature_match": 1.0, "statistics": STATISTICS_WEIGHT}
     return minimise(
         terms,
@@ -341,7 +342,7 @@ def measure_costs(
     """
     steps = REFINEMENT_STEPS[0]
     start, setting = noise_start(problem, key), PMI_SETTING._replace(num_steps=steps)
-    linear, sweeps = CASES[0], CASES[2]
+    linear, sweeps = Case("linear", FULL_DRAW), Case("sweeps", GAUSSIAN)
     work = {
         "full": lambda: refine(problem, start, setting, clip=clip),
         "noise": lambda: noise_start(problem, key),

@@ -166,11 +166,11 @@ def test_a_loss_that_is_not_finite_is_told_and_never_kept(value):
 def test_a_step_key_is_that_of_its_number():
     """Random terms of step s do not depend on how many steps follow, nor on the devices."""
     noisy = lambda x, key: {"noise": jax.random.normal(key) + 0.0 * x.sum()}  # noqa: E731
-    run = lambda steps: (
-        minimise(  # noqa: E731
-            noisy, START, KEY, weights={"noise": 1.0}, learning_rates=jnp.ones(steps)
-        ).losses
-    )
+
+    def run(steps):
+        rates = jnp.ones(steps)
+        return minimise(noisy, START, KEY, weights={"noise": 1.0}, learning_rates=rates).losses
+
     want = [jax.random.normal(jax.random.fold_in(KEY, i)) for i in range(6)]
     np.testing.assert_allclose(run(6), want, rtol=1e-6)
     np.testing.assert_allclose(run(4), want[:4], rtol=1e-6)
