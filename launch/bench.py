@@ -17,6 +17,8 @@ from pathlib import Path
 # A bare clone works without `pip install`: the checkout root goes on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import bench_ratios  # noqa: E402
+
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command line; returns the exit code."""
@@ -28,32 +30,38 @@ def main(arguments: Sequence[str]) -> int:
     def say(text):
         print(f"[{time.monotonic() - begin:5.0f} s] {text}", file=sys.stderr, flush=True)
 
-    facts = environment()
-    here = {"device": facts["device"]["kind"], "jax": facts["versions"]["jax"]}
     rows, details = [], []
     for seed in options.seeds:
         seed_rows, seed_details = bench_pmi.run_seed(
             seed, quick=options.quick, clip=options.clip, say=say
         )
-        rows += [{**row, **here} for row in seed_rows]
+        rows += seed_rows
         details.append(seed_details)
-    merged = bench_pmi.mean_rows(rows)
-    print(bench_pmi.table(merged))
+        if options.json:  # after every seed, so that a run that is stopped leaves something
+            write_report(options, rows, details, time.monotonic() - begin)
+    print(bench_ratios.table(bench_ratios.mean_rows(rows)))
     if options.json:
-        report = {
-            "benchmark": "pmi",
-            "arguments": list(arguments),
-            "clip_pixels": options.clip,
-            "seconds": round(time.monotonic() - begin, 1),
-            **facts,
-            "means": merged,
-            "details": details,
-        }
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
-        side = options.json.with_suffix(".details.json")
-        side.write_text(json.dumps(report, indent=1) + "\n")
-        print(f"\nrows: {options.json}; means, curves, seconds and versions: {side}")
+        print(f"\nrows: {options.json}; means, curves, seconds, versions: {_side(options.json)}")
     return 0
+
+
+def write_report(options: argparse.Namespace, rows: list, details: list, seconds: float) -> None:
+    """Writes the rows, and beside them all that was measured."""
+    facts = environment()
+    here = {"device": facts["device"]["kind"], "jax": facts["versions"]["jax"]}
+    report = {
+        "benchmark": options.command,
+        "seeds": [entry["seed"] for entry in details],
+        "quick": options.quick,
+        "clip_pixels": options.clip,
+        "seconds": round(seconds, 1),
+        "load_average": os.getloadavg(),
+        **facts,
+        "means": bench_ratios.mean_rows(rows),
+        "details": details,
+    }
+    options.json.write_text(json.dumps([{**row, **here} for row in rows], indent=1) + "\n")
+    _side(options.json).write_text(json.dumps(report, indent=1) + "\n")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -90,6 +98,10 @@ def environment() -> dict:
             **{name: metadata.version(name) for name in packages},
         },
     }
+
+
+def _side(path):
+    return path.with_suffix(".details.json")
 
 
 def _seeds(text):

@@ -19,9 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "launch"))
 
 import bench  # noqa: E402
 import bench_pmi  # noqa: E402
+import bench_ratios  # noqa: E402
 
-COSTS = bench_pmi.Costs(full_step=0.1, sweep=0.2, start=3.0, linear=0.5, fit=2.0, noise=0.0)
-CASE = bench_pmi.Case("ten", PerLayerConfig(num_steps=10))
+COSTS = bench_ratios.Costs(full_step=0.1, sweep=0.2, start=3.0, linear=0.5, fit=2.0, noise=0.0)
+CASE = bench_ratios.Case("ten", PerLayerConfig(num_steps=10))
 
 
 def halving_curve(num_steps, half_life):
@@ -30,12 +31,12 @@ def halving_curve(num_steps, half_life):
 
 
 def setting(num_steps):
-    return bench_pmi.Setting(0.4, "cosine", True, 1.0, num_steps)
+    return bench_ratios.Setting(0.4, "cosine", True, 1.0, num_steps)
 
 
 def test_ratios_of_known_curves():
     pmi, noise = halving_curve(160, 20), halving_curve(640, 80)  # noise needs four times as many
-    rows = bench_pmi.ratio_rows(CASE, pmi, {setting(640): noise}, COSTS)
+    rows = bench_ratios.ratio_rows(CASE, pmi, {setting(640): noise}, COSTS)
     assert [row["refinement_steps"] for row in rows] == [20, 40, 80, 160]
     row = rows[2]
     assert row["case"] == "ten" and not row["bound"]
@@ -53,7 +54,7 @@ def test_ratios_of_known_curves():
 def test_noise_gets_its_best_run_at_every_level():
     pmi = halving_curve(160, 20)
     short = np.maximum(halving_curve(160, 30), 2.0**-3)  # fast, then stuck
-    rows = bench_pmi.ratio_rows(
+    rows = bench_ratios.ratio_rows(
         CASE, pmi, {setting(160): short, setting(640): halving_curve(640, 60)}, COSTS
     )
     assert [row["noise_steps"] for row in rows] == [30, 60, 240, 480]
@@ -62,18 +63,20 @@ def test_noise_gets_its_best_run_at_every_level():
 
 def test_a_level_never_reached_is_a_lower_bound():
     noise = {setting(160): np.ones(160), setting(320): np.ones(320)}
-    rows = bench_pmi.ratio_rows(CASE, halving_curve(160, 20), noise, COSTS)
+    rows = bench_ratios.ratio_rows(CASE, halving_curve(160, 20), noise, COSTS)
     assert all(row["bound"] and row["noise_steps"] == 320 for row in rows)
     assert rows[-1]["step_ratio"] == pytest.approx(2.0)
-    text = bench_pmi.table(bench_pmi.mean_rows([{"seed": 0, **row} for row in rows]))
+    text = bench_ratios.table(bench_ratios.mean_rows([{"seed": 0, **row} for row in rows]))
     assert "> 320" in text and "> 2.00" in text
 
 
 def test_means_over_seeds_are_geometric():
-    rows = bench_pmi.ratio_rows(CASE, halving_curve(160, 20), {setting(640): np.zeros(640)}, COSTS)
+    rows = bench_ratios.ratio_rows(
+        CASE, halving_curve(160, 20), {setting(640): np.zeros(640)}, COSTS
+    )
     twice = [{**row, "step_ratio": 4 * row["step_ratio"]} for row in rows]
     both = [{"seed": 0, **row} for row in rows] + [{"seed": 1, **row} for row in twice]
-    merged = bench_pmi.mean_rows(both)
+    merged = bench_ratios.mean_rows(both)
     assert len(merged) == len(rows)
     assert merged[0]["step_ratio"] == pytest.approx(2 * rows[0]["step_ratio"])
     assert merged[0]["seeds"] == [0, 1]
@@ -84,7 +87,7 @@ def test_the_search_finds_the_best_setting_and_lengthens_it():
         distance = abs(np.log2(s.learning_rate / 0.8)) + (s.statistics_factor == 1.0)
         return halving_curve(s.num_steps, 20 * (1 + distance + (s.schedule == "step")))
 
-    curves = bench_pmi.search_noise(score, lengths=(20, 40), keep=(1,))
+    curves = bench_ratios.search_noise(score, lengths=(20, 40), keep=(1,))
     (longer,) = [s for s in curves if s.num_steps == 40]
     assert (longer.learning_rate, longer.statistics_factor, longer.schedule) == (
         0.8,

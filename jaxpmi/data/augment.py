@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
@@ -64,7 +65,7 @@ def augment(
     if config.crop_padding == 0 and not config.flip and config.noise_std == 0:
         return images
     border = pad_value
-    if jnp.ndim(border) == 0 and not isinstance(border, Sequence):
+    if np.ndim(border) == 0:
         border = jnp.full(images.shape[-1], border)
     border = _per_channel(border, images, "pad_value")[0]
     one = functools.partial(_augment_one, border=border, config=config)

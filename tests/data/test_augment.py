@@ -97,6 +97,13 @@ def test_padding_value_default_is_the_mean_colour():
         views(AugmentConfig(crop_padding=1), pad_value=(0.0, 1.0))
 
 
+def test_noise_has_the_given_std_and_differs_by_image():
+    x, y = views(AugmentConfig(noise_std=0.5), num_images=64)
+    noise = np.asarray(y) - np.asarray(normalise(x, MEAN, STD) if x.dtype == np.uint8 else x)
+    np.testing.assert_allclose([noise.mean(), noise.std()], [0.0, 0.5], atol=0.03)
+    assert not np.allclose(noise[0], noise[1])
+
+
 def test_jit_equals_eager_and_key_matters():
     x, y = views(BOTH)
     np.testing.assert_array_equal(augment(x, jax.random.key(1), BOTH), y)
