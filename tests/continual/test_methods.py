@@ -1,0 +1,180 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpmi.config import MethodConfig
+from jaxpmi.config import TrainConfig
+from jaxpmi.continual import methods
+from jaxpmi.continual.losses import init_angle_projections
+from jaxpmi.continual.methods import METHODS
+from jaxpmi.continual.methods import Views
+
+BATCH, REPLAY, WIDTH, NUM_CLASSES = 6, 4, 5, 7
+OLD = np.asarray([1, 1, 1, 0, 0, 0, 0], np.float32)
+NEW = np.asarray([0, 0, 0, 1, 1, 0, 0], np.float32)
+TRAIN = TrainConfig(learning_rate=0.2, milestones=(0.4, 0.6), schedule="cosine")
+STAGEWISE = MethodConfig(
+    recipe="stagewise", head_epochs=0.1, last_block_epochs=0.2, tuning_epochs=0.3
+)
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@functools.cache
+def views(replay=REPLAY):
+    arrays = dict(
+        labels=jnp.asarray([3, 4, 3, 3, 4, 4]),
+        replay_labels=jnp.asarray([0, 1, 2, 0])[:replay],
+        features=normal(0, BATCH, WIDTH),
+        replay_features=normal(1, replay, WIDTH),
+        teacher_features=normal(2, BATCH, WIDTH),
+        teacher_replay_features=normal(3, replay, WIDTH),
+        head=normal(4, WIDTH, NUM_CLASSES),
+        teacher_head=normal(5, WIDTH, NUM_CLASSES),
+        projections=init_angle_projections(jax.random.key(0), WIDTH, WIDTH),
+        new_mask=NEW,
+        old_mask=OLD,
+        class_weights=np.linspace(1.0, 2.0, NUM_CLASSES, dtype=np.float32),
+    )
+    return Views(**jax.tree.map(jnp.asarray, arrays))
+
+
+def all_phases():
+    """Every phase that any method can have in a later task, by a name for the test."""
+    cases = {}
+    configs = {"": MethodConfig(), "product-": MethodConfig(recipe="stagewise", combine="product")}
+    for name, method in METHODS.items():
+        for prefix, config in {**configs, "stagewise-": STAGEWISE}.items():
+            for phase in method.phases(TRAIN, config):
+                cases.setdefault((name, phase.loss, config.combine), (phase, config, prefix))
+    return {
+        f"{prefix}{name}-{phase.name}": (phase, config)
+        for (name, _, _), (phase, config, prefix) in cases.items()
+    }
+
+
+PHASES = all_phases()
+
+
+def terms_and_gradients(phase, config):
+    seen = views() if phase.replay else views(0)
+
+    def total(parts):
+        terms = phase.loss(seen._replace(**parts), config)
+        return sum(terms.values()), terms
+
+    parts = {
+        name: getattr(seen, name) for name in ("features", "replay_features", "head", "projections")
+    }
+    return jax.jit(jax.grad(total, has_aux=True))(parts)
+
+
+@pytest.mark.parametrize("name", PHASES)
+def test_every_term_of_every_method_is_a_finite_scalar_that_trains_something(name):
+    phase, config = PHASES[name]
+    grads, terms = terms_and_gradients(phase, config)
+    assert terms
+    for term, value in terms.items():
+        assert value.shape == () and np.isfinite(value), term
+        assert value > 0.0, term
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+    np.testing.assert_array_equal(grads["head"][:, 5:], 0.0)  # classes not seen yet
+    assert np.abs(grads["head"]).max() > 0.0
+    if phase.trainable != "head":
+        assert np.abs(grads["features"]).max() > 0.0
+
+
+@pytest.mark.parametrize(
+    ("method", "config", "names"),
+    [
+        ("finetune", MethodConfig(), {"cross_entropy"}),
+        ("lwf", MethodConfig(), {"cross_entropy", "distillation"}),
+        (
+            "deep_inversion",
+            MethodConfig(),
+            {"cross_entropy", "distillation", "replay_distillation"},
+        ),
+        ("abd", MethodConfig(), {"local", "head", "features"}),
+        ("r_dfcil", MethodConfig(), {"local", "hard_distillation", "angles"}),
+        ("pmi", MethodConfig(recipe="stagewise", combine="product"), {"product"}),
+    ],
+)
+def test_names_of_the_terms(method, config, names):
+    phase = METHODS[method].phases(TRAIN, config)[0]
+    if method == "pmi":
+        phase = METHODS[method].phases(TRAIN, config)[1]
+    _, terms = terms_and_gradients(phase, config)
+    assert set(terms) == names
+
+
+def test_weights_scale_their_term():
+    one, two = MethodConfig(lwf_weight=1.0), MethodConfig(lwf_weight=2.0)
+    (phase,) = METHODS["lwf"].phases(TRAIN, one)
+    _, a = terms_and_gradients(phase, one)
+    _, b = terms_and_gradients(phase, two)
+    np.testing.assert_allclose(2.0 * a["distillation"], b["distillation"], rtol=1e-6)
+    np.testing.assert_allclose(a["cross_entropy"], b["cross_entropy"], rtol=1e-6)
+
+
+def test_the_default_recipe_separates_old_from_new_in_the_head_alone():
+    """No gradient to the features compares a real image with the old classes."""
+    phase = METHODS["pmi"].phases(TRAIN, MethodConfig())[0]
+    config = MethodConfig(abd_weight=0.0, hkd_weight=0.0)
+    grads, terms = terms_and_gradients(phase, config)
+    assert {"local", "replay_local", "head"} <= set(terms)
+    moved = views()._replace(head=np.where(OLD > 0, 50.0, 1.0)[None] * views().head)
+
+    def gradient_to_real_features(seen):
+        loss = lambda f: sum(phase.loss(seen._replace(features=f), config).values())  # noqa: E731
+        return jax.grad(loss)(seen.features)
+
+    want = np.asarray(gradient_to_real_features(views()))
+    np.testing.assert_allclose(grads["features"], want, rtol=1e-4, atol=1e-6)
+    # Old columns of the head have no say in them.
+    np.testing.assert_allclose(gradient_to_real_features(moved), want, rtol=1e-4, atol=1e-6)
+
+
+def test_stages_of_the_published_recipe():
+    """pmi.md, section 4: head, last block, body, balanced tuning."""
+    phases = METHODS["pmi"].phases(TRAIN, STAGEWISE)
+    assert [p.name for p in phases] == ["head", "last_block", "body", "tuning"]
+    assert [p.trainable for p in phases] == ["head", "last_block", "body", "head"]
+    np.testing.assert_allclose([p.share for p in phases], [0.1, 0.2, 0.4, 0.3], rtol=1e-6)
+    assert [p.new_columns_only for p in phases] == [True, True, True, False]
+    assert all(p.replay and not p.joint_batch for p in phases)
+    rates = [p.learning_rate for p in phases]
+    wanted = [0.2, 0.1, STAGEWISE.body_learning_rate, STAGEWISE.tuning_learning_rate]
+    assert rates == wanted
+    assert [p.milestones for p in phases] == [(), (0.5, 0.75), (0.5, 0.75), ()]
+    _, terms = terms_and_gradients(phases[0], STAGEWISE)
+    assert "angles" not in terms, "a frozen body has no relation to keep"
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("config", [MethodConfig(), STAGEWISE])
+def test_phases_share_a_task_and_agree_with_the_method(name, config):
+    method = METHODS[name]
+    phases = method.phases(TRAIN, config)
+    np.testing.assert_allclose(sum(p.share for p in phases), 1.0, rtol=1e-6)
+    assert len({p.name for p in phases}) == len(phases)
+    assert any(p.replay for p in phases) == (method.replay != "none")
+    assert phases == method.phases(TRAIN, config), "equal programs compile once"
+
+
+def test_the_first_task_is_the_same_for_every_method():
+    (phase,) = methods.first_phases(TRAIN, MethodConfig())
+    assert (phase.learning_rate, phase.share, phase.trainable) == (0.2, 1.0, "all")
+    assert phase.schedule == "cosine" and not phase.replay
+    assert phase.loss is methods.classification
+
+
+def test_only_the_upper_bound_sees_all_data():
+    assert [name for name, method in METHODS.items() if method.all_data] == ["joint"]
+    assert [name for name, method in METHODS.items() if method.keeps_generator] == ["abd"]
+    assert METHODS["abd"].replay == METHODS["r_dfcil"].replay == "generator"
+    assert METHODS["pmi"].replay == METHODS["deep_inversion"].replay == "inversion"
