@@ -1,4 +1,9 @@
-"""Ten digits in five tasks without keeping an image: the embedded data, on any CPU."""
+"""Ten digits in five tasks without keeping an image: the embedded data, on any CPU.
+
+  python launch/run.py --config configs/mnist.py
+
+Result of seed 0, the only one run so far: last accuracy 81.0 %, average incremental 86.7 %.
+"""
 
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import Config

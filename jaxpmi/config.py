@@ -111,7 +111,7 @@ class PerLayerConfig:
     # block-input moments: real data of the tasks, a data-free estimate, or (as published) the
     # affine parameters of the last BatchNorm before the block
     boost_weights: bool = True  # double a term's weight while it exceeds its first value
-    search_learning_rates: tuple[float, ...] = ()  # multipliers tried once per task and block
+    search_learning_rates: tuple[float, ...] = ()  # multipliers tried for every batch and block
     search_statistics_weights: tuple[float, ...] = ()  # multipliers tried with them
 
 

@@ -191,7 +191,7 @@ def invert_blocks(
       config: start, steps and weights per block.
       image_shape: (H, W, C) of the images.
       inverses: linear block inverses, for `config.start == "inverse"`.
-      scales: per block, from `search_block`.
+      scales: per block, from `search_block`; None: searched for if the config asks for it.
       labels_only: the last block minimises the labels' cross-entropy, not a feature distance.
 
     Returns:
@@ -217,18 +217,26 @@ def invert_blocks(
         else:
             x = draw_start(block_inputs[i], shapes[i], key_start, targets.features)
         if config.num_steps > 0:
-            solution = invert_block(
+            arguments = (
                 variables.params[name],
                 variables.batch_stats[name],
                 x,
                 target,
                 block_inputs[i],
                 key_solve,
-                (1.0, 1.0) if scales is None else scales[i],
-                block=model.blocks[i],
-                config=config,
-                match_input=i > 0 or config.start == "inverse",
             )
+            static = {
+                "block": model.blocks[i],
+                "config": config,
+                "match_input": i > 0 or config.start == "inverse",
+            }
+            if scales is not None:
+                block_scales = scales[i]
+            elif config.search_learning_rates or config.search_statistics_weights:
+                block_scales = search_block(*arguments, **static)
+            else:
+                block_scales = (1.0, 1.0)
+            solution = invert_block(*arguments, block_scales, **static)
             solutions.append(solution)
             x = solution.x
         target = x
