@@ -30,6 +30,7 @@ from jaxpmi.features.gaussian import sample_class_features
 from jaxpmi.inversion.block_inverse import BlockInverse
 from jaxpmi.inversion.block_inverse import fit_block_inverses
 from jaxpmi.inversion.full_model import PixelStats
+from jaxpmi.inversion.full_model import measure_pixels
 from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.per_layer import invert_block
 from jaxpmi.inversion.per_layer import invert_blocks
@@ -81,6 +82,7 @@ __all__ = [
     "invert_block",
     "invert_blocks",
     "load_config",
+    "measure_pixels",
     "merge_class_stats",
     "normalise",
     "open_source",

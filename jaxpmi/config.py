@@ -74,6 +74,7 @@ class MethodConfig:
     lwf_weight: float = 1.0  # lwf, deep_inversion: soft cross-entropy to the teacher
     lwf_temperature: float = 2.0  # lwf, deep_inversion
     abd_weight: float = 0.1  # abd, pmi detached: feature distillation through the old head
+    joint_weight: float = 0.0  # pmi detached: of cross-entropy over all seen classes, backbone only
     head_epochs: float = 0.1  # pmi: share of epochs that train the new head only
     last_block_epochs: float = 0.1  # pmi: share of epochs that also train the last block
     tuning_epochs: float = 0.2  # pmi, r_dfcil: share of epochs that tune all heads at the end
@@ -128,6 +129,8 @@ class FullModelConfig:
     statistics_weight: float = 0.25  # of all layers' statistics
     pixel_statistics_weight: float = 0.0  # of per-pixel moments, measured on real data
     total_variation_weight: float = 0.0  # of neighbouring pixels' absolute differences
+    histogram_weight: float = 0.0  # of the distance to the histogram of real pixel values; if not
+    # 0, the images are also given exactly that histogram at the end
     jitter_pixels: int = 0  # random cyclic shift of the batch before every step
     clip_pixels: bool = True  # keep pixels in the valid range
     boost_weights: bool = True  # double a term's weight while it exceeds its first value

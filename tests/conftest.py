@@ -2,9 +2,11 @@
 
 import hashlib
 import platform
+import tempfile
 from pathlib import Path
 
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -24,6 +26,14 @@ def pytest_configure(config):
         folder = config.cache.mkdir(f"jaxpmi-{_cpu()}")
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folders(tmp_path_factory):
+    """Puts them where pytest cleans up: TFDS leaves an empty one behind for every data set."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
+        yield
 
 
 def _cpu():

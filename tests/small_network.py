@@ -25,11 +25,10 @@ from jaxpmi.data.augment import normalise
 from jaxpmi.features.gaussian import ClassStats
 from jaxpmi.features.gaussian import fit_class_stats
 from jaxpmi.inversion.block_inverse import fit_block_inverses
-from jaxpmi.inversion.full_model import PixelStats
+from jaxpmi.inversion.full_model import measure_pixels
 from jaxpmi.inversion.synthesis import LayerKnowledge
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
-from jaxpmi.types import Moments
 
 NUM_CLASSES, SIZE = 4, 8
 SHAPE = (SIZE, SIZE, 1)
@@ -103,8 +102,7 @@ def trained(num_steps=60, batch_size=32):
     variables, head = learner.network
     images = normalise(jnp.asarray(raw), MEAN, STD)
     out = jax.jit(functools.partial(blockwise.forward, model))(variables, images)
-    low = jnp.asarray(-MEAN / STD)
-    pixels = PixelStats(low, low + 1.0 / STD, Moments(images.mean(0), images.var(0)))
+    pixels = measure_pixels(raw, MEAN, STD)
     batch = (images, jnp.asarray(labels), jnp.ones(len(labels)))
     inverses = fit_block_inverses(model, variables, [batch], num_classes=NUM_CLASSES, rank=8)
     return Trained(

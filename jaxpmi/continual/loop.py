@@ -33,10 +33,12 @@ from jaxpmi.continual.task import Run
 from jaxpmi.continual.task import Tick
 from jaxpmi.continual.train import NonFiniteLossError
 from jaxpmi.sharding import make_mesh
+from jaxpmi.sharding import replicate
 from jaxpmi.writers import MetricsWriter
 from jaxpmi.writers import Progress
 from jaxpmi.writers import read_json
 from jaxpmi.writers import summary_table
+from jaxpmi.writers import to_plain
 from jaxpmi.writers import write_accuracy_plot
 from jaxpmi.writers import write_image_grid
 from jaxpmi.writers import write_images_npz
@@ -143,7 +145,7 @@ class _Session:
             for task in range(int(self.state.task), self.run.stream.num_tasks):
                 self._task(task)
             self.run.stream.begin(self.run.stream.num_tasks - 1)  # resumed after the last task
-            summary = summarise_run(self.run, self.state, self.accounts)
+            summary = to_plain(summarise_run(self.run, self.state, self.accounts))
             matrix = np.asarray(self.state.accuracy)
             title = f"{summary['method']} on {summary['dataset']}, seed {summary['seed']}"
             write_accuracy_plot(self.workdir / "accuracy.png", matrix, title)
@@ -162,11 +164,13 @@ class _Session:
             name, phase = plan[index]
             self._phase(task, name, phase)
             last = index == len(plan) - 1
-            self.state = self.state.replace(
+            state = self.state.replace(
                 task=jnp.asarray(task + last, jnp.int32),
                 phase=jnp.asarray(0 if last else index + 1, jnp.int32),
                 step=jnp.zeros((), jnp.int32),
             )
+            # As a resumed run would have it: where arrays lie is part of a program's identity.
+            self.state = replicate(state, self.run.mesh)
             self._checkpoint()
 
     def _phase(self, task, name, phase):

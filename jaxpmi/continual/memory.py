@@ -19,6 +19,7 @@ from jaxpmi.data.augment import normalise
 from jaxpmi.features import contrastive
 from jaxpmi.features import gaussian
 from jaxpmi.inversion.block_inverse import fit_block_inverses
+from jaxpmi.inversion.priors import pixel_histogram
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_name
@@ -108,7 +109,8 @@ def update_memory(
         )
     if feature_models is None:
         feature_models = memory.feature_models
-    return Memory(class_stats, feature_models, block_inputs, pixels, count, inverses)
+    histogram = memory.histogram + pixel_histogram(real.images)
+    return Memory(class_stats, feature_models, block_inputs, pixels, histogram, count, inverses)
 
 
 def _describe_classes(features, labels, key, *, config, capacity, max_images, num_classes):

@@ -167,15 +167,16 @@ def detached_replay(views: Views, config: MethodConfig) -> Terms:
     A network asked to separate real new from synthetic old images learns to see which image is
     synthetic. So the backbone gets cross-entropy among the new classes on real images, and among
     the old classes on synthetic ones, hard distillation on synthetic images, and ABD's feature
-    distillation on real ones; the head alone gets cross-entropy over all seen classes. Parts are
-    weighted by their share of the seen classes.
+    distillation on real ones; the head alone gets cross-entropy over all seen classes. Of that one
+    the backbone gets a part, `joint_weight`: none where synthetic images look unlike real ones,
+    more the closer they are. Parts are weighted by their share of the seen classes.
     """
     new, old = views.new_mask.sum(), views.old_mask.sum()
     share_new, share_old = new / (new + old), old / (new + old)
     logits, replay_logits = views.features @ views.head, views.replay_features @ views.head
     real = (views.head, views.features, views.labels, views.seen_mask)
     replay = (views.head, views.replay_features, views.replay_labels, views.seen_mask)
-    return {
+    terms = {
         "local": share_new * losses.masked_cross_entropy(logits, views.labels, views.new_mask),
         "replay_local": share_old
         * losses.masked_cross_entropy(replay_logits, views.replay_labels, views.old_mask),
@@ -190,6 +191,15 @@ def detached_replay(views: Views, config: MethodConfig) -> Terms:
             views.features, views.teacher_features, views.teacher_head, views.old_mask
         ),
     }
+    if config.joint_weight > 0:
+        frozen = jax.lax.stop_gradient(views.head)
+        joint = share_new * losses.masked_cross_entropy(
+            views.features @ frozen, views.labels, views.seen_mask
+        ) + share_old * losses.masked_cross_entropy(
+            views.replay_features @ frozen, views.replay_labels, views.seen_mask
+        )
+        terms["joint"] = config.joint_weight * joint
+    return terms
 
 
 def pmi_head(views: Views, config: MethodConfig) -> Terms:

@@ -140,6 +140,7 @@ def _empty_memory(run, network):
         if uses_inversion
         else (),
         pixels=Moments(jnp.zeros(stream.image_shape), jnp.ones(stream.image_shape)),
+        histogram=jnp.zeros((256, stream.image_shape[-1])),
         num_images=jnp.zeros(()),
         inverses=inverses,
     )

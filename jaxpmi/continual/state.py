@@ -29,7 +29,8 @@ class Memory(NamedTuple):
     feature_models: ContrastiveModel
     block_inputs: tuple[Moments, ...]  # merged over tasks by image count
     pixels: Moments  # f32[H, W, C] each, merged over tasks by image count
-    num_images: jax.Array  # f32[], behind block_inputs and pixels
+    histogram: jax.Array  # f32[256, C], of the pixel values 0..255, summed over tasks
+    num_images: jax.Array  # f32[], behind block_inputs, pixels and histogram
     inverses: tuple[BlockInverse, ...]  # of the newest network
 
 

@@ -133,14 +133,14 @@ def invert_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
     key_targets, key_batches = jax.random.split(phase_key(state))
     features, labels = _draw_targets(run, state, key_targets)
     _, old_mask = class_masks(run.stream, task)
-    network = state.teacher
+    network, memory = state.teacher, state.memory
     black = -state.mean / state.std
-    pixels = PixelStats(black, black + 1.0 / state.std, state.memory.pixels)
-    block_inputs = state.memory.block_inputs
+    pixels = PixelStats(black, black + 1.0 / state.std, memory.pixels, memory.histogram)
+    block_inputs = memory.block_inputs
     if inversion.per_layer.block_statistics != "measured":
         published = inversion.per_layer.block_statistics == "affine"
         block_inputs = propagated_block_inputs(run.model, network.variables, published=published)
-    knowledge = LayerKnowledge(block_inputs, state.memory.inverses, pixels)
+    knowledge = LayerKnowledge(block_inputs, memory.inverses, pixels)
     for batch in range(int(state.step), total):
         rows = slice(batch * inversion.batch_size, (batch + 1) * inversion.batch_size)
         targets = shard_batch({"features": features[rows], "labels": labels[rows]}, run.mesh)
@@ -185,6 +185,7 @@ def generate_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
             latent_dim=settings.latent_dim,
             widths=settings.channels,
         )
+        generator = replicate(generator, run.mesh)
     generator, metrics = generators.train_generator(
         generator,
         network.variables,

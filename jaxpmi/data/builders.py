@@ -121,6 +121,10 @@ def _builder_class(recipe: Recipe):
     """Makes the TFDS builder of a recipe; unregistered, as TFDS has its own cifar10."""
     import tensorflow_datasets as tfds
 
+    class RecipeInfo(tfds.core.DatasetInfo):
+        def initialize_from_bucket(self):
+            """Does nothing: no recipe is in Google's bucket, and TFDS leaves an empty folder."""
+
     class RecipeBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         name = recipe.name
         VERSION = tfds.core.Version(recipe.version)
@@ -132,7 +136,7 @@ def _builder_class(recipe: Recipe):
                 for feature, names in recipe.labels.items()
             }
             text = {recipe.text: tfds.features.Text()}
-            return tfds.core.DatasetInfo(
+            return RecipeInfo(
                 builder=self,
                 description=recipe.description,
                 homepage=recipe.homepage,

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxpmi.models import layers
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_name
@@ -128,8 +129,11 @@ def invert_linearly(
       f32[B, H, W, C].
     """
     key_factor, key_rest = jax.random.split(key)
-    num_classes = inverse.weight.shape[0] - output.shape[-1]
-    rows = _regressors(output, jax.nn.one_hot(labels, num_classes)) @ inverse.weight
+    if output.ndim == 4:
+        rows = _map_patches(output, inverse.weight)
+    else:
+        num_classes = inverse.weight.shape[0] - output.shape[-1]
+        rows = _regressors(output, jax.nn.one_hot(labels, num_classes)) @ inverse.weight
     std = noise_scale * inverse.residual_std.reshape((1,) * (rows.ndim - 1) + (-1,))
     rows = rows + std * jax.random.normal(key_rest, rows.shape, rows.dtype)
     if output.ndim == 4:
@@ -192,18 +196,23 @@ def _probe(size, rank):
 
 def _regressors(output, one_hot):
     """3 x 3 patches of a feature map and a one; or the feature vector and the class f32[B, C]."""
-    if output.ndim == 4:
-        output = jax.lax.conv_general_dilated_patches(
-            output, (3, 3), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-    elif output.ndim == 2:
+    if output.ndim == 2:
         return jnp.concatenate([output, one_hot], -1)
-    else:
+    if output.ndim != 4:
         raise ValueError(
             f"a linear block inverse needs a block output of shape (B, h, w, C) or (B, D), got "
             f"{output.shape}; use per_layer.start='gaussian' for this network."
         )
-    return jnp.concatenate([output, jnp.ones((*output.shape[:-1], 1), output.dtype)], -1)
+    height, width = output.shape[1:3]
+    padded = jnp.pad(output, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifts = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    return jnp.concatenate([*shifts, jnp.ones((*output.shape[:-1], 1), output.dtype)], -1)
+
+
+def _map_patches(output, weight):
+    """`_regressors(output) @ weight` of a feature map, as the convolution that it is."""
+    kernel = weight[:-1].reshape(3, 3, output.shape[-1], -1)
+    return layers.conv(output, kernel) + weight[-1].reshape(1, 1, 1, -1)
 
 
 def _space_to_depth(x, output_shape):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxpmi.config import FullModelConfig
@@ -21,6 +22,8 @@ from jaxpmi.models.blockwise import forward
 from jaxpmi.types import Moments
 from jaxpmi.types import PRNGKey
 
+HISTOGRAM_STRIDE = 16  # every 16th pixel, another 16th each step: sorting all costs a step's time
+
 
 class PixelStats(NamedTuple):
     """What is known of images as such, in normalised pixel units."""
@@ -28,6 +31,17 @@ class PixelStats(NamedTuple):
     low: jax.Array  # f32[C], black
     high: jax.Array  # f32[C], white
     moments: Moments  # f32[H, W, C] each, of real images
+    histogram: jax.Array  # f32[256, C], how often real pixels have the values 0..255
+
+
+def measure_pixels(images: np.ndarray, mean: jax.Array, std: jax.Array) -> PixelStats:
+    """Describes real images u8[N, H, W, C]; `mean` and `std` f32[C] are of pixels in [0, 1]."""
+    mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+    x = images.astype(np.float32) / 255.0
+    shaped = mean.reshape(1, 1, -1), std.reshape(1, 1, -1)
+    moments = Moments((x.mean(0) - shaped[0]) / shaped[1], x.var(0) / jnp.square(shaped[1]))
+    histogram = jnp.asarray(priors.pixel_histogram(images))
+    return PixelStats(-mean / std, (1.0 - mean) / std, moments, histogram)
 
 
 def learning_rates(config: FullModelConfig) -> jax.Array:
@@ -55,6 +69,7 @@ def refine_images(
     targets: Targets,
     pixels: PixelStats,
     key: PRNGKey,
+    scales: tuple[jax.Array, jax.Array] = (1.0, 1.0),
     *,
     model: BlockwiseModel,
     config: FullModelConfig,
@@ -62,7 +77,8 @@ def refine_images(
     """Optimises images f32[B, H, W, C] end to end; every term of weight 0 is left out.
 
     `start` is donated. The statistics couple the whole batch, so the batch is never split; on
-    several devices they are those of the global batch.
+    several devices they are those of the global batch. `scales` are factors on the learning rate
+    and on the boost that the statistics' weight begins with; as data, they need no new compile.
     """
     low, high = pixels.low.reshape(1, 1, 1, -1), pixels.high.reshape(1, 1, 1, -1)
     clip = lambda x: jnp.clip(x, low, high)  # noqa: E731
@@ -83,6 +99,9 @@ def refine_images(
             named["pixel_statistics"] = objectives.moment_kl(batch, pixels.moments)
         if config.total_variation_weight > 0:
             named["total_variation"] = priors.total_variation(x)
+        if config.histogram_weight > 0:
+            some = _some_pixels((x - low) / (high - low), key)
+            named["histogram"] = priors.histogram_distance(some, pixels.histogram)
         return named
 
     weights = {
@@ -91,6 +110,7 @@ def refine_images(
         "statistics": config.statistics_weight,
         "pixel_statistics": config.pixel_statistics_weight,
         "total_variation": config.total_variation_weight,
+        "histogram": config.histogram_weight,
     }
     weights = {name: weight for name, weight in weights.items() if weight > 0}
     return minimise(
@@ -98,9 +118,19 @@ def refine_images(
         clip(start) if config.clip_pixels else start,
         key,
         weights=weights,
-        learning_rates=learning_rates(config),
+        learning_rates=scales[0] * learning_rates(config),
         max_boost={k: v for k, v in MAX_BOOST.items() if k in weights}
         if config.boost_weights
         else None,
+        first_boost={"statistics": scales[1]} if "statistics" in weights else None,
         project=clip if config.clip_pixels else None,
     )
+
+
+def _some_pixels(images, key):
+    """Every 16th pixel of f32[B, H, W, C] from a random offset, f32[n, C]."""
+    flat = images.reshape(-1, images.shape[-1])
+    rows = flat.shape[0] // HISTOGRAM_STRIDE
+    grouped = flat[: rows * HISTOGRAM_STRIDE].reshape(rows, HISTOGRAM_STRIDE, -1)
+    offset = jax.random.randint(key, (), 0, HISTOGRAM_STRIDE)
+    return jax.lax.dynamic_index_in_dim(grouped, offset, 1, keepdims=False)

@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpmi.types import PRNGKey
 
@@ -17,6 +18,49 @@ def total_variation(images: jax.Array) -> jax.Array:
     right, down = x[:, :, 1:] - x[:, :, :-1], x[:, 1:] - x[:, :-1]
     diagonal, other = x[:, 1:, 1:] - x[:, :-1, :-1], x[:, 1:, :-1] - x[:, :-1, 1:]
     return sum(jnp.abs(d).mean() for d in (right, down, diagonal, other))
+
+
+def pixel_histogram(images: np.ndarray) -> np.ndarray:
+    """How often each value 0..255 occurs in u8[N, H, W, C], per channel, f32[256, C]."""
+    channels = np.moveaxis(images, -1, 0).reshape(images.shape[-1], -1)
+    return np.stack([np.bincount(c, minlength=256) for c in channels], 1).astype(np.float32)
+
+
+def quantiles(histogram: jax.Array, levels: jax.Array) -> jax.Array:
+    """Pixel values in [0, 1] at f32[n] levels in (0, 1), f32[n, C].
+
+    `histogram` f32[256, C] counts the values 0..255 of every channel's pixels.
+    """
+    shares = jnp.cumsum(histogram, 0) / jnp.maximum(histogram.sum(0, keepdims=True), 1.0)
+    find = jax.vmap(jnp.searchsorted, in_axes=(1, None), out_axes=1)
+    return jnp.clip(find(shares, levels), 0, 255).astype(jnp.float32) / 255.0
+
+
+def histogram_distance(pixels: jax.Array, histogram: jax.Array) -> jax.Array:
+    """Squared 2-Wasserstein distance of pixel values f32[n, C] in [0, 1] to `histogram`'s.
+
+    Zero exactly where the sorted values are the histogram's quantiles; mean over channels.
+    """
+    levels = (jnp.arange(pixels.shape[0]) + 0.5) / pixels.shape[0]
+    return jnp.square(jnp.sort(pixels, 0) - quantiles(histogram, levels)).mean()
+
+
+def match_histogram(images: jax.Array, histogram: jax.Array) -> jax.Array:
+    """Gives images f32[B, H, W, C] in [0, 1] the pixel values of `histogram`, per channel.
+
+    A monotone map of the values of the whole batch: the pixel of rank r becomes the histogram's
+    quantile at r; equal pixels stay equal.
+    """
+
+    def match(values, counts):
+        ordered = jnp.sort(values)
+        below = jnp.searchsorted(ordered, values, side="left")
+        upto = jnp.searchsorted(ordered, values, side="right")
+        levels = 0.5 * (below + upto) / values.shape[0]
+        return quantiles(counts[:, None], levels)[:, 0]
+
+    flat = images.reshape(-1, images.shape[-1])
+    return jax.vmap(match, in_axes=1, out_axes=1)(flat, histogram).reshape(images.shape)
 
 
 def jitter(images: jax.Array, key: PRNGKey, pixels: int) -> jax.Array:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpmi.config import InversionConfig
+from jaxpmi.inversion import priors
 from jaxpmi.inversion.block_inverse import BlockInverse
 from jaxpmi.inversion.full_model import PixelStats
 from jaxpmi.inversion.full_model import refine_images
@@ -82,6 +83,16 @@ def synthesize(
         model=model,
         config=config.full_model,
     )
+    images = solution.x
+    if config.full_model.histogram_weight > 0:
+        images = _match_histogram(images, knowledge.pixels)
     return Synthesis(
-        solution.x, solution.losses[0], solution.loss, solution.terms, finite & solution.finite
+        images, solution.losses[0], solution.loss, solution.terms, finite & solution.finite
     )
+
+
+@jax.jit
+def _match_histogram(images, pixels):
+    low, span = pixels.low, pixels.high - pixels.low
+    matched = priors.match_histogram((images - low) / span, pixels.histogram)
+    return low + span * matched

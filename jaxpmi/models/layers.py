@@ -74,7 +74,8 @@ conv.defvjp(_conv_forward, _conv_backward)
 
 def init_batch_norm(channels: int, scale: float = 1.0) -> tuple[Params, Moments]:
     """Affine parameters, and running moments of a standard Gaussian."""
-    params = {"scale": jnp.full((channels,), scale), "bias": jnp.zeros((channels,))}
+    # A dtype, so that the scale is not weakly typed: training would be compiled once more for it.
+    params = {"scale": jnp.full((channels,), scale, jnp.float32), "bias": jnp.zeros((channels,))}
     return params, Moments(jnp.zeros((channels,)), jnp.ones((channels,)))
 
 

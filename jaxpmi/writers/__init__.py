@@ -2,6 +2,7 @@
 
 from jaxpmi.writers.files import MetricsWriter
 from jaxpmi.writers.files import read_json
+from jaxpmi.writers.files import to_plain
 from jaxpmi.writers.files import write_images_npz
 from jaxpmi.writers.files import write_json
 from jaxpmi.writers.pictures import write_accuracy_plot
@@ -14,6 +15,7 @@ __all__ = [
     "Progress",
     "read_json",
     "summary_table",
+    "to_plain",
     "write_accuracy_plot",
     "write_image_grid",
     "write_images_npz",

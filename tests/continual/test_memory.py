@@ -46,6 +46,7 @@ def empty_memory(inverses=()):
         feature_models=contrastive.init(jax.random.key(0), NUM_CLASSES, FEATURES, num_blocks=1),
         block_inputs=tuple(Moments(jnp.zeros(s[-1]), jnp.ones(s[-1])) for s in shapes),
         pixels=Moments(jnp.zeros(SHAPE), jnp.ones(SHAPE)),
+        histogram=jnp.zeros((256, SHAPE[-1])),
         num_images=jnp.zeros(()),
         inverses=inverses,
     )
@@ -128,6 +129,8 @@ def test_layer_knowledge_is_that_of_the_union_of_all_real_images():
         np.testing.assert_allclose(got.var, want.var, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(second.pixels.mean, x.mean(0), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(second.pixels.var, x.var(0), rtol=1e-3, atol=1e-4)
+    counts = np.bincount(everything.ravel(), minlength=256)
+    np.testing.assert_array_equal(second.histogram.sum(1), counts)
     # Synthetic images would have moved it.
     with_replay = np.concatenate([x, np.asarray(normalise(REPLAY.images, MEAN, STD))])
     assert np.abs(second.pixels.mean - with_replay.mean(0)).max() > 1e-2

@@ -122,9 +122,9 @@ def test_weights_scale_their_term():
 
 
 def test_the_default_recipe_separates_old_from_new_in_the_head_alone():
-    """No gradient to the features compares a real image with the old classes."""
+    """Without `joint_weight` no gradient to the features compares real images with old classes."""
     phase = METHODS["pmi"].phases(TRAIN, MethodConfig())[0]
-    config = MethodConfig(abd_weight=0.0, hkd_weight=0.0)
+    config = MethodConfig(abd_weight=0.0, hkd_weight=0.0, joint_weight=0.0)
     grads, terms = terms_and_gradients(phase, config)
     assert {"local", "replay_local", "head"} <= set(terms)
     moved = views()._replace(head=np.where(OLD > 0, 50.0, 1.0)[None] * views().head)
@@ -137,6 +137,19 @@ def test_the_default_recipe_separates_old_from_new_in_the_head_alone():
     np.testing.assert_allclose(grads["features"], want, rtol=1e-4, atol=1e-6)
     # Old columns of the head have no say in them.
     np.testing.assert_allclose(gradient_to_real_features(moved), want, rtol=1e-4, atol=1e-6)
+
+
+def test_the_joint_term_trains_the_backbone_alone():
+    config = MethodConfig(joint_weight=0.3)
+    phase = METHODS["pmi"].phases(TRAIN, config)[0]
+    seen = views()
+
+    def joint(head, features):
+        return phase.loss(seen._replace(head=head, features=features), config)["joint"]
+
+    to_head, to_features = jax.grad(joint, (0, 1))(seen.head, seen.features)
+    np.testing.assert_array_equal(to_head, 0.0)
+    assert np.abs(to_features).max() > 0
 
 
 def test_stages_of_the_published_recipe():

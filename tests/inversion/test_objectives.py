@@ -172,3 +172,41 @@ def test_blur_keeps_constants_up_to_the_border_and_pulls_noise_together():
     blurred, distance = blur_and_distance(noise)
     assert blurred.std() < 0.5 * noise.std()
     np.testing.assert_allclose(distance, np.square(noise - blurred).mean(), rtol=1e-5)
+
+
+def test_quantiles_of_a_histogram_by_hand():
+    images = np.asarray([0, 0, 0, 51, 255, 255, 102, 51], np.uint8).reshape(2, 2, 2, 1)
+    histogram = priors.pixel_histogram(images)
+    assert histogram.shape == (256, 1) and histogram[[0, 51, 102, 255], 0].tolist() == [3, 2, 1, 2]
+    levels = (jnp.arange(8) + 0.5) / 8
+    want = [0, 0, 0, 0.2, 0.2, 0.4, 1, 1]
+    np.testing.assert_allclose(priors.quantiles(histogram, levels)[:, 0], want, atol=1e-6)
+
+
+def test_histogram_distance_is_zero_exactly_at_the_histogram():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, 5, 5, 2), np.uint8)
+    histogram = priors.pixel_histogram(images)
+    pixels = rng.permutation(images.reshape(-1, 2) / np.float32(255))
+    np.testing.assert_allclose(priors.histogram_distance(pixels, histogram), 0.0, atol=1e-10)
+    # Shifting all values by d costs d squared: the squared Wasserstein distance.
+    shifted = priors.histogram_distance(pixels + np.float32(0.25), histogram)
+    np.testing.assert_allclose(shifted, 0.0625, rtol=1e-5)
+    grad = jax.grad(priors.histogram_distance)(jnp.asarray(pixels) + 0.25, histogram)
+    np.testing.assert_allclose(grad, 2 * 0.25 / pixels.size, rtol=1e-4)
+
+
+def test_match_histogram_is_monotone_and_gives_the_real_values():
+    rng = np.random.default_rng(1)
+    real = (rng.random((6, 8, 8, 2)) ** 3 * 255).astype(np.uint8)
+    images = rng.normal(0.4, 0.2, (6, 8, 8, 2)).astype(np.float32)
+    got = jax.jit(priors.match_histogram)(images, priors.pixel_histogram(real))
+    for c in range(2):
+        np.testing.assert_allclose(
+            np.sort(np.asarray(got)[..., c].ravel()), np.sort(real[..., c].ravel()) / 255, atol=1e-6
+        )
+        order = np.argsort(images[..., c].ravel())
+        assert (np.diff(np.asarray(got)[..., c].ravel()[order]) >= 0).all()
+    # Equal pixels stay equal, whatever the histogram.
+    flat = priors.match_histogram(jnp.zeros((2, 4, 4, 2)), priors.pixel_histogram(real))
+    assert np.unique(np.asarray(flat)[..., 0]).size == 1
