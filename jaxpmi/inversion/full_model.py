@@ -69,7 +69,6 @@ def refine_images(
     targets: Targets,
     pixels: PixelStats,
     key: PRNGKey,
-    scales: tuple[jax.Array, jax.Array] = (1.0, 1.0),
     *,
     model: BlockwiseModel,
     config: FullModelConfig,
@@ -77,8 +76,7 @@ def refine_images(
     """Optimises images f32[B, H, W, C] end to end; every term of weight 0 is left out.
 
     `start` is donated. The statistics couple the whole batch, so the batch is never split; on
-    several devices they are those of the global batch. `scales` are factors on the learning rate
-    and on the boost that the statistics' weight begins with; as data, they need no new compile.
+    several devices they are those of the global batch.
     """
     low, high = pixels.low.reshape(1, 1, 1, -1), pixels.high.reshape(1, 1, 1, -1)
     clip = lambda x: jnp.clip(x, low, high)  # noqa: E731
@@ -118,11 +116,10 @@ def refine_images(
         clip(start) if config.clip_pixels else start,
         key,
         weights=weights,
-        learning_rates=scales[0] * learning_rates(config),
+        learning_rates=learning_rates(config),
         max_boost={k: v for k, v in MAX_BOOST.items() if k in weights}
         if config.boost_weights
         else None,
-        first_boost={"statistics": scales[1]} if "statistics" in weights else None,
         project=clip if config.clip_pixels else None,
     )
 

@@ -46,7 +46,6 @@ def minimise(
     weights: Mapping[str, jax.Array | float],
     learning_rates: jax.Array,
     max_boost: Mapping[str, float] | None = None,
-    first_boost: Mapping[str, jax.Array | float] | None = None,
     project: Callable[[jax.Array], jax.Array] | None = None,
 ) -> Solution:
     """Minimises `sum_k weights[k] * terms_fn(x, key)[k]` over x with Adam.
@@ -60,7 +59,6 @@ def minimise(
       max_boost: per term, how far its weight may grow. After a step at which a term exceeds its
         value at step 0 its weight doubles, up to this factor; weights never fall again (PMI,
         section 1). None: no boosting. Terms not named are not boosted.
-      first_boost: per term, the factor on its weight at step 0, 1 where not named; may be traced.
       project: applied after every update, e.g. clipping to valid pixels.
 
     Returns:
@@ -69,8 +67,6 @@ def minimise(
     """
     weights = {name: jnp.asarray(weight, jnp.float32) for name, weight in weights.items()}
     max_boost = dict(max_boost or {})
-    first_boost = dict.fromkeys(weights, 1.0) | dict(first_boost or {})
-    first_boost = {name: jnp.asarray(boost, jnp.float32) for name, boost in first_boost.items()}
     tx = optax.scale_by_adam()
     zero = jnp.zeros((), jnp.float32)
 
@@ -88,7 +84,7 @@ def minimise(
         first = {k: jnp.where(index == 0, terms[k], carry.first[k]) for k in terms}
         boost = dict(carry.boost)
         for name, limit in max_boost.items():
-            grown = jnp.minimum(2.0 * boost[name], jnp.maximum(limit, first_boost[name]))
+            grown = jnp.minimum(2.0 * boost[name], limit)
             boost[name] = jnp.where(terms[name] > first[name], grown, boost[name])
         updates, opt_state = tx.update(grads, carry.opt_state)
         x = carry.x - learning_rate * updates
@@ -108,7 +104,7 @@ def minimise(
     carry = _Carry(
         x=x,
         opt_state=tx.init(x),
-        boost=first_boost,
+        boost=dict.fromkeys(weights, zero + 1.0),
         first=zeros,
         best_x=x,
         best_loss=zero + jnp.inf,
