@@ -2,12 +2,15 @@
 
   python launch/run.py --config configs/mnist.py
 
-Result of seed 0, the only one run so far: last accuracy 81.0 %, average incremental 86.7 %.
+Results over seeds: README.md.
 """
 
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import Config
 from jaxpmi.config import DataConfig
+from jaxpmi.config import FullModelConfig
+from jaxpmi.config import InversionConfig
+from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
 
 
@@ -17,4 +20,8 @@ def get_config() -> Config:
         workdir="runs/mnist",
         data=DataConfig(augment=AugmentConfig(crop_padding=2)),
         train=TrainConfig(epochs=15, augment_replay=True),
+        losses=MethodConfig(joint_weight=0.3),
+        inversion=InversionConfig(
+            full_model=FullModelConfig(total_variation_weight=0.02, histogram_weight=3.0)
+        ),
     )
