@@ -6,6 +6,7 @@ from scratch drift (PMI, section 3).
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -28,9 +29,9 @@ from jaxpmi.types import PRNGKey
 
 
 class LabelledImages(NamedTuple):
-    """Raw images on the host."""
+    """Raw images on the host, read in batches: a task of ImageNet does not fit into memory."""
 
-    images: np.ndarray  # u8[N, H, W, C]
+    read: Callable[[np.ndarray], np.ndarray]  # indices i64[n] below N to images u8[n, H, W, C]
     labels: np.ndarray  # i32[N]
 
 
@@ -78,6 +79,7 @@ def update_memory(
     num_classes = memory.class_stats.count.shape[0]
     features, labels = [], []
     block_inputs, pixels, count = memory.block_inputs, memory.pixels, memory.num_images
+    histogram = memory.histogram
     batch_size = config.inversion.batch_size
     for part, is_real in ((real, True), (replay, False)):
         for images, part_labels, weights in _padded_batches(part, batch_size):
@@ -90,6 +92,7 @@ def update_memory(
                 pairs = zip(block_inputs, measured.block_inputs, strict=True)
                 block_inputs = tuple(merge(a=old, b=new) for old, new in pairs)
                 pixels = merge(a=pixels, b=measured.pixels)
+                histogram = histogram + pixel_histogram(images[:valid])
                 count = count + measured.count
     features, labels = np.concatenate(features), np.concatenate(labels)
     class_stats, feature_models = _describe_classes(
@@ -109,7 +112,6 @@ def update_memory(
         )
     if feature_models is None:
         feature_models = memory.feature_models
-    histogram = memory.histogram + pixel_histogram(real.images)
     return Memory(class_stats, feature_models, block_inputs, pixels, histogram, count, inverses)
 
 
@@ -144,8 +146,8 @@ def _describe_classes(features, labels, key, *, config, capacity, max_images, nu
 def _padded_batches(part, batch_size):
     """Batches of one shape: images u8[B, H, W, C], labels without padding, weights f32[B]."""
     for start in range(0, len(part.labels), batch_size):
-        images = part.images[start : start + batch_size]
         labels = part.labels[start : start + batch_size]
+        images = part.read(np.arange(start, start + len(labels)))
         padding = batch_size - len(labels)
         weights = np.pad(np.ones(len(labels), np.float32), (0, padding))
         yield np.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0))), labels, weights

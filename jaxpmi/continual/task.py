@@ -5,6 +5,7 @@ randomness from the run's key and its position, so it continues to the same resu
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -216,14 +217,14 @@ def remember_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
     task, config = int(state.task), run.config
     count = int(state.replay.count)
     sizes = [run.stream.train_size(t) for t in range(run.stream.num_tasks)]
-    real = LabelledImages(run.stream.train_images(task), run.stream.train_labels(task))
+    read_real = functools.partial(run.stream.train_images, task)
     images, labels = jax.device_get((state.replay.images, state.replay.labels))
     memory = update_memory(
         state.memory,
         run.model,
         state.network.variables,
-        real,
-        LabelledImages(images[:count], labels[:count]),
+        LabelledImages(read_real, run.stream.train_labels(task)),
+        LabelledImages(images.__getitem__, labels[:count]),
         state.mean,
         state.std,
         phase_key(state),
@@ -231,7 +232,7 @@ def remember_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
         capacity=max(sizes),
         max_images=max(sizes) + state.replay.images.shape[0],
     )
-    yield Tick(state.replace(memory=memory), 1, 1, {}, {}, len(real.labels) + count)
+    yield Tick(state.replace(memory=memory), 1, 1, {}, {}, run.stream.train_size(task) + count)
 
 
 def begin_task(run: Run, state: ContinualState, projections: object) -> ContinualState:

@@ -93,6 +93,7 @@ def synthesize(
 
 @jax.jit
 def _match_histogram(images, pixels):
-    low, span = pixels.low, pixels.high - pixels.low
+    low, high = pixels.low.reshape(1, 1, 1, -1), pixels.high.reshape(1, 1, 1, -1)
+    span = high - low
     matched = priors.match_histogram((images - low) / span, pixels.histogram)
     return low + span * matched

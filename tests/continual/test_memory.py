@@ -52,13 +52,17 @@ def empty_memory(inverses=()):
     )
 
 
+def all_of(part):
+    return part.read(np.arange(len(part.labels)))
+
+
 def images_of(classes, num_per_class, seed):
     images, labels = blobs(num_per_class, seed=seed)
-    chosen = np.isin(labels, classes)
-    return LabelledImages(images[chosen], labels[chosen])
+    chosen = np.flatnonzero(np.isin(labels, classes))
+    return LabelledImages(lambda rows: images[chosen[rows]], labels[chosen])
 
 
-NONE = LabelledImages(np.zeros((0, *SHAPE), np.uint8), np.zeros(0, np.int32))
+NONE = LabelledImages(np.zeros((0, *SHAPE), np.uint8).__getitem__, np.zeros(0, np.int32))
 FIRST, SECOND = images_of([0, 1], 10, seed=1), images_of([2, 3], 17, seed=2)
 REPLAY = images_of([0, 1], 13, seed=3)
 
@@ -82,7 +86,7 @@ def update(memory, real, replay, config=CONFIG):
 
 def features_of(part):
     forward = jax.jit(functools.partial(blockwise.forward, trained().model))
-    return np.asarray(forward(trained().variables, normalise(part.images, MEAN, STD)).features)
+    return np.asarray(forward(trained().variables, normalise(all_of(part), MEAN, STD)).features)
 
 
 @functools.cache
@@ -118,7 +122,7 @@ def test_layer_knowledge_is_that_of_the_union_of_all_real_images():
     """One network for both tasks here, so merged moments equal those of all images at once."""
     net = trained()
     first, second = memories()
-    everything = np.concatenate([FIRST.images, SECOND.images])
+    everything = np.concatenate([all_of(FIRST), all_of(SECOND)])
     x = np.asarray(normalise(jnp.asarray(everything), MEAN, STD))
     forward = jax.jit(functools.partial(blockwise.forward, net.model))
     wanted = forward(net.variables, x).block_inputs
@@ -132,7 +136,7 @@ def test_layer_knowledge_is_that_of_the_union_of_all_real_images():
     counts = np.bincount(everything.ravel(), minlength=256)
     np.testing.assert_array_equal(second.histogram.sum(1), counts)
     # Synthetic images would have moved it.
-    with_replay = np.concatenate([x, np.asarray(normalise(REPLAY.images, MEAN, STD))])
+    with_replay = np.concatenate([x, np.asarray(normalise(all_of(REPLAY), MEAN, STD))])
     assert np.abs(second.pixels.mean - with_replay.mean(0)).max() > 1e-2
 
 
@@ -175,7 +179,9 @@ def test_inverses_give_every_class_the_same_say():
     per_layer = dataclasses.replace(CONFIG.inversion.per_layer, start="inverse")
     inversion = dataclasses.replace(CONFIG.inversion, per_layer=per_layer)
     config = dataclasses.replace(CONFIG, inversion=inversion)
-    twice = LabelledImages(*(np.concatenate([part, part]) for part in images_of([0, 1], 6, 5)))
+    few = images_of([0, 1], 6, 5)
+    size = len(few.labels)
+    twice = LabelledImages(lambda rows: few.read(rows % size), np.tile(few.labels, 2))
     once = update(empty_memory(), SECOND, images_of([0, 1], 6, 5), config).inverses
     doubled = update(empty_memory(), SECOND, twice, config).inverses
     assert len(once) == 5

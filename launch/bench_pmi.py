@@ -1,0 +1,463 @@
+"""PMI's claim, measured: does a per-layer start save time over noise, its own cost included?
+
+One network per seed is trained on all ten embedded classes. Images for the same 200 target features
+are then made from noise and from per-layer starts by full-model inversion, scored by the same loss:
+squared feature error + 0.25 x statistics. Every side may take Adam, at the peak learning rate, the
+schedule and the constant factor on the statistics' weight that serve it best at this length, or
+L-BFGS, which has none of these; the factor steers the descent, never the score. A side's cost of a
+loss is that of the shortest run that *ends* there, in steps of Adam.
+"""
+
+import dataclasses
+import functools
+import math
+import statistics
+import time
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxpmi.config import Config
+from jaxpmi.config import FullModelConfig
+from jaxpmi.config import PerLayerConfig
+from jaxpmi.config_file import load_config
+from jaxpmi.continual.loop import task_plan
+from jaxpmi.continual.start import initial_state
+from jaxpmi.continual.start import open_run
+from jaxpmi.data.augment import normalise
+from jaxpmi.features.gaussian import sample_class_features
+from jaxpmi.inversion.block_inverse import fit_block_inverses
+from jaxpmi.inversion.full_model import PixelStats
+from jaxpmi.inversion.full_model import learning_rates
+from jaxpmi.inversion.objectives import statistics_loss
+from jaxpmi.inversion.per_layer import draw_start
+from jaxpmi.inversion.per_layer import invert_blocks
+from jaxpmi.inversion.per_layer import propagated_block_inputs
+from jaxpmi.inversion.solver import minimise
+from jaxpmi.inversion.synthesis import LayerKnowledge
+from jaxpmi.inversion.targets import Targets
+from jaxpmi.inversion.targets import target_terms
+from jaxpmi.models.blockwise import Variables
+from jaxpmi.models.blockwise import forward
+from jaxpmi.types import Moments
+
+CONFIG = Path(__file__).resolve().parents[1] / "configs" / "mnist.py"
+PMI_LENGTHS = (20, 40, 80, 160)
+NOISE_LENGTHS = (20, 40, 80, 160, 320, 640)
+SEARCHED = 20  # the cases but the first inherit Adam's setting for longer runs, to save time
+BOOSTS = (1.0, 3.0, 10.0)
+
+STATISTICS_WEIGHT = 0.25  # the loss of the papers; that of features is 1
+
+LINEAR = PerLayerConfig(start="inverse", residual_scale=1.0, noise_scale=0.0, num_steps=0)
+GAUSSIAN = PerLayerConfig(start="gaussian", learning_rate=0.8, num_steps=50)
+CASES = {
+    "linear inverse": LINEAR,
+    "linear inverse + white noise": dataclasses.replace(LINEAR, noise_scale=1.0),
+    "linear inverse, 5 steps per block": dataclasses.replace(LINEAR, num_steps=5),
+    "linear inverse, 15 steps per block": dataclasses.replace(LINEAR, num_steps=15),
+    "gaussian, 20 steps per block": dataclasses.replace(GAUSSIAN, num_steps=20),
+    "gaussian, 50 steps per block, affine statistics (published)": dataclasses.replace(
+        GAUSSIAN, block_statistics="affine"
+    ),
+}
+
+
+class Problem(NamedTuple):
+    """One trained network and the features that images are wanted for."""
+
+    model: Any
+    variables: Variables
+    targets: Targets
+    knowledge: LayerKnowledge
+    batches: list[tuple[jax.Array, jax.Array, jax.Array]]  # real images, to time the fit
+    config: Config
+    accuracy: float  # of the network, on test images
+
+
+class Setting(NamedTuple):
+    """One way to run full-model inversion; the score is the same for all."""
+
+    num_steps: int
+    learning_rate: float = 0.4  # Adam: peak
+    boost: float = 1.0  # Adam: factor on the statistics' weight
+    schedule: str = "cosine"  # Adam: stretched to the length
+    optimizer: str = "adam"
+
+
+class Costs(NamedTuple):
+    """Measured seconds."""
+
+    steps: Mapping[str, float]  # per optimizer: one step of full-model inversion
+    noise: float  # drawing noise images
+    start: Mapping[str, float]  # per case: the per-layer phase
+    fit: float  # fit of the linear block inverses, once per task
+
+
+def train_problem(seed: int, *, quick: bool = False) -> Problem:
+    """Trains on all classes as one task by the package's own phases, and draws the targets."""
+    per_class = 4 if quick else 20
+    config = load_config(str(CONFIG), [])
+    config = dataclasses.replace(
+        config,
+        seed=seed,
+        data=dataclasses.replace(config.data, num_tasks=1, num_classes=2 if quick else None),
+        train=dataclasses.replace(config.train, epochs=1 if quick else config.train.epochs),
+        inversion=dataclasses.replace(config.inversion, targets="gaussian"),
+    )
+    run, order = open_run(config)
+    state = initial_state(run, order)
+    for index, (_, phase) in enumerate(task_plan(run, 0)):
+        state = state.replace(phase=jnp.asarray(index, jnp.int32), step=jnp.zeros((), jnp.int32))
+        for tick in phase(run, state):
+            state = tick.state
+    num_classes, memory = run.stream.num_classes, state.memory
+    labels = jnp.repeat(jnp.arange(num_classes, dtype=jnp.int32), per_class)
+    features = sample_class_features(memory.class_stats, labels, jax.random.key(1000 + seed))
+    head, all_classes = state.network.head, jnp.ones(num_classes, bool)
+    black = -state.mean / state.std
+    pixels = PixelStats(black, black + 1.0 / state.std, memory.pixels, memory.histogram)
+    images = normalise(jnp.asarray(run.stream.train_images(0)), state.mean, state.std)
+    real, size = jnp.asarray(run.stream.train_labels(0)), 250
+    parts = [slice(first, first + size) for first in range(0, len(real), size)]
+    return Problem(
+        run.model,
+        state.network.variables,
+        Targets(features, labels, head, all_classes),
+        LayerKnowledge(memory.block_inputs, memory.inverses, pixels),
+        [(images[part], real[part], jnp.ones(len(real[part]))) for part in parts],
+        config,
+        float(state.accuracy[0, 0]),
+    )
+
+
+def noise_start(problem: Problem, key: jax.Array) -> jax.Array:
+    """Standard-normal images."""
+    shape = problem.knowledge.pixels.moments.mean.shape
+    standard = Moments(jnp.zeros(shape[-1]), jnp.ones(shape[-1]))
+    return draw_start(standard, shape, key, problem.targets.features)
+
+
+def per_layer_start(problem: Problem, per_layer: PerLayerConfig, key: jax.Array) -> jax.Array:
+    """The images that per-layer inversion ends with."""
+    block_inputs = problem.knowledge.block_inputs
+    if per_layer.block_statistics == "affine":
+        block_inputs = propagated_block_inputs(problem.model, problem.variables, published=True)
+    start, _ = invert_blocks(
+        problem.model,
+        problem.variables,
+        problem.targets,
+        block_inputs,
+        key,
+        config=per_layer,
+        image_shape=problem.knowledge.pixels.moments.mean.shape,
+        inverses=problem.knowledge.inverses,
+    )
+    return start
+
+
+def refine(problem: Problem, start: jax.Array, setting: Setting) -> float:
+    """The loss, at its own weights, that full-model inversion ends with."""
+    schedule = FullModelConfig(
+        num_steps=setting.num_steps, learning_rate=setting.learning_rate, schedule=setting.schedule
+    )
+    loss = float(
+        _descend(
+            problem.variables,
+            start,
+            problem.targets,
+            learning_rates(schedule),
+            jnp.float32(setting.boost * STATISTICS_WEIGHT),
+            model=problem.model,
+            optimizer=setting.optimizer,
+        )
+    )
+    return loss if math.isfinite(loss) else math.inf
+
+
+@functools.partial(jax.jit, static_argnames=("model", "optimizer"))
+def _descend(variables, start, targets, rates, statistics_weight, *, model, optimizer):
+    """One program per length: the setting is data. For L-BFGS only the number of rates counts."""
+
+    def terms(x, key):
+        del key
+        outputs = forward(model, variables, x)
+        named = target_terms(
+            outputs.features, targets, feature_weight=1.0, cross_entropy_weight=0.0
+        )
+        named["statistics"] = statistics_loss(outputs.moments, variables.batch_stats)
+        return named
+
+    def score(named):
+        return named["feature_match"] + STATISTICS_WEIGHT * named["statistics"]
+
+    if optimizer == "lbfgs":
+        return _lbfgs(lambda x: score(terms(x, None)), start, rates.shape[0])
+    weights = {"feature_match": 1.0, "statistics": statistics_weight}
+    key = jax.random.key(0)  # no term is random
+    return score(minimise(terms, start, key, weights=weights, learning_rates=rates).terms)
+
+
+def _lbfgs(loss_fn, x, num_steps):
+    """The least loss of `num_steps` steps of L-BFGS, which begin at x."""
+    search = optax.scale_by_zoom_linesearch(max_linesearch_steps=8, initial_guess_strategy="one")
+    tx = optax.lbfgs(memory_size=20, linesearch=search)
+    value_and_grad = optax.value_and_grad_from_state(loss_fn)
+
+    def step(carry, _):
+        x, opt_state = carry
+        loss, grads = value_and_grad(x, state=opt_state)
+        updates, opt_state = tx.update(
+            grads, opt_state, x, value=loss, grad=grads, value_fn=loss_fn
+        )
+        return (x + updates, opt_state), loss
+
+    (x, _), losses = jax.lax.scan(step, (x, tx.init(x)), None, length=num_steps)
+    return losses.min()
+
+
+def search(
+    score: Callable[[Setting], float],
+    lengths: Sequence[int],
+    *,
+    searched: int,
+    goal: float = 0.0,
+) -> dict[Setting, float]:
+    """Scores of all settings of Adam tried, shortest runs first.
+
+    At each length up to `searched` the best setting of the length before is improved by steps on
+    the grid (learning rate x 2 or / 2, next or previous boost, other schedule) until none helps.
+    Lengthening ends with the length that reaches `goal`.
+    """
+    scores, best = {}, Setting(lengths[0])
+
+    def tried(setting):
+        if setting not in scores:
+            scores[setting] = score(setting)
+        return scores[setting]
+
+    for length in lengths:
+        best, moved = best._replace(num_steps=length), True
+        tried(best)
+        while moved and length <= searched:
+            candidates = [best, *_neighbours(best)]
+            better = min(candidates, key=tried)
+            best, moved = better, better != best
+        if scores[best] <= goal:
+            break
+    return scores
+
+
+def _neighbours(setting):
+    for factor in (2.0, 0.5):
+        yield setting._replace(learning_rate=setting.learning_rate * factor)
+    place = BOOSTS.index(setting.boost)
+    for boost in BOOSTS[max(place - 1, 0) : place + 2]:
+        yield setting._replace(boost=boost)
+    yield setting._replace(schedule={"cosine": "step", "step": "cosine"}[setting.schedule])
+
+
+def best_by_cost(
+    scores: Mapping[Setting, float], seconds: Mapping[str, float]
+) -> dict[float, float]:
+    """The least loss for every cost, in steps of Adam, cheapest first."""
+    best = {}
+    for setting, loss in scores.items():
+        cost = setting.num_steps * seconds[setting.optimizer] / seconds["adam"]
+        best[cost] = min(loss, best.get(cost, math.inf))
+    return dict(sorted(best.items()))
+
+
+def steps_to_reach(losses: Mapping[float, float], level: float) -> float | None:
+    """Cost of the cheapest run that ends at or below `level`; None if no run does.
+
+    Between costs log loss is linear in log cost, as for a power law; a dearer run never counts as
+    worse than a cheaper one.
+    """
+    before = None
+    for cost, loss in sorted(losses.items()):
+        if loss <= level:
+            if before is None:
+                return float(cost)
+            share = math.log(before[1] / level) / math.log(before[1] / loss)
+            return before[0] * (cost / before[0]) ** share
+        if before is None or loss <= before[1]:
+            before = cost, loss
+    return None
+
+
+def ratio_rows(
+    case: str,
+    pmi: Mapping[Setting, float],
+    noise: Mapping[Setting, float],
+    costs: Costs,
+    *,
+    fitted: bool,
+) -> list[dict[str, Any]]:
+    """One row per length of PMI's refinement: what noise needs over what PMI needs, for one loss.
+
+    Args:
+      case: a key of `costs.start`.
+      pmi: the losses that runs from PMI's start end with.
+      noise: the same of noise.
+      costs: seconds.
+      fitted: whether the case uses linear block inverses, whose fit `..._with_fit` charges to this
+        one batch although it serves all batches of a task.
+    """
+    rows, by_cost = [], best_by_cost(noise, costs.steps)
+    step = costs.steps["adam"]
+    start, fit = costs.start[case] / step, costs.fit / step if fitted else 0.0
+    for length in sorted({setting.num_steps for setting in pmi}):
+        best = min((s for s in pmi if s.num_steps == length), key=pmi.get)
+        steps = length * costs.steps[best.optimizer] / step
+        needed = steps_to_reach(by_cost, pmi[best])
+        bound = needed is None  # noise ran out of steps: the ratios are lower bounds
+        needed = max(by_cost) if bound else needed
+        seconds = costs.noise + needed * step
+        rows.append(
+            {
+                "case": case,
+                "loss_level": pmi[best],
+                "refinement_steps": length,
+                "refinement_setting": best._asdict(),
+                "steps_pmi": steps,
+                "steps_noise": needed,
+                "bound": bound,
+                "start_cost_in_steps": start,
+                "fit_cost_in_steps": fit,
+                "step_ratio": needed / steps,
+                "total_cost_ratio": needed / (steps + start),
+                "total_cost_ratio_with_fit": needed / (steps + start + fit),
+                "wall_clock_ratio": seconds / (step * (steps + start)),
+                "wall_clock_ratio_with_fit": seconds / (step * (steps + start + fit)),
+            }
+        )
+    return rows
+
+
+def measure_costs(
+    problem: Problem,
+    cases: Mapping[str, PerLayerConfig],
+    key: jax.Array,
+    *,
+    repetitions: int,
+) -> Costs:
+    """Median seconds after a first call that compiles.
+
+    The pieces take turns, so that whatever else the machine does hits all of them alike.
+    """
+    images = noise_start(problem, key)
+    setting = Setting(PMI_LENGTHS[0])
+    rank = problem.config.inversion.per_layer.inverse_rank
+
+    def fit():
+        classes = problem.targets.head.shape[1]
+        return fit_block_inverses(
+            problem.model, problem.variables, problem.batches, num_classes=classes, rank=rank
+        )
+
+    work = {
+        "adam": lambda: refine(problem, images, setting),
+        "lbfgs": lambda: refine(problem, images, setting._replace(optimizer="lbfgs")),
+        "noise": lambda: noise_start(problem, key),
+        "fit": fit,
+        **{
+            name: lambda config=config: per_layer_start(problem, config, key)
+            for name, config in cases.items()
+        },
+    }
+    taken = {name: [] for name in work}
+    for repetition in range(repetitions + 1):
+        for name, function in work.items():
+            since = time.perf_counter()
+            jax.block_until_ready(function())
+            if repetition > 0:
+                taken[name].append(time.perf_counter() - since)
+    seconds = {name: statistics.median(values) for name, values in taken.items()}
+    steps = {name: seconds[name] / setting.num_steps for name in ("adam", "lbfgs")}
+    starts = {name: seconds[name] for name in cases}
+    return Costs(steps, seconds["noise"], starts, seconds["fit"])
+
+
+def run_seed(
+    seed: int, *, quick: bool, say: Callable[[str], None]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """All cases on the network of one seed: rows, and what else was measured."""
+    say(f"seed {seed}: training on all classes")
+    problem = train_problem(seed, quick=quick)
+    key_noise, key_start, key_costs = jax.random.split(jax.random.key(2000 + seed), 3)
+    cases = dict(list(CASES.items())[:1]) if quick else CASES
+    lengths = (PMI_LENGTHS[:1], NOISE_LENGTHS[:2]) if quick else (PMI_LENGTHS, NOISE_LENGTHS)
+    everywhere = 0 if quick else NOISE_LENGTHS[-1]
+
+    def descend(name, start, lengths, searched, *, goal=0.0):
+        def score(setting):
+            loss = refine(problem, start, setting)
+            say(f"seed {seed}: {name}: {loss:.3g} by {tuple(setting)}")
+            return loss
+
+        scores = search(score, lengths, searched=searched, goal=goal)
+        for length in lengths:
+            setting = Setting(length, optimizer="lbfgs")
+            scores[setting] = score(setting)
+            if scores[setting] <= goal:
+                break
+        return scores
+
+    scores = {}
+    for name, per_layer in cases.items():
+        start = per_layer_start(problem, per_layer, key_start)
+        searched = everywhere if name == next(iter(cases)) else min(SEARCHED, everywhere)
+        scores[name] = descend(name, start, lengths[0], searched)
+    goal = min(min(tried.values()) for tried in scores.values())
+    start = noise_start(problem, key_noise)
+    noise = descend("noise", start, lengths[1], everywhere, goal=goal)
+    say(f"seed {seed}: timing")
+    costs = measure_costs(problem, cases, key_costs, repetitions=1 if quick else 5)
+    rows = []
+    for allowed in (("adam",), ("adam", "lbfgs")):
+        for name, per_layer in cases.items():
+            fitted = per_layer.start == "inverse"
+            pmi, against = (_only(tried, allowed) for tried in (scores[name], noise))
+            for row in ratio_rows(name, pmi, against, costs, fitted=fitted):
+                rows.append({"seed": seed, "optimizers": " or ".join(allowed), **row})
+    details = {
+        "seed": seed,
+        "test_accuracy": problem.accuracy,
+        "seconds": costs._asdict(),
+        "runs": {
+            name: [{**s._asdict(), "loss": loss} for s, loss in sorted(tried.items())]
+            for name, tried in {**scores, "noise": noise}.items()
+        },
+    }
+    return rows, details
+
+
+def _only(scores, optimizers):
+    return {setting: loss for setting, loss in scores.items() if setting.optimizer in optimizers}
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown, a line per row; > marks lower bounds."""
+    lines = [
+        "| seed | optimisers | per-layer start | its cost in steps | refinement steps | loss "
+        "| noise steps | step ratio | total cost ratio | wall-clock ratio | with the fit |",
+        "|" + "---|" * 11,
+    ]
+    names = ("step_ratio", "total_cost_ratio", "wall_clock_ratio", "wall_clock_ratio_with_fit")
+    for row in rows:
+        mark = "> " if row["bound"] else ""
+        ratios = " | ".join(f"{mark}{row[name]:.2f}" for name in names)
+        lines.append(
+            f"| {row['seed']} | {row['optimizers']} | {row['case']} "
+            f"| {row['start_cost_in_steps']:.1f} | {row['refinement_steps']} "
+            f"| {row['loss_level']:.2g} | {mark}{row['steps_noise']:.0f} | {ratios} |"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,167 @@
+"""The benchmark of PMI's claim: its arithmetic on made-up curves, its descent, a smoke test."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_network
+
+from jaxpmi.config import Config
+from jaxpmi.config import FullModelConfig
+from jaxpmi.inversion.full_model import refine_images
+from jaxpmi.inversion.targets import Targets
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "launch"))
+
+import bench  # noqa: E402
+import bench_pmi  # noqa: E402
+from bench_pmi import Setting  # noqa: E402
+
+COSTS = bench_pmi.Costs(steps={"adam": 0.1, "lbfgs": 0.2}, noise=0.0, start={"a": 2.0}, fit=4.0)
+
+
+def power_law(lengths, exponent, factor=1.0):
+    return {length: factor * length**-exponent for length in lengths}
+
+
+def runs(losses, **setting):
+    return {Setting(length, **setting): loss for length, loss in losses.items()}
+
+
+def test_steps_to_reach_interpolates_log_loss_in_log_length():
+    losses = power_law((20, 40, 80, 160), 2.0)
+    assert bench_pmi.steps_to_reach(losses, 50.0**-2) == pytest.approx(50.0)
+    assert bench_pmi.steps_to_reach(losses, losses[80]) == pytest.approx(80.0)
+    assert bench_pmi.steps_to_reach(losses, 1.0) == 20.0  # the shortest run there is
+    assert bench_pmi.steps_to_reach(losses, 161.0**-2) is None
+
+
+def test_a_longer_run_never_counts_as_worse():
+    losses = {20: 1e-1, 40: 1e-2, 80: 2e-2, 160: 1e-3}
+    assert bench_pmi.steps_to_reach(losses, 1e-2) == pytest.approx(40.0)
+    assert 40 < bench_pmi.steps_to_reach(losses, 5e-3) < 160
+
+
+def test_ratios_of_known_curves():
+    pmi = runs(power_law((20, 40), 2.0))
+    noise = runs(power_law((20, 40, 80, 160), 2.0, factor=9.0))
+    rows = bench_pmi.ratio_rows("a", pmi, noise, COSTS, fitted=True)
+    assert [row["refinement_steps"] for row in rows] == [20, 40]
+    row = rows[1]  # noise needs three times as many steps
+    assert row["case"] == "a" and not row["bound"]
+    assert row["loss_level"] == pytest.approx(40.0**-2)
+    assert row["steps_noise"] == pytest.approx(120.0)
+    assert row["step_ratio"] == pytest.approx(3.0)
+    assert row["start_cost_in_steps"] == pytest.approx(20.0)
+    assert row["total_cost_ratio"] == pytest.approx(120 / (40 + 20))
+    assert row["total_cost_ratio_with_fit"] == pytest.approx(120 / (40 + 20 + 40))
+    assert row["wall_clock_ratio"] == pytest.approx(12 / (4 + 2))
+    assert row["wall_clock_ratio_with_fit"] == pytest.approx(12 / (4 + 2 + 4))
+    (free, _) = bench_pmi.ratio_rows("a", pmi, noise, COSTS, fitted=False)
+    assert free["wall_clock_ratio_with_fit"] == free["wall_clock_ratio"]
+
+
+def test_every_side_has_its_best_run_and_dearer_steps_count_as_such():
+    noise = {Setting(40): 0.5, Setting(40, 0.8): 0.1, Setting(10, optimizer="lbfgs"): 0.2}
+    assert bench_pmi.best_by_cost(noise, COSTS.steps) == {20.0: 0.2, 40.0: 0.1}
+    pmi = {Setting(10): 0.4, Setting(10, optimizer="lbfgs"): 0.1}
+    (row,) = bench_pmi.ratio_rows("a", pmi, noise, COSTS, fitted=False)
+    assert row["refinement_setting"]["optimizer"] == "lbfgs"
+    assert row["steps_pmi"] == pytest.approx(20.0)
+    assert row["step_ratio"] == pytest.approx(2.0)
+
+
+def test_a_level_never_reached_gives_lower_bounds():
+    pmi, noise = runs({20: 1e-3}), runs({20: 1.0, 80: 0.5})
+    (row,) = bench_pmi.ratio_rows("a", pmi, noise, COSTS, fitted=False)
+    assert row["bound"] and row["steps_noise"] == 80
+    assert row["step_ratio"] == pytest.approx(4.0)
+    assert "> 4.00" in bench_pmi.table([{"seed": 0, "optimizers": "adam", **row}])
+
+
+def score_with_best_at(rate, boost):
+    """A made-up score: the loss falls with the length and grows with the distance to the best."""
+
+    def score(setting):
+        distance = abs(math.log2(setting.learning_rate / rate)) + abs(
+            bench_pmi.BOOSTS.index(setting.boost) - bench_pmi.BOOSTS.index(boost)
+        )
+        return (1.0 + distance + (setting.schedule == "step")) / setting.num_steps
+
+    return score
+
+
+def test_search_finds_the_best_setting_of_every_length():
+    scores = bench_pmi.search(score_with_best_at(3.2, 10.0), (20, 40), searched=40)
+    losses = {setting: loss for setting, loss in scores.items() if setting.num_steps == 40}
+    assert min(losses, key=losses.get) == Setting(40, 3.2, 10.0)
+    assert Setting(40, 6.4, 10.0) in scores  # a longer run is searched anew
+    assert Setting(20, 3.2, 10.0, "step") in scores
+
+
+def test_search_inherits_beyond_its_limit_and_ends_at_the_goal():
+    scores = bench_pmi.search(score_with_best_at(0.8, 1.0), (20, 40, 80, 160), searched=20)
+    assert [s for s in scores if s.num_steps > 20] == [Setting(n, 0.8, 1.0) for n in (40, 80, 160)]
+    scores = bench_pmi.search(score_with_best_at(0.8, 1.0), (20, 40, 80), searched=20, goal=0.03)
+    assert max(s.num_steps for s in scores) == 40
+
+
+@pytest.fixture(scope="module")
+def problem():
+    net = small_network.trained()
+    labels = jnp.arange(8, dtype=jnp.int32) % small_network.NUM_CLASSES
+    targets = Targets(net.stats.mean[labels], labels, net.head, jnp.ones(4, bool))
+    return bench_pmi.Problem(
+        net.model, net.variables, targets, net.knowledge, [], Config(), accuracy=1.0
+    )
+
+
+def test_a_score_is_the_loss_of_refine_images(problem):
+    start = bench_pmi.noise_start(problem, jax.random.key(3))
+    got = bench_pmi.refine(problem, start, Setting(6, 0.2))
+    expected = refine_images(
+        problem.variables,
+        start,
+        problem.targets,
+        problem.knowledge.pixels,
+        jax.random.key(3),
+        model=problem.model,
+        config=FullModelConfig(
+            num_steps=6, learning_rate=0.2, clip_pixels=False, boost_weights=False
+        ),
+    )
+    assert got == pytest.approx(float(expected.loss), rel=1e-4)
+
+
+@pytest.mark.parametrize("setting", [Setting(12, 0.2, 10.0), Setting(12, optimizer="lbfgs")])
+def test_descents_descend_and_boost_does_not_count(problem, setting):
+    start = bench_pmi.noise_start(problem, jax.random.key(3))
+    first = bench_pmi.refine(problem, start, Setting(1))
+    assert bench_pmi.refine(problem, start, setting._replace(num_steps=1)) == pytest.approx(first)
+    assert bench_pmi.refine(problem, start, setting) < 0.5 * first
+
+
+def test_command_line():
+    options = bench.parse(["pmi", "--seeds", "3,4", "--quick"])
+    assert options.seeds == (3, 4) and options.quick
+    for wrong in (["pmi", "--seeds", "x"], ["pmi", "--json", "/no/such/folder/a.json"], []):
+        with pytest.raises(SystemExit) as failure:
+            bench.parse(wrong)
+        assert failure.value.code == 2
+
+
+@pytest.mark.slow
+def test_quick_run_writes_rows(tmp_path, capsys):
+    file = tmp_path / "pmi.json"
+    assert bench.main(["pmi", "--quick", "--json", str(file)]) == 0
+    report = json.loads(file.read_text())
+    wanted = {"case", "loss_level", "step_ratio", "total_cost_ratio", "wall_clock_ratio", "seed"}
+    assert report["rows"] and all(wanted <= set(row) for row in report["rows"])
+    assert all(np.isfinite(row["wall_clock_ratio"]) for row in report["rows"])
+    assert report["versions"]["jax"] == jax.__version__
+    assert capsys.readouterr().out.count("\n| 0 |") == len(report["rows"])

@@ -1,0 +1,79 @@
+"""A whole run in seconds: six made-up digits in three tasks, a network of two blocks."""
+
+import dataclasses
+
+import numpy as np
+from small_network import blobs
+
+from jaxpmi.config import Config
+from jaxpmi.config import ContrastiveConfig
+from jaxpmi.config import DataConfig
+from jaxpmi.config import FullModelConfig
+from jaxpmi.config import GeneratorConfig
+from jaxpmi.config import InversionConfig
+from jaxpmi.config import ModelConfig
+from jaxpmi.config import PerLayerConfig
+from jaxpmi.config import TrainConfig
+from jaxpmi.continual import loop
+from jaxpmi.continual import start
+from jaxpmi.models import MODELS
+from jaxpmi.models import resnet
+from jaxpmi.sharding import make_mesh
+
+NUM_CLASSES, NUM_TASKS, BATCH = 6, 3, 8
+
+
+def set_up(patch, num_devices=1):
+    """Makes the model "tiny" known, and runs use that many devices; `patch` can undo it."""
+    patch.setitem(MODELS, "tiny", tiny_model)
+    for module in (loop, start):
+        patch.setattr(module, "make_mesh", lambda: make_mesh(num_devices))
+
+
+def tiny_model(width):
+    """A stem and one residual block."""
+    return resnet.ResNet((resnet.Stem(width), resnet.ResidualBlock(2 * width, stride=2, pool=True)))
+
+
+def tiny_config(folder, method="pmi", **changes):
+    """Two training steps a task at one epoch, two batches of images before task 1, then four.
+
+    Changes are of fields by path, with two underscores for a dot: `train__epochs=2`.
+    """
+    path = folder / "blobs.npz"
+    if not path.exists():
+        _write_blobs(path)
+    config = Config(
+        method=method,
+        workdir=str(folder / "run"),
+        data=DataConfig(source="npz", path=str(path), num_tasks=NUM_TASKS),
+        model=ModelConfig(name="tiny", width=4),
+        train=TrainConfig(batch_size=BATCH, replay_batch_size=BATCH, epochs=1),
+        contrastive=ContrastiveConfig(num_blocks=1, num_epochs=1, batch_size=8, num_rounds=4),
+        inversion=InversionConfig(
+            images_per_task=2 * BATCH,
+            batch_size=BATCH,
+            per_layer=PerLayerConfig(inverse_rank=2, num_steps=2),
+            full_model=FullModelConfig(num_steps=2),
+        ),
+        generator=GeneratorConfig(latent_dim=4, channels=(4, 4, 4), num_steps=2, batch_size=BATCH),
+        save_images=True,
+    )
+    for name, value in changes.items():
+        config = _change(config, name.split("__"), value)
+    return config
+
+
+def _write_blobs(path):
+    """Eight training and four test images of every class."""
+    arrays = {}
+    for split, count in (("train", 8), ("test", 4)):
+        images, labels = blobs(count, NUM_CLASSES, seed=count)
+        arrays |= {f"x_{split}": images, f"y_{split}": labels}
+    np.savez(path, **arrays)
+
+
+def _change(config, names, value):
+    first, *rest = names
+    value = _change(getattr(config, first), rest, value) if rest else value
+    return dataclasses.replace(config, **{first: value})
