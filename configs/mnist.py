@@ -18,10 +18,12 @@ def get_config() -> Config:
     """See the module's first lines."""
     return Config(
         workdir="runs/mnist",
-        data=DataConfig(augment=AugmentConfig(crop_padding=2)),
+        data=DataConfig(augment=AugmentConfig(crop_padding=4)),
         train=TrainConfig(epochs=15, augment_replay=True),
         losses=MethodConfig(joint_weight=0.3),
         inversion=InversionConfig(
-            full_model=FullModelConfig(total_variation_weight=0.02, histogram_weight=3.0)
+            full_model=FullModelConfig(
+                total_variation_weight=0.06, spectrum_weight=3.0, histogram_weight=3.0
+            )
         ),
     )

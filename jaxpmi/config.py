@@ -129,6 +129,7 @@ class FullModelConfig:
     statistics_weight: float = 0.25  # of all layers' statistics
     pixel_statistics_weight: float = 0.0  # of per-pixel moments, measured on real data
     total_variation_weight: float = 0.0  # of neighbouring pixels' absolute differences
+    spectrum_weight: float = 0.0  # of the distance to the power spectrum of real images
     histogram_weight: float = 0.0  # of the distance to the histogram of real pixel values; if not
     # 0, the images are also given exactly that histogram at the end
     jitter_pixels: int = 0  # random cyclic shift of the batch before every step

@@ -121,7 +121,9 @@ def bytes_kept(state: ContinualState) -> dict[str, int]:
         "model": _num_bytes((state.network.variables, state.network.head)),
         "class_stats": _num_bytes(memory.class_stats),
         "feature_models": _num_bytes(memory.feature_models),
-        "layer_stats": _num_bytes((memory.block_inputs, memory.pixels, memory.histogram))
+        "layer_stats": _num_bytes(
+            (memory.block_inputs, memory.pixels, memory.histogram, memory.spectrum)
+        )
         if memory.block_inputs
         else 0,
         "block_inverses": _num_bytes(memory.inverses),

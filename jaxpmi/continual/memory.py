@@ -21,6 +21,7 @@ from jaxpmi.features import contrastive
 from jaxpmi.features import gaussian
 from jaxpmi.inversion.block_inverse import fit_block_inverses
 from jaxpmi.inversion.priors import pixel_histogram
+from jaxpmi.inversion.priors import power_spectrum
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_name
@@ -41,6 +42,7 @@ class _Measured(NamedTuple):
     features: jax.Array  # f32[B, D]
     block_inputs: tuple[Moments, ...]
     pixels: Moments
+    spectrum: jax.Array  # f32[H, W//2+1, C]
     count: jax.Array  # f32[]
 
 
@@ -79,7 +81,7 @@ def update_memory(
     num_classes = memory.class_stats.count.shape[0]
     features, labels = [], []
     block_inputs, pixels, count = memory.block_inputs, memory.pixels, memory.num_images
-    histogram = memory.histogram
+    histogram, spectrum = memory.histogram, memory.spectrum
     batch_size = config.inversion.batch_size
     for part, is_real in ((real, True), (replay, False)):
         for images, part_labels, weights in _padded_batches(part, batch_size):
@@ -94,6 +96,7 @@ def update_memory(
                 pixels = merge(a=pixels, b=measured.pixels)
                 histogram = histogram + pixel_histogram(images[:valid])
                 count = count + measured.count
+                spectrum += (measured.count / count) * (measured.spectrum - spectrum)
     features, labels = np.concatenate(features), np.concatenate(labels)
     class_stats, feature_models = _describe_classes(
         features, labels, key, config=config, capacity=capacity, max_images=max_images,
@@ -112,7 +115,9 @@ def update_memory(
         )
     if feature_models is None:
         feature_models = memory.feature_models
-    return Memory(class_stats, feature_models, block_inputs, pixels, histogram, count, inverses)
+    return Memory(
+        class_stats, feature_models, block_inputs, pixels, histogram, spectrum, count, inverses
+    )
 
 
 def _describe_classes(features, labels, key, *, config, capacity, max_images, num_classes):
@@ -172,12 +177,13 @@ def _measure(variables, images, weights, mean, std, *, model):
     pixel_share = (weights / count)[:, None, None, None]
     pixel_mean = (pixel_share * x).sum(0)
     pixels = Moments(pixel_mean, (pixel_share * jnp.square(x - pixel_mean[None])).sum(0))
+    spectrum = (pixel_share * power_spectrum(x)).sum(0)
     block_inputs = []
     for i, block in enumerate(model.blocks):
         block_inputs.append(_weighted_moments(x, weights))
         params, batch_stats = (part[block_name(i)] for part in variables)
         x, _ = block.apply(params, batch_stats, x, train=False)
-    return _Measured(x, tuple(block_inputs), pixels, count)
+    return _Measured(x, tuple(block_inputs), pixels, spectrum, count)
 
 
 def _weighted_moments(x, weights):

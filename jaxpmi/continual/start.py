@@ -119,6 +119,7 @@ def _empty_memory(run, network):
     if run.method.replay != "inversion":
         dim = num_classes = 0
     shapes = block_input_shapes(run.model, network.variables, stream.image_shape)
+    height, width, channels = stream.image_shape
     inverses = ()
     uses_inversion = run.method.replay == "inversion"
     if uses_inversion and config.inversion.per_layer.start == "inverse":
@@ -140,7 +141,8 @@ def _empty_memory(run, network):
         if uses_inversion
         else (),
         pixels=Moments(jnp.zeros(stream.image_shape), jnp.ones(stream.image_shape)),
-        histogram=jnp.zeros((256, stream.image_shape[-1])),
+        histogram=jnp.zeros((256, channels)),
+        spectrum=jnp.zeros((height, width // 2 + 1, channels)),
         num_images=jnp.zeros(()),
         inverses=inverses,
     )

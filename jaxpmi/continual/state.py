@@ -30,7 +30,8 @@ class Memory(NamedTuple):
     block_inputs: tuple[Moments, ...]  # merged over tasks by image count
     pixels: Moments  # f32[H, W, C] each, merged over tasks by image count
     histogram: jax.Array  # f32[256, C], of the pixel values 0..255, summed over tasks
-    num_images: jax.Array  # f32[], behind block_inputs, pixels and histogram
+    spectrum: jax.Array  # f32[H, W//2+1, C], mean power spectrum of the images of all tasks
+    num_images: jax.Array  # f32[], behind the four before
     inverses: tuple[BlockInverse, ...]  # of the newest network
 
 

@@ -136,7 +136,8 @@ def invert_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
     _, old_mask = class_masks(run.stream, task)
     network, memory = state.teacher, state.memory
     black = -state.mean / state.std
-    pixels = PixelStats(black, black + 1.0 / state.std, memory.pixels, memory.histogram)
+    white = black + 1.0 / state.std
+    pixels = PixelStats(black, white, memory.pixels, memory.histogram, memory.spectrum)
     block_inputs = memory.block_inputs
     if inversion.per_layer.block_statistics != "measured":
         published = inversion.per_layer.block_statistics == "affine"

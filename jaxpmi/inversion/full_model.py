@@ -32,16 +32,21 @@ class PixelStats(NamedTuple):
     high: jax.Array  # f32[C], white
     moments: Moments  # f32[H, W, C] each, of real images
     histogram: jax.Array  # f32[256, C], how often real pixels have the values 0..255
+    spectrum: jax.Array  # f32[H, W//2+1, C], mean power spectrum of real images
 
 
 def measure_pixels(images: np.ndarray, mean: jax.Array, std: jax.Array) -> PixelStats:
     """Describes real images u8[N, H, W, C]; `mean` and `std` f32[C] are of pixels in [0, 1]."""
     mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
-    x = images.astype(np.float32) / 255.0
-    shaped = mean.reshape(1, 1, -1), std.reshape(1, 1, -1)
-    moments = Moments((x.mean(0) - shaped[0]) / shaped[1], x.var(0) / jnp.square(shaped[1]))
-    histogram = jnp.asarray(priors.pixel_histogram(images))
-    return PixelStats(-mean / std, (1.0 - mean) / std, moments, histogram)
+    shape = (1, 1, 1, -1)
+    x = (jnp.asarray(images, jnp.float32) / 255.0 - mean.reshape(shape)) / std.reshape(shape)
+    return PixelStats(
+        -mean / std,
+        (1.0 - mean) / std,
+        Moments(x.mean(0), x.var(0)),
+        jnp.asarray(priors.pixel_histogram(images)),
+        priors.power_spectrum(x).mean(0),
+    )
 
 
 def learning_rates(config: FullModelConfig) -> jax.Array:
@@ -97,6 +102,8 @@ def refine_images(
             named["pixel_statistics"] = objectives.moment_kl(batch, pixels.moments)
         if config.total_variation_weight > 0:
             named["total_variation"] = priors.total_variation(x)
+        if config.spectrum_weight > 0:
+            named["spectrum"] = priors.spectrum_distance(x, pixels.spectrum)
         if config.histogram_weight > 0:
             some = _some_pixels((x - low) / (high - low), key)
             named["histogram"] = priors.histogram_distance(some, pixels.histogram)
@@ -108,6 +115,7 @@ def refine_images(
         "statistics": config.statistics_weight,
         "pixel_statistics": config.pixel_statistics_weight,
         "total_variation": config.total_variation_weight,
+        "spectrum": config.spectrum_weight,
         "histogram": config.histogram_weight,
     }
     weights = {name: weight for name, weight in weights.items() if weight > 0}

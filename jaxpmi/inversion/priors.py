@@ -63,6 +63,25 @@ def match_histogram(images: jax.Array, histogram: jax.Array) -> jax.Array:
     return jax.vmap(match, in_axes=1, out_axes=1)(flat, histogram).reshape(images.shape)
 
 
+def power_spectrum(images: jax.Array) -> jax.Array:
+    """Squared amplitudes of the 2-D Fourier transform of f32[B, H, W, C], f32[B, H, W//2+1, C].
+
+    Its mean over images is the autocorrelation of pixels: how thick strokes and edges are, not
+    where they are.
+    """
+    return jnp.square(jnp.abs(jnp.fft.rfft2(images, axes=(1, 2))))
+
+
+def spectrum_distance(images: jax.Array, spectrum: jax.Array) -> jax.Array:
+    """Squared distance of the batch's root-mean-square amplitudes to those of real images.
+
+    `spectrum` f32[H, W//2+1, C] is the mean `power_spectrum` of real images; the distance is
+    relative to its sum: 0 for equal spectra, 1 for a batch of zeros.
+    """
+    amplitudes = jnp.sqrt(power_spectrum(images).mean(0) + 1e-6)  # the root has no slope at 0
+    return jnp.square(amplitudes - jnp.sqrt(spectrum)).sum() / jnp.maximum(spectrum.sum(), 1e-6)
+
+
 def jitter(images: jax.Array, key: PRNGKey, pixels: int) -> jax.Array:
     """Shifts the whole batch f32[B, H, W, C] cyclically by up to `pixels` in each direction."""
     shift = jax.random.randint(key, (2,), -pixels, pixels + 1)

@@ -47,6 +47,7 @@ def empty_memory(inverses=()):
         block_inputs=tuple(Moments(jnp.zeros(s[-1]), jnp.ones(s[-1])) for s in shapes),
         pixels=Moments(jnp.zeros(SHAPE), jnp.ones(SHAPE)),
         histogram=jnp.zeros((256, SHAPE[-1])),
+        spectrum=jnp.zeros((SHAPE[0], SHAPE[1] // 2 + 1, SHAPE[2])),
         num_images=jnp.zeros(()),
         inverses=inverses,
     )
@@ -135,6 +136,8 @@ def test_layer_knowledge_is_that_of_the_union_of_all_real_images():
     np.testing.assert_allclose(second.pixels.var, x.var(0), rtol=1e-3, atol=1e-4)
     counts = np.bincount(everything.ravel(), minlength=256)
     np.testing.assert_array_equal(second.histogram.sum(1), counts)
+    power = np.square(np.abs(np.fft.rfft2(x, axes=(1, 2)))).mean(0)
+    np.testing.assert_allclose(second.spectrum, power, rtol=1e-3, atol=1e-3)
     # Synthetic images would have moved it.
     with_replay = np.concatenate([x, np.asarray(normalise(all_of(REPLAY), MEAN, STD))])
     assert np.abs(second.pixels.mean - with_replay.mean(0)).max() > 1e-2

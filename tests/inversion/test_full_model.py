@@ -59,7 +59,8 @@ def targets(labels=(0, 1, 1, 0, 1, 0)):
 def pixels():
     moments = Moments(jnp.asarray(normal(5, *SHAPE)), jnp.asarray(normal(6, *SHAPE) ** 2 + 0.1))
     histogram = jnp.ones((256, SHAPE[-1]))
-    return PixelStats(jnp.asarray(LOW), jnp.asarray(HIGH), moments, histogram)
+    spectrum = jnp.ones((SHAPE[0], SHAPE[1] // 2 + 1, SHAPE[2]))
+    return PixelStats(jnp.asarray(LOW), jnp.asarray(HIGH), moments, histogram, spectrum)
 
 
 def refine(config, start=None, key=KEY, goal=None):
@@ -194,6 +195,14 @@ def test_the_start_is_donated_and_new_data_is_not_compiled_again():
     num_programs = refine_images._cache_size()
     refine(dataclasses.replace(config), jnp.asarray(normal(2, BATCH, *SHAPE)), jax.random.key(5))
     assert refine_images._cache_size() == num_programs
+
+
+def test_the_spectrum_term_pulls_the_batch_to_the_real_amplitudes():
+    config = dataclasses.replace(OFF, spectrum_weight=1.0, num_steps=40, learning_rate=0.2)
+    start = jnp.asarray(normal(1, BATCH, *SHAPE))
+    before = float(priors.spectrum_distance(start, pixels().spectrum))
+    after = float(priors.spectrum_distance(refine(config, jnp.copy(start)).x, pixels().spectrum))
+    assert after < 0.1 * before
 
 
 def test_the_histogram_term_pulls_pixels_to_the_real_values():

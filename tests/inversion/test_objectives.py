@@ -196,6 +196,20 @@ def test_histogram_distance_is_zero_exactly_at_the_histogram():
     np.testing.assert_allclose(grad, 2 * 0.25 / pixels.size, rtol=1e-4)
 
 
+def test_power_spectrum_and_its_distance_by_hand():
+    x = batch(channels=2)
+    spectrum = priors.power_spectrum(jnp.asarray(x))
+    assert spectrum.shape == (4, 6, 4, 2)
+    np.testing.assert_allclose(spectrum[:, 0, 0], x.sum((1, 2)) ** 2, rtol=1e-4)  # no wave
+    reference = spectrum.mean(0)
+    shifted = jnp.roll(jnp.asarray(x), (2, 1), axis=(1, 2))  # where things are does not matter
+    np.testing.assert_allclose(priors.spectrum_distance(shifted, reference), 0.0, atol=1e-9)
+    np.testing.assert_allclose(priors.spectrum_distance(2.0 * x, reference), 1.0, rtol=1e-4)
+    np.testing.assert_allclose(priors.spectrum_distance(0.0 * x, reference), 1.0, rtol=1e-2)
+    grad = jax.grad(priors.spectrum_distance)(jnp.zeros_like(x), reference)
+    assert np.isfinite(grad).all()
+
+
 def test_match_histogram_is_monotone_and_gives_the_real_values():
     rng = np.random.default_rng(1)
     real = (rng.random((6, 8, 8, 2)) ** 3 * 255).astype(np.uint8)
