@@ -61,7 +61,6 @@ GAUSSIAN = PerLayerConfig(start="gaussian", learning_rate=0.8, num_steps=50)
 CASES = {
     "linear inverse": LINEAR,
     "linear inverse + white noise": dataclasses.replace(LINEAR, noise_scale=1.0),
-    "linear inverse, 5 steps per block": dataclasses.replace(LINEAR, num_steps=5),
     "linear inverse, 15 steps per block": dataclasses.replace(LINEAR, num_steps=15),
     "gaussian, 20 steps per block": dataclasses.replace(GAUSSIAN, num_steps=20),
     "gaussian, 50 steps per block, affine statistics (published)": dataclasses.replace(

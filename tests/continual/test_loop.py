@@ -204,7 +204,7 @@ def test_synthetic_images_are_written(method, finished):
 @pytest.mark.parametrize("method", METHODS)
 def test_another_task_compiles_nothing(method, finished):
     """Which classes are old, how many there are, and how many images: all of it is data."""
-    assert finished("finetune").num_compiled[0] > 0  # else nothing is counted
+    assert finished("joint").num_compiled[0] > 0  # else nothing is counted
     _, second, third = finished(method).num_compiled
     single_operations = 20  # joint: of drawing a fresh network and listing more learning rates
     assert third <= (single_operations if method == "joint" else 0)
