@@ -11,7 +11,6 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
 # A bare clone works without `pip install`: the checkout root goes on the path.
@@ -64,15 +63,14 @@ def environment() -> dict:
     """Device and versions."""
     import jax
 
+    from jaxpmi.continual.accounting import versions
+
     device = jax.devices()[0]
     return {
         "device": f"{len(jax.devices())} x {device.device_kind}, {_processor()}, "
         f"{os.cpu_count()} cores",
         "load_average": os.getloadavg(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("jax", "jaxlib", "optax", "numpy")},
-        },
+        "versions": versions(),
     }
 
 

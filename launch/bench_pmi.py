@@ -31,10 +31,10 @@ from jaxpmi.config_file import load_config
 from jaxpmi.continual.loop import task_plan
 from jaxpmi.continual.start import initial_state
 from jaxpmi.continual.start import open_run
+from jaxpmi.continual.task import layer_knowledge
 from jaxpmi.data.augment import normalise
 from jaxpmi.features.gaussian import sample_class_features
 from jaxpmi.inversion.block_inverse import fit_block_inverses
-from jaxpmi.inversion.full_model import PixelStats
 from jaxpmi.inversion.full_model import learning_rates
 from jaxpmi.inversion.objectives import statistics_loss
 from jaxpmi.inversion.per_layer import draw_start
@@ -117,13 +117,10 @@ def train_problem(seed: int, *, quick: bool = False) -> Problem:
         state = state.replace(phase=jnp.asarray(index, jnp.int32), step=jnp.zeros((), jnp.int32))
         for tick in phase(run, state):
             state = tick.state
-    num_classes, memory = run.stream.num_classes, state.memory
+    num_classes = run.stream.num_classes
     labels = jnp.repeat(jnp.arange(num_classes, dtype=jnp.int32), per_class)
-    features = sample_class_features(memory.class_stats, labels, jax.random.key(1000 + seed))
+    features = sample_class_features(state.memory.class_stats, labels, jax.random.key(1000 + seed))
     head, all_classes = state.network.head, jnp.ones(num_classes, bool)
-    black = -state.mean / state.std
-    white = black + 1.0 / state.std
-    pixels = PixelStats(black, white, memory.pixels, memory.histogram, memory.spectrum)
     images = normalise(jnp.asarray(run.stream.train_images(0)), state.mean, state.std)
     real, size = jnp.asarray(run.stream.train_labels(0)), 250
     parts = [slice(first, first + size) for first in range(0, len(real), size)]
@@ -131,7 +128,7 @@ def train_problem(seed: int, *, quick: bool = False) -> Problem:
         run.model,
         state.network.variables,
         Targets(features, labels, head, all_classes),
-        LayerKnowledge(memory.block_inputs, memory.inverses, pixels),
+        layer_knowledge(run, state, state.network),
         [(images[part], real[part], jnp.ones(len(real[part]))) for part in parts],
         config,
         float(state.accuracy[0, 0]),

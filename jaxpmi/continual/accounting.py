@@ -102,10 +102,7 @@ def summarise_run(run: Run, state: ContinualState, accounts: Accounts) -> dict[s
         },
         "peak_memory_bytes": peak_memory_bytes(),
         "bytes_kept_between_tasks": bytes_kept(state),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in PACKAGES},
-        },
+        "versions": versions(),
         "device": {
             "platform": jax.devices()[0].platform,
             "kind": jax.devices()[0].device_kind,
@@ -128,6 +125,14 @@ def bytes_kept(state: ContinualState) -> dict[str, int]:
         else 0,
         "block_inverses": _num_bytes(memory.inverses),
         "generator": _num_bytes(state.generator[:2]) if state.generator else 0,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide a run's numbers and speed."""
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in PACKAGES},
     }
 
 

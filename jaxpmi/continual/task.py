@@ -134,15 +134,8 @@ def invert_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
     key_targets, key_batches = jax.random.split(phase_key(state))
     features, labels = _draw_targets(run, state, key_targets)
     _, old_mask = class_masks(run.stream, task)
-    network, memory = state.teacher, state.memory
-    black = -state.mean / state.std
-    white = black + 1.0 / state.std
-    pixels = PixelStats(black, white, memory.pixels, memory.histogram, memory.spectrum)
-    block_inputs = memory.block_inputs
-    if inversion.per_layer.block_statistics != "measured":
-        published = inversion.per_layer.block_statistics == "affine"
-        block_inputs = propagated_block_inputs(run.model, network.variables, published=published)
-    knowledge = LayerKnowledge(block_inputs, memory.inverses, pixels)
+    network = state.teacher
+    knowledge = layer_knowledge(run, state, network)
     for batch in range(int(state.step), total):
         rows = slice(batch * inversion.batch_size, (batch + 1) * inversion.batch_size)
         targets = shard_batch({"features": features[rows], "labels": labels[rows]}, run.mesh)
@@ -171,6 +164,19 @@ def invert_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
         }
         bad = {"inversion": jnp.where(synthesis.finite, -1, batch)}
         yield Tick(state, batch + 1, total, scalars, bad, inversion.batch_size)
+
+
+def layer_knowledge(run: Run, state: ContinualState, network: Network) -> LayerKnowledge:
+    """What `state.memory` holds, as inversion of `network` takes it."""
+    memory, source = state.memory, run.config.inversion.per_layer.block_statistics
+    black = -state.mean / state.std
+    white = black + 1.0 / state.std
+    pixels = PixelStats(black, white, memory.pixels, memory.histogram, memory.spectrum)
+    block_inputs = memory.block_inputs
+    if source != "measured":
+        published = source == "affine"
+        block_inputs = propagated_block_inputs(run.model, network.variables, published=published)
+    return LayerKnowledge(block_inputs, memory.inverses, pixels)
 
 
 def generate_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
