@@ -101,7 +101,8 @@ class PerLayerConfig:
 
     start: Literal["inverse", "gaussian", "noise"] = "inverse"  # each block's input before Adam:
     # the closed-form linear inverse of the block; Gaussian with the block input's moments (as
-    # published); or no per-layer phase at all, the full model starts from noise images
+    # published); or no per-layer phase at all, the full model starts from noise images, as it
+    # always does with method="deep_inversion"
     inverse_rank: int = 32  # directions of what the pooled features lose, for start="inverse"
     residual_scale: float = 0.5  # of the draw along these directions
     noise_scale: float = 0.0  # of the white noise added for what neither explains

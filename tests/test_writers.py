@@ -140,18 +140,18 @@ def test_resume_drops_later_and_torn_lines(tmp_path, resume_from, kept, torn):
     assert os.listdir(tmp_path) == ["metrics.jsonl"]
 
 
-def test_progress_prints_a_line_per_interval():
+def test_progress_prints_a_line_per_interval_and_the_rate_of_the_phase():
     stream, clock = io.StringIO(), Clock()
     progress = Progress(5.0, num_tasks=5, stream=stream, clock=clock)
-    progress.phase(1, "train:all", 520)
+    progress.phase(1, "train:all")
     for step in range(1, 130):
         clock.seconds += 0.0625
-        progress.update(step, loss=jnp.float32(0.41), images=114)
+        progress.update(step, 520, loss=jnp.float32(0.41), images=114)
     clock.seconds += 16.9375  # 20 s after the first line
-    progress.update(520, loss=0.3, images=30_000)
+    progress.update(520, 520, loss=0.3, images=30_000)
     assert stream.getvalue().splitlines() == [
         "task 2/5  train:all  step 80/520  loss 0.41  1820 images/s  ETA 0:28",
-        "task 2/5  train:all  step 520/520  loss 0.3  1780 images/s",
+        "task 2/5  train:all  step 520/520  loss 0.3  1790 images/s",
     ]
 
 
@@ -163,20 +163,20 @@ def test_progress_fetches_no_loss_between_lines():
     clock = Clock()
     for stream in (io.StringIO(), Terminal()):
         progress = Progress(5.0, stream=stream, clock=clock)
-        progress.phase(0, "train", 10)
+        progress.phase(0, "train")
         clock.seconds += 1.0
-        progress.update(1, loss=Loss(), images=1)
+        progress.update(1, 10, loss=Loss(), images=1)
         clock.seconds += 5.0
         with pytest.raises(AssertionError, match="fetched"):
-            progress.update(2, loss=Loss())
+            progress.update(2, 10, loss=Loss())
 
 
 def test_progress_of_a_resumed_phase_counts_from_there():
     stream, clock = io.StringIO(), Clock()
     progress = Progress(5.0, num_tasks=2, stream=stream, clock=clock)
-    progress.phase(0, "invert", 100, done=40)
+    progress.phase(0, "invert", done=40)
     clock.seconds += 10.0
-    progress.update(50)
+    progress.update(50, 100)
     assert stream.getvalue() == "task 1/2  invert  step 50/100  ETA 0:50\n"
 
 
@@ -185,10 +185,10 @@ def test_bar_only_on_a_terminal():
     for stream in (io.StringIO(), Terminal()):
         clock = Clock()
         progress = Progress(5.0, num_tasks=1, stream=stream, clock=clock)
-        progress.phase(0, "train", 4)
+        progress.phase(0, "train")
         for step in range(1, 5):
             clock.seconds += 1.0
-            progress.update(step, loss=1.0, images=8)
+            progress.update(step, 4, loss=1.0, images=8)
         progress.close()
         outputs.append(stream.getvalue())
     plain, live = outputs
@@ -211,9 +211,9 @@ def test_compiling_is_announced_once_per_program():
 def test_eta_format(seconds, text):
     stream, clock = io.StringIO(), Clock()
     progress = Progress(0.0, stream=stream, clock=clock)
-    progress.phase(0, "x", 2)
+    progress.phase(0, "x")
     clock.seconds += seconds
-    progress.update(1)
+    progress.update(1, 2)
     assert stream.getvalue().endswith(f"ETA {text}\n")
 
 

@@ -177,11 +177,9 @@ class _Session:
         done, every = int(self.state.step), self.config.checkpoint_every
         if name.startswith(("train", "invert", "generate")):
             self.progress.compiling(name)
-        since, first, previous = time.monotonic(), True, None
+        self.progress.phase(task, name, done)
+        since, previous = time.monotonic(), None
         for tick in phase(self.run, self.state):
-            if first:
-                self.progress.phase(task, name, tick.total, done)
-                first = False
             self.state = tick.state
             self.accounts.ticks += 1
             # The tick before is finished by now, so fetching it does not stall the device.
@@ -226,7 +224,7 @@ class _Session:
             path = f"task{task:02d}/{name.replace(':', '/')}"
             self.metrics.write(number, {f"{path}/{k}": float(v) for k, v in scalars.items()})
         self.accounts.add_tick(task, name, tick, scalars)
-        self.progress.update(tick.step, loss, tick.num_images)
+        self.progress.update(tick.step, tick.total, loss, tick.num_images)
 
     def _checkpoint(self):
         if self.accounts.ticks == self.saved_step:

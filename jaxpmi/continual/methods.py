@@ -83,6 +83,7 @@ class Method:
 
     phases: Callable[[TrainConfig, MethodConfig], tuple[Phase, ...]]  # of every later task
     replay: Literal["none", "inversion", "generator"] = "none"  # where old images come from
+    from_noise: bool = False  # inversion: of the full model alone, whatever per_layer.start says
     keeps_generator: bool = False  # carries the generator over from task to task
     all_data: bool = False  # sees all data of seen classes, from a fresh network (upper bound)
 
@@ -306,7 +307,9 @@ METHODS = {
     ),
     "r_dfcil": Method(_r_dfcil_phases, replay="generator"),
     "deep_inversion": Method(
-        _one_phase(deep_inversion, replay=True, joint_batch=True), replay="inversion"
+        _one_phase(deep_inversion, replay=True, joint_batch=True),
+        replay="inversion",
+        from_noise=True,
     ),
     "pmi": Method(_pmi_phases, replay="inversion"),
 }

@@ -1,5 +1,7 @@
 """From a config to a run about to begin: data, model, mesh and the first state."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,6 +42,8 @@ def open_run(config: Config) -> tuple[Run, tuple[int, ...]]:
     order = class_order(config.data, source.num_classes, config.seed)
     tasks = split_tasks(order, config.data.num_tasks, config.data.first_task_classes)
     method = METHODS[config.method]
+    if method.from_noise:
+        config = _from_noise(config)
     stream = TaskStream(source, tasks, allow_past=method.all_data)
     model = MODELS[config.model.name](config.model.width)
     return Run(config, method, model, stream, make_mesh()), order
@@ -110,6 +114,12 @@ def initial_state(run: Run, order: tuple[int, ...]) -> ContinualState:
         step=jnp.copy(zero),
     )
     return replicate(state, run.mesh)
+
+
+def _from_noise(config):
+    per_layer = dataclasses.replace(config.inversion.per_layer, start="noise")
+    inversion = dataclasses.replace(config.inversion, per_layer=per_layer)
+    return dataclasses.replace(config, inversion=inversion)
 
 
 def _empty_memory(run, network):

@@ -16,8 +16,9 @@ class Progress:
 
     `task 2/5  train:all  step 120/520  loss 0.41  1830 images/s  ETA 0:12`
 
-    A line is printed every `every_seconds` and at the end of a phase. On a terminal a bar below
-    it is redrawn in place.
+    A line is printed every `every_seconds` with the rate since the line before, and at the end of
+    a phase with the rate of the whole phase, compilation included. On a terminal a bar below it
+    is redrawn in place.
     """
 
     def __init__(
@@ -34,31 +35,33 @@ class Progress:
         self._live = self._stream.isatty()
         self._announced: set[str] = set()
         self._bar_drawn, self._bar_time, self._bar_loss = False, -math.inf, ""
-        self.phase(0, "", 0)
+        self.phase(0, "")
 
-    def phase(self, task: int, name: str, total: int, done: int = 0) -> None:
-        """Begins a phase of `total` steps, `done` of them before (a resumed run); tasks from 0."""
-        self._task, self._name, self._total = task, name, total
-        self._images = 0
-        self._line_step, self._line_time = done, self._clock()
+    def phase(self, task: int, name: str, done: int = 0) -> None:
+        """Begins a phase, `done` of its steps made before (a resumed run); tasks count from 0."""
+        self._task, self._name = task, name
+        self._images = self._line_images = 0
+        self._line_step, self._phase_time = done, self._clock()
+        self._line_time = self._phase_time
 
-    def update(self, step: int, loss: Any = None, images: int = 0) -> None:
-        """Tells that `step` steps of the phase are done.
+    def update(self, step: int, total: int, loss: Any = None, images: int = 0) -> None:
+        """Tells that `step` of the phase's `total` steps are done.
 
         Args:
           step: counted from 1.
+          total: steps of the phase.
           loss: a number or a device scalar, which is fetched only when a line is due.
           images: worked on since the last update.
         """
         self._images += images
         now = self._clock()
-        if step >= self._total or now - self._line_time >= self._every:
+        if step >= total or now - self._line_time >= self._every:
             self._bar_loss = "" if loss is None else f"loss {float(loss):.4g}"
             now = self._clock()  # fetching the loss waits for the device
-            self._print(self._describe(step, now))
-            self._images, self._line_step, self._line_time = 0, step, now
-        if self._live and step < self._total and now - self._bar_time >= BAR_SECONDS:
-            self._draw_bar(step, now)
+            self._print(self._describe(step, total, now))
+            self._line_images, self._line_step, self._line_time = self._images, step, now
+        if self._live and step < total and now - self._bar_time >= BAR_SECONDS:
+            self._draw_bar(step, total, now)
 
     def compiling(self, name: str) -> None:
         """Announces, once per program, that nothing will seem to happen for a while."""
@@ -75,20 +78,23 @@ class Progress:
         self._clear_bar()
         self._stream.flush()
 
-    def _describe(self, step: int, now: float) -> str:
-        seconds, steps = max(now - self._line_time, 1e-9), step - self._line_step
+    def _describe(self, step: int, total: int, now: float) -> str:
+        since, images = self._line_time, self._images - self._line_images
+        if step >= total:
+            since, images = self._phase_time, self._images
+        seconds, steps = max(now - since, 1e-9), step - self._line_step
         parts = [f"task {self._task + 1}/{self._num_tasks}", self._name]
-        parts += [f"step {step}/{self._total}", self._bar_loss]
-        if self._images:
-            parts.append(f"{_three_digits(self._images / seconds)} images/s")
-        if steps > 0 and step < self._total:
-            parts.append(f"ETA {_minutes((self._total - step) * seconds / steps)}")
+        parts += [f"step {step}/{total}", self._bar_loss]
+        if images:
+            parts.append(f"{_three_digits(images / seconds)} images/s")
+        if steps > 0 and step < total:
+            parts.append(f"ETA {_minutes((total - step) * seconds / steps)}")
         return "  ".join(part for part in parts if part)
 
-    def _draw_bar(self, step: int, now: float) -> None:
-        filled = round(BAR_WIDTH * min(step / max(self._total, 1), 1.0))
+    def _draw_bar(self, step: int, total: int, now: float) -> None:
+        filled = round(BAR_WIDTH * min(step / max(total, 1), 1.0))
         bar = "#" * filled + "-" * (BAR_WIDTH - filled)
-        self._stream.write(f"\r\x1b[K[{bar}] {self._describe(step, now)}")
+        self._stream.write(f"\r\x1b[K[{bar}] {self._describe(step, total, now)}")
         self._stream.flush()
         self._bar_drawn, self._bar_time = True, now
 

@@ -138,6 +138,7 @@ def test_the_summary_names_the_cost(method, finished):
     assert kept["model"] > 1000
     for name in ("class_stats", "feature_models", "layer_stats"):
         assert (kept[name] > 0) == (method in INVERSION), name
+    assert (kept["block_inverses"] > 0) == (method == "pmi")
     assert (kept["generator"] > 0) == (method in GENERATOR)
     assert summary["peak_memory_bytes"] > 1e6
     assert {"python", "jax", "numpy"} <= set(summary["versions"])

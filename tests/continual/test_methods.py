@@ -191,3 +191,4 @@ def test_only_the_upper_bound_sees_all_data():
     assert [name for name, method in METHODS.items() if method.keeps_generator] == ["abd"]
     assert METHODS["abd"].replay == METHODS["r_dfcil"].replay == "generator"
     assert METHODS["pmi"].replay == METHODS["deep_inversion"].replay == "inversion"
+    assert [name for name, method in METHODS.items() if method.from_noise] == ["deep_inversion"]
