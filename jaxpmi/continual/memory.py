@@ -36,14 +36,13 @@ class LabelledImages(NamedTuple):
     labels: np.ndarray  # i32[N]
 
 
-class _Measured(NamedTuple):
-    """Of one padded batch; moments are weighted."""
+class _LayerStats(NamedTuple):
+    """Of real images; the fields of `Memory` with these names, moments weighted."""
 
-    features: jax.Array  # f32[B, D]
     block_inputs: tuple[Moments, ...]
     pixels: Moments
-    spectrum: jax.Array  # f32[H, W//2+1, C]
-    count: jax.Array  # f32[]
+    spectrum: jax.Array
+    num_images: jax.Array
 
 
 def update_memory(
@@ -79,24 +78,18 @@ def update_memory(
       The new memory.
     """
     num_classes = memory.class_stats.count.shape[0]
-    features, labels = [], []
-    block_inputs, pixels, count = memory.block_inputs, memory.pixels, memory.num_images
-    histogram, spectrum = memory.histogram, memory.spectrum
+    features, labels, histogram = [], [], memory.histogram
+    stats = _LayerStats(memory.block_inputs, memory.pixels, memory.spectrum, memory.num_images)
     batch_size = config.inversion.batch_size
     for part, is_real in ((real, True), (replay, False)):
         for images, part_labels, weights in _padded_batches(part, batch_size):
-            measured = _measure(variables, images, weights, mean, std, model=model)
-            valid = int(weights.sum())
-            features.append(np.asarray(measured.features)[:valid])
+            batch_features, measured = _measure(variables, images, weights, mean, std, model=model)
+            valid = len(part_labels)
+            features.append(np.asarray(batch_features)[:valid])
             labels.append(part_labels)
             if is_real:
-                merge = functools.partial(merge_moments, num_a=count, num_b=measured.count)
-                pairs = zip(block_inputs, measured.block_inputs, strict=True)
-                block_inputs = tuple(merge(a=old, b=new) for old, new in pairs)
-                pixels = merge(a=pixels, b=measured.pixels)
+                stats = _merge(stats, measured)
                 histogram = histogram + pixel_histogram(images[:valid])
-                count = count + measured.count
-                spectrum += (measured.count / count) * (measured.spectrum - spectrum)
     features, labels = np.concatenate(features), np.concatenate(labels)
     class_stats, feature_models = _describe_classes(
         features, labels, key, config=config, capacity=capacity, max_images=max_images,
@@ -116,7 +109,7 @@ def update_memory(
     if feature_models is None:
         feature_models = memory.feature_models
     return Memory(
-        class_stats, feature_models, block_inputs, pixels, histogram, spectrum, count, inverses
+        class_stats, feature_models, histogram=histogram, inverses=inverses, **stats._asdict()
     )
 
 
@@ -172,6 +165,7 @@ _fit_class_stats = jax.jit(gaussian.fit_class_stats, static_argnames=("num_class
 
 @functools.partial(jax.jit, static_argnames="model")
 def _measure(variables, images, weights, mean, std, *, model):
+    """Features f32[B, D] of a padded batch, and its `_LayerStats`."""
     x = normalise(images, mean, std)
     count = weights.sum()
     pixel_share = (weights / count)[:, None, None, None]
@@ -183,7 +177,18 @@ def _measure(variables, images, weights, mean, std, *, model):
         block_inputs.append(_weighted_moments(x, weights))
         params, batch_stats = (part[block_name(i)] for part in variables)
         x, _ = block.apply(params, batch_stats, x, train=False)
-    return _Measured(x, tuple(block_inputs), pixels, spectrum, count)
+    return x, _LayerStats(tuple(block_inputs), pixels, spectrum, count)
+
+
+@jax.jit
+def _merge(a, b):
+    """Statistics of the union of the images behind `a` and `b`."""
+    merge = functools.partial(merge_moments, num_a=a.num_images, num_b=b.num_images)
+    pairs = zip(a.block_inputs, b.block_inputs, strict=True)
+    block_inputs = tuple(merge(a=old, b=new) for old, new in pairs)
+    num_images = a.num_images + b.num_images
+    spectrum = a.spectrum + (b.num_images / num_images) * (b.spectrum - a.spectrum)
+    return _LayerStats(block_inputs, merge(a=a.pixels, b=b.pixels), spectrum, num_images)
 
 
 def _weighted_moments(x, weights):

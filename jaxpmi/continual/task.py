@@ -145,7 +145,9 @@ def invert_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
             run.model, network.variables, targets, knowledge, key, config=inversion
         )
         images = denormalise(synthesis.images, state.mean, state.std)
-        agreement = _agreement(run, state, images, targets)
+        agreement = _agreement(
+            network.variables, images, targets, state.mean, state.std, model=run.model
+        )
         replay = Replay(
             jax.lax.dynamic_update_slice_in_dim(
                 state.replay.images, replicate(images, run.mesh), rows.start, 0
@@ -315,14 +317,9 @@ def _draw_targets(run, state, key):
     return np.asarray(drawn), labels
 
 
-def _agreement(run, state, images, targets):
-    """Share of images that the old network gives the intended label."""
-    x = normalise(images, state.mean, state.std)
-    features = _features(state.teacher.variables, x, model=run.model)
+@functools.partial(jax.jit, static_argnames="model")
+def _agreement(variables, images, targets, mean, std, *, model):
+    """Share of raw images that the old network gives the intended label."""
+    features = forward(model, variables, normalise(images, mean, std)).features
     logits = jnp.where(targets.class_mask, features @ targets.head, -jnp.inf)
     return (logits.argmax(1) == targets.labels).mean()
-
-
-_features = jax.jit(
-    lambda variables, x, model: forward(model, variables, x).features, static_argnames="model"
-)

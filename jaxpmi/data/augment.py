@@ -17,6 +17,7 @@ from jaxpmi.config import AugmentConfig
 from jaxpmi.types import PRNGKey
 
 
+@jax.jit
 def normalise(
     images: jax.Array, mean: Sequence[float] | jax.Array, std: Sequence[float] | jax.Array
 ) -> jax.Array:
@@ -26,6 +27,7 @@ def normalise(
     return (images.astype(jnp.float32) / 255 - mean) / std
 
 
+@jax.jit
 def denormalise(
     images: jax.Array, mean: Sequence[float] | jax.Array, std: Sequence[float] | jax.Array
 ) -> jax.Array:

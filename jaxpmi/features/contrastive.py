@@ -43,6 +43,7 @@ class _Fit(NamedTuple):
     best_loss: jax.Array
 
 
+@functools.partial(jax.jit, static_argnames=("num_classes", "feature_dim", "num_blocks"))
 def init(
     key: PRNGKey, num_classes: int, feature_dim: int, *, num_blocks: int = 2
 ) -> ContrastiveModel:

@@ -94,9 +94,10 @@ def fit_block_inverses(
     """
     total = None
     for images, labels, weights in batches:
-        one_hot = jax.nn.one_hot(labels, num_classes)
-        part = _normal_equations(variables, images, one_hot, weights, model=model, rank=rank)
-        total = part if total is None else jax.tree.map(jnp.add, total, part)
+        part = _normal_equations(
+            variables, images, labels, weights, model=model, num_classes=num_classes, rank=rank
+        )
+        total = part if total is None else _add(total, part)
     if total is None:
         raise ValueError("fit_block_inverses got no batch of images; give at least one.")
     return tuple(_solve(equations, ridge) for equations in total)
@@ -144,9 +145,10 @@ def invert_linearly(
     return rows.reshape(-1, *input_shape)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "rank"))
-def _normal_equations(variables, images, one_hot, weights, *, model, rank):
+@functools.partial(jax.jit, static_argnames=("model", "num_classes", "rank"))
+def _normal_equations(variables, images, labels, weights, *, model, num_classes, rank):
     equations, x = [], images
+    one_hot = jax.nn.one_hot(labels, num_classes)
     for i, block in enumerate(model.blocks):
         name = block_name(i)
         y, _ = block.apply(variables.params[name], variables.batch_stats[name], x, train=False)
@@ -163,6 +165,11 @@ def _normal_equations(variables, images, one_hot, weights, *, model, rank):
         equations.append(_NormalEquations(count, dot(a.T, a), dot(a.T, b), square, sketch))
         x = y
     return tuple(equations)
+
+
+@jax.jit
+def _add(a, b):
+    return jax.tree.map(jnp.add, a, b)
 
 
 @jax.jit
