@@ -1,10 +1,10 @@
 """From a config to a run about to begin: data, model, mesh and the first state."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxpmi.config import Config
 from jaxpmi.continual.losses import init_angle_projections
@@ -79,9 +79,18 @@ def initial_state(run: Run, order: tuple[int, ...]) -> ContinualState:
             f"data.mean has {len(mean)} and data.std {len(std)} value(s), but the images have "
             f"{channels} channel(s); give one value per channel."
         )
-    key = jax.random.key(config.seed)
-    key_network, key_projections, key_generator, key_run = jax.random.split(key, 4)
+    key_network, *keys = jax.random.split(jax.random.key(config.seed), 4)
     network = fresh_network(run, key_network)
+    # One program: made one by one, the many small arrays would take seconds to compile.
+    fill = jax.jit(functools.partial(_first_state, run))
+    moments = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+    state = fill(network, jnp.asarray(order, jnp.int32), *moments, keys)
+    return replicate(state, run.mesh)
+
+
+def _first_state(run, network, order, mean, std, keys):
+    config, stream = run.config, run.stream
+    key_projections, key_generator, key_run = keys
     generator = ()
     if run.method.replay == "generator":
         settings = config.generator
@@ -94,9 +103,9 @@ def initial_state(run: Run, order: tuple[int, ...]) -> ContinualState:
     projections = fresh_projections(run, key_projections, network.head.shape[0])
     unmeasured = jnp.full((stream.num_tasks, stream.num_tasks), jnp.nan)
     zero = jnp.zeros((), jnp.int32)
-    state = ContinualState(
+    return ContinualState(
         network=network,
-        teacher=jax.tree.map(jnp.copy, network),
+        teacher=network,
         projections=projections,
         opt_state=optimiser(config.train).init(trainable_parts(network, projections)),
         memory=_empty_memory(run, network),
@@ -104,16 +113,15 @@ def initial_state(run: Run, order: tuple[int, ...]) -> ContinualState:
         replay=_empty_replay(run),
         class_counts=jnp.ones(stream.num_classes),
         accuracy=unmeasured,
-        task_accuracy=jnp.copy(unmeasured),
-        class_order=jnp.asarray(order, jnp.int32),
-        mean=jnp.asarray(mean, jnp.float32),
-        std=jnp.asarray(std, jnp.float32),
+        task_accuracy=unmeasured,
+        class_order=order,
+        mean=mean,
+        std=std,
         key=key_run,
         task=zero,
-        phase=jnp.copy(zero),
-        step=jnp.copy(zero),
+        phase=zero,
+        step=zero,
     )
-    return replicate(state, run.mesh)
 
 
 def _from_noise(config):
@@ -136,15 +144,18 @@ def _empty_memory(run, network):
         inverses = init_block_inverses(
             shapes, num_classes=num_classes, rank=config.inversion.per_layer.inverse_rank
         )
-    cfs = config.inversion.targets == "cfs"
-    return Memory(
-        class_stats=init_class_stats(num_classes, dim, full=config.inversion.covariance == "full"),
-        feature_models=contrastive.init(
-            jax.random.key(0),
-            num_classes if cfs else 0,
-            max(dim, 1),
+    empty_models = jax.eval_shape(
+        functools.partial(
+            contrastive.init,
+            num_classes=num_classes if config.inversion.targets == "cfs" else 0,
+            feature_dim=max(dim, 1),
             num_blocks=config.contrastive.num_blocks,
         ),
+        jax.random.key(0),
+    )
+    return Memory(
+        class_stats=init_class_stats(num_classes, dim, full=config.inversion.covariance == "full"),
+        feature_models=jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), empty_models),
         block_inputs=tuple(
             Moments(jnp.zeros(shape[-1]), jnp.ones(shape[-1])) for shape in shapes[:-1]
         )
@@ -164,7 +175,7 @@ def _empty_replay(run):
     if run.method.replay != "none":
         count = num_replay_images(run.config, run.stream.num_tasks - 1)
     return Replay(
-        jnp.asarray(np.zeros((count, *run.stream.image_shape), np.uint8)),
+        jnp.zeros((count, *run.stream.image_shape), jnp.uint8),
         jnp.zeros(count, jnp.int32),
         jnp.zeros((), jnp.int32),
     )

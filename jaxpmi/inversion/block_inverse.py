@@ -103,7 +103,7 @@ def fit_block_inverses(
     return tuple(_solve(equations, ridge) for equations in total)
 
 
-@functools.partial(jax.jit, static_argnames="input_shape")
+@functools.partial(jax.jit, static_argnames=("input_shape", "residual_scale", "noise_scale"))
 def invert_linearly(
     inverse: BlockInverse,
     output: jax.Array,
@@ -111,8 +111,8 @@ def invert_linearly(
     key: PRNGKey,
     *,
     input_shape: tuple[int, ...],
-    residual_scale: float | jax.Array = 1.0,
-    noise_scale: float | jax.Array = 1.0,
+    residual_scale: float = 1.0,
+    noise_scale: float = 1.0,
 ) -> jax.Array:
     """Draws a block's input given its output, by the linear inverse.
 
@@ -123,8 +123,8 @@ def invert_linearly(
       key: key[], consumed.
       input_shape: of one input, (H, W, C).
       residual_scale: of the draw along the residual's leading directions; 1 has their full
-        variance, less keeps to typical inputs.
-      noise_scale: of the white noise with the variance that is left.
+        variance, less keeps to typical inputs; 0: no draw.
+      noise_scale: of the white noise with the variance that is left; 0: none.
 
     Returns:
       f32[B, H, W, C].
@@ -135,13 +135,16 @@ def invert_linearly(
     else:
         num_classes = inverse.weight.shape[0] - output.shape[-1]
         rows = _regressors(output, jax.nn.one_hot(labels, num_classes)) @ inverse.weight
-    std = noise_scale * inverse.residual_std.reshape((1,) * (rows.ndim - 1) + (-1,))
-    rows = rows + std * jax.random.normal(key_rest, rows.shape, rows.dtype)
+    # A scale of 0 draws nothing: a draw is most of this program, and of its compilation.
+    if noise_scale:
+        std = noise_scale * inverse.residual_std.reshape((1,) * (rows.ndim - 1) + (-1,))
+        rows = rows + std * jax.random.normal(key_rest, rows.shape, rows.dtype)
     if output.ndim == 4:
         return _depth_to_space(rows, input_shape)
     rank = inverse.residual_factor.shape[0]
-    noise = jax.random.normal(key_factor, (rows.shape[0], rank), rows.dtype)
-    rows = rows + residual_scale * noise @ inverse.residual_factor
+    if residual_scale and rank:
+        noise = jax.random.normal(key_factor, (rows.shape[0], rank), rows.dtype)
+        rows = rows + residual_scale * noise @ inverse.residual_factor
     return rows.reshape(-1, *input_shape)
 
 
