@@ -226,6 +226,27 @@ def test_kept_samples_are_less_alike_than_plain_draws():
     assert (alikeness(0.25) < 0.5 * alikeness(1.0)).all()
 
 
+def test_pairwise_distances_are_nearer_to_real_ones_than_those_of_plain_draws():
+    """T12, over several draws: the Wasserstein distance of two sets of as many distances."""
+    model, stats = trained()
+    real, settings = class_features(0, places=128), SAMPLING | {"num_per_class": 128}
+    labels = jnp.repeat(jnp.arange(NUM_CLASSES), 128)
+
+    def distances(x):
+        pairs = np.linalg.norm(x[:, :, None] - x[:, None], axis=-1)
+        return np.sort(pairs[:, *np.triu_indices(x.shape[1], 1)], axis=1)
+
+    def error(samples):
+        samples = np.asarray(samples).reshape(NUM_CLASSES, 128, DIM)
+        return np.abs(distances(samples) - distances(real)).mean()
+
+    keys = jax.random.split(jax.random.key(26), 8)
+    chosen = [error(contrastive.sample_features(model, stats, key, **settings)) for key in keys]
+    plain = [error(gaussian.sample_class_features(stats, labels, key)) for key in keys]
+    noise = np.sqrt((np.var(chosen, ddof=1) + np.var(plain, ddof=1)) / len(keys))
+    assert np.mean(plain) - np.mean(chosen) > 3.0 * noise
+
+
 def test_a_full_covariance_shapes_the_draws():
     model, stats = trained()
     stats = stats._replace(cov=np.ones((NUM_CLASSES, DIM, DIM), np.float32))  # rank one
