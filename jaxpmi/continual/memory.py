@@ -24,7 +24,7 @@ from jaxpmi.inversion.priors import pixel_histogram
 from jaxpmi.inversion.priors import power_spectrum
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Variables
-from jaxpmi.models.blockwise import block_name
+from jaxpmi.models.blockwise import forward
 from jaxpmi.types import Moments
 from jaxpmi.types import PRNGKey
 
@@ -172,12 +172,8 @@ def _measure(variables, images, weights, mean, std, *, model):
     pixel_mean = (pixel_share * x).sum(0)
     pixels = Moments(pixel_mean, (pixel_share * jnp.square(x - pixel_mean[None])).sum(0))
     spectrum = (pixel_share * power_spectrum(x)).sum(0)
-    block_inputs = []
-    for i, block in enumerate(model.blocks):
-        block_inputs.append(_weighted_moments(x, weights))
-        params, batch_stats = (part[block_name(i)] for part in variables)
-        x, _ = block.apply(params, batch_stats, x, train=False)
-    return x, _LayerStats(tuple(block_inputs), pixels, spectrum, count)
+    seen = forward(model, variables, x, weights=weights)
+    return seen.features, _LayerStats(seen.block_inputs, pixels, spectrum, count)
 
 
 @jax.jit
@@ -189,13 +185,3 @@ def _merge(a, b):
     num_images = a.num_images + b.num_images
     spectrum = a.spectrum + (b.num_images / num_images) * (b.spectrum - a.spectrum)
     return _LayerStats(block_inputs, merge(a=a.pixels, b=b.pixels), spectrum, num_images)
-
-
-def _weighted_moments(x, weights):
-    """Per-channel moments of f32[B, ..., C] over the images of weight 1."""
-    share = (weights / weights.sum()).reshape((-1,) + (1,) * (x.ndim - 1))
-    positions = x[0].size // x.shape[-1]
-    axes = tuple(range(x.ndim - 1))
-    mean = (share * x).sum(axes) / positions
-    centred = x - mean.reshape((1,) * (x.ndim - 1) + (-1,))
-    return Moments(mean, (share * jnp.square(centred)).sum(axes) / positions)

@@ -28,6 +28,7 @@ from jaxpmi.inversion.block_inverse import init_block_inverses
 from jaxpmi.inversion.generator import init_generator
 from jaxpmi.models import MODELS
 from jaxpmi.models.blockwise import block_input_shapes
+from jaxpmi.models.blockwise import forward
 from jaxpmi.models.blockwise import init_variables
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
@@ -142,7 +143,7 @@ def _empty_memory(run, network):
     uses_inversion = run.method.replay == "inversion"
     if uses_inversion and config.inversion.per_layer.start == "inverse":
         inverses = init_block_inverses(
-            shapes, num_classes=num_classes, rank=config.inversion.per_layer.inverse_rank
+            run.model, shapes, num_classes=num_classes, rank=config.inversion.per_layer.inverse_rank
         )
     empty_models = jax.eval_shape(
         functools.partial(
@@ -156,17 +157,20 @@ def _empty_memory(run, network):
     return Memory(
         class_stats=init_class_stats(num_classes, dim, full=config.inversion.covariance == "full"),
         feature_models=jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), empty_models),
-        block_inputs=tuple(
-            Moments(jnp.zeros(shape[-1]), jnp.ones(shape[-1])) for shape in shapes[:-1]
-        )
-        if uses_inversion
-        else (),
+        block_inputs=_standard_moments(run, network) if uses_inversion else (),
         pixels=Moments(jnp.zeros(stream.image_shape), jnp.ones(stream.image_shape)),
         histogram=jnp.zeros((256, channels)),
         spectrum=jnp.zeros((height, width // 2 + 1, channels)),
         num_images=jnp.zeros(()),
         inverses=inverses,
     )
+
+
+def _standard_moments(run, network):
+    """Moments of a standard Gaussian for every block's input."""
+    image = jax.ShapeDtypeStruct((1, *run.stream.image_shape), jnp.float32)
+    seen = jax.eval_shape(functools.partial(forward, run.model), network.variables, image)
+    return tuple(Moments(jnp.zeros(m.mean.shape), jnp.ones(m.var.shape)) for m in seen.block_inputs)
 
 
 def _empty_replay(run):

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from jaxpmi.models import layers
 from jaxpmi.models.blockwise import BlockwiseModel
+from jaxpmi.models.blockwise import Stack
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_name
 from jaxpmi.types import PRNGKey
@@ -27,8 +28,10 @@ class BlockInverse(NamedTuple):
     """Linear map from a block's output to its input, and what the map leaves unexplained.
 
     A feature map f32[B, h, w, C'] is read in 3 x 3 patches (P = 9 C' + 1, the last entry a one)
-    and gives s x s input pixels per output pixel (Q = s s C). A feature vector f32[B, D] gives the
-    whole input (Q = H W C), with an offset per class (P = D + C).
+    and gives s x s input pixels per output pixel (Q = s s C). Tokens f32[B, N, D] give their own
+    inputs, with an offset per position (P = D + N, Q = D); a class token that the block adds is
+    dropped. A feature vector f32[B, D] gives the whole input (Q = H W C or N D), with an offset
+    per class (P = D + C). The inverse of a stack has a leading axis L.
     """
 
     weight: jax.Array  # f32[P, Q]
@@ -45,11 +48,12 @@ class _NormalEquations(NamedTuple):
 
 
 def init_block_inverses(
-    shapes: Sequence[tuple[int, ...]], *, num_classes: int, rank: int = 0
+    model: BlockwiseModel, shapes: Sequence[tuple[int, ...]], *, num_classes: int, rank: int = 0
 ) -> tuple[BlockInverse, ...]:
     """Inverses of zeros, for checkpoints and counting.
 
     Args:
+      model: the backbone.
       shapes: per-image input shape of every block, and last the feature shape, as
         `block_input_shapes` gives them.
       num_classes: C.
@@ -59,14 +63,18 @@ def init_block_inverses(
       One `BlockInverse` per block.
     """
     inverses = []
-    for inputs, outputs in zip(shapes, shapes[1:], strict=False):
+    for block, inputs, outputs in zip(model.blocks, shapes, shapes[1:], strict=False):
+        kept = 0
         if len(outputs) == 3:
             scale = -(-inputs[0] // outputs[0])
-            rows, columns, kept = 9 * outputs[-1] + 1, scale * scale * inputs[-1], 0
+            rows, columns = 9 * outputs[-1] + 1, scale * scale * inputs[-1]
+        elif len(outputs) == 2:
+            rows, columns = sum(outputs), inputs[-1]
         else:
             rows, columns, kept = outputs[-1] + num_classes, math.prod(inputs), rank
-        weight, factor = jnp.zeros((rows, columns)), jnp.zeros((kept, columns))
-        inverses.append(BlockInverse(weight, factor, jnp.zeros(columns)))
+        depth = (block.depth,) if isinstance(block, Stack) else ()
+        weight, factor = jnp.zeros((*depth, rows, columns)), jnp.zeros((*depth, kept, columns))
+        inverses.append(BlockInverse(weight, factor, jnp.zeros((*depth, columns))))
     return tuple(inverses)
 
 
@@ -100,7 +108,10 @@ def fit_block_inverses(
         total = part if total is None else _add(total, part)
     if total is None:
         raise ValueError("fit_block_inverses got no batch of images; give at least one.")
-    return tuple(_solve(equations, ridge) for equations in total)
+    return tuple(
+        _solve_stack(equations, ridge) if isinstance(block, Stack) else _solve(equations, ridge)
+        for block, equations in zip(model.blocks, total, strict=True)
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("input_shape", "residual_scale", "noise_scale"))
@@ -118,23 +129,26 @@ def invert_linearly(
 
     Args:
       inverse: of the block.
-      output: f32[B, h, w, C'] or f32[B, D].
+      output: f32[B, h, w, C'], f32[B, N, D] or f32[B, D].
       labels: i32[B]; they matter where the output is a feature vector.
       key: key[], consumed.
-      input_shape: of one input, (H, W, C).
+      input_shape: of one input, (H, W, C) or (N, D).
       residual_scale: of the draw along the residual's leading directions; 1 has their full
         variance, less keeps to typical inputs; 0: no draw.
       noise_scale: of the white noise with the variance that is left; 0: none.
 
     Returns:
-      f32[B, H, W, C].
+      f32[B, *input_shape].
     """
     key_factor, key_rest = jax.random.split(key)
     if output.ndim == 4:
         rows = _map_patches(output, inverse.weight)
     else:
-        num_classes = inverse.weight.shape[0] - output.shape[-1]
-        rows = _regressors(output, jax.nn.one_hot(labels, num_classes)) @ inverse.weight
+        offsets = inverse.weight.shape[0] - output.shape[-1]
+        one_hot = jax.nn.one_hot(labels, offsets)
+        rows = _regressors(output, one_hot) @ inverse.weight
+        if output.ndim == 3:
+            rows = rows[:, -math.prod(input_shape[:-1]) :]
     # A scale of 0 draws nothing: a draw is most of this program, and of its compilation.
     if noise_scale:
         std = noise_scale * inverse.residual_std.reshape((1,) * (rows.ndim - 1) + (-1,))
@@ -142,7 +156,7 @@ def invert_linearly(
     if output.ndim == 4:
         return _depth_to_space(rows, input_shape)
     rank = inverse.residual_factor.shape[0]
-    if residual_scale and rank:
+    if residual_scale and rank and output.ndim == 2:
         noise = jax.random.normal(key_factor, (rows.shape[0], rank), rows.dtype)
         rows = rows + residual_scale * noise @ inverse.residual_factor
     return rows.reshape(-1, *input_shape)
@@ -153,21 +167,29 @@ def _normal_equations(variables, images, labels, weights, *, model, num_classes,
     equations, x = [], images
     one_hot = jax.nn.one_hot(labels, num_classes)
     for i, block in enumerate(model.blocks):
-        name = block_name(i)
-        y, _ = block.apply(variables.params[name], variables.batch_stats[name], x, train=False)
-        scale = jnp.sqrt(weights).reshape((-1,) + (1,) * (y.ndim - 1))
-        regressors = _regressors(y, one_hot) * scale
-        targets = (_space_to_depth(x, y.shape) if y.ndim == 4 else x.reshape(len(x), -1)) * scale
-        a = regressors.reshape(-1, regressors.shape[-1])
-        b = targets.reshape(-1, targets.shape[-1])
-        dot = functools.partial(jnp.dot, precision=jax.lax.Precision.HIGHEST)
-        probe = _probe(b.shape[1], rank if y.ndim == 2 else 0)
-        sketch = dot(b.T, dot(b, probe))
-        square = jnp.square(b).sum(0)
-        count = weights.sum() * (len(a) // len(weights))
-        equations.append(_NormalEquations(count, dot(a.T, a), dot(a.T, b), square, sketch))
-        x = y
+        own = variables.params[block_name(i)], variables.batch_stats[block_name(i)]
+        step = functools.partial(_equations_of, one_hot=one_hot, weights=weights, rank=rank)
+        if isinstance(block, Stack):
+            x, part = jax.lax.scan(functools.partial(step, block.block), x, own)
+        else:
+            x, part = step(block, x, own)
+        equations.append(part)
     return tuple(equations)
+
+
+def _equations_of(block, x, own, *, one_hot, weights, rank):
+    """One block's output on `x`, and the normal equations of its inverse."""
+    y, _ = block.apply(*own, x, train=False)
+    scale = jnp.sqrt(weights).reshape((-1,) + (1,) * (y.ndim - 1))
+    regressors, targets = _regressors(y, one_hot), _targets(x, y)
+    regressors = regressors[:, -targets.shape[1] :] if y.ndim == 3 else regressors
+    a = (regressors * scale).reshape(-1, regressors.shape[-1])
+    b = (targets * scale).reshape(-1, targets.shape[-1])
+    dot = functools.partial(jnp.dot, precision=jax.lax.Precision.HIGHEST)
+    probe = _probe(b.shape[1], rank if y.ndim == 2 else 0)
+    sketch = dot(b.T, dot(b, probe))
+    count = weights.sum() * (len(a) // len(weights))
+    return y, _NormalEquations(count, dot(a.T, a), dot(a.T, b), jnp.square(b).sum(0), sketch)
 
 
 @jax.jit
@@ -199,19 +221,26 @@ def _solve(equations, ridge):
     return BlockInverse(weight, factor, jnp.sqrt(variance))
 
 
+_solve_stack = jax.jit(jax.vmap(_solve, in_axes=(0, None)))
+
+
 def _probe(size, rank):
     """The fixed random matrix f32[size, rank] of the Nystrom sketch."""
     return jax.random.normal(jax.random.key(0), (size, rank))
 
 
 def _regressors(output, one_hot):
-    """3 x 3 patches of a feature map and a one; or the feature vector and the class f32[B, C]."""
+    """What the input is read from, a last axis of P; see `BlockInverse`."""
     if output.ndim == 2:
         return jnp.concatenate([output, one_hot], -1)
+    if output.ndim == 3:
+        tokens = output.shape[1]
+        positions = jnp.broadcast_to(jnp.eye(tokens), (len(output), tokens, tokens))
+        return jnp.concatenate([output, positions], -1)
     if output.ndim != 4:
         raise ValueError(
-            f"a linear block inverse needs a block output of shape (B, h, w, C) or (B, D), got "
-            f"{output.shape}; use per_layer.start='gaussian' for this network."
+            "a linear block inverse needs a block output of shape (B, h, w, C), (B, N, D) or "
+            f"(B, D), got {output.shape}; use per_layer.start='gaussian' for this network."
         )
     height, width = output.shape[1:3]
     padded = jnp.pad(output, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -223,6 +252,13 @@ def _map_patches(output, weight):
     """`_regressors(output) @ weight` of a feature map, as the convolution that it is."""
     kernel = weight[:-1].reshape(3, 3, output.shape[-1], -1)
     return layers.conv(output, kernel) + weight[-1].reshape(1, 1, 1, -1)
+
+
+def _targets(x, output):
+    """The input, with the rows that the output's regressors have and a last axis of Q."""
+    if output.ndim == 4:
+        return _space_to_depth(x, output.shape)
+    return x.reshape(len(x), -1, x.shape[-1]) if output.ndim == 3 else x.reshape(len(x), -1)
 
 
 def _space_to_depth(x, output_shape):

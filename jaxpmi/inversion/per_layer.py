@@ -21,12 +21,13 @@ from jaxpmi.inversion.solver import Solution
 from jaxpmi.inversion.solver import minimise
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.inversion.targets import target_terms
+from jaxpmi.models import blockwise
 from jaxpmi.models.blockwise import Block
 from jaxpmi.models.blockwise import BlockwiseModel
+from jaxpmi.models.blockwise import Stack
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_input_shapes
 from jaxpmi.models.blockwise import block_name
-from jaxpmi.models.blockwise import channel_moments
 from jaxpmi.types import Moments
 from jaxpmi.types import PRNGKey
 
@@ -87,7 +88,7 @@ def invert_block(
       batch_stats: the block's stored moments, targets of its layer statistics.
       start: f32[B, ...], block inputs to start from.
       target: f32[B, ...], the wanted outputs; for a last block with labels only, `Targets`.
-      input_moments: stored per-channel moments of this block's input.
+      input_moments: stored moments of this block's input.
       key: key[], consumed.
       scales: factors on the learning rate and on the statistics weight.
       block: the block.
@@ -108,7 +109,8 @@ def invert_block(
             named = {"feature_match": objectives.feature_match(output, target)}
         named["statistics"] = objectives.statistics_loss(moments, batch_stats)
         if match_input:
-            named["input_statistics"] = objectives.moment_kl(channel_moments(x), input_moments)
+            seen = blockwise.input_moments(block, x)
+            named["input_statistics"] = objectives.moment_kl(seen, input_moments)
         return named
 
     weights = {"cross_entropy" if labels_only else "feature_match": 1.0}
@@ -186,61 +188,108 @@ def invert_blocks(
       model: the frozen backbone.
       variables: its parameters and running statistics.
       targets: what the last block's output must mean.
-      block_inputs: stored per-channel moments of every block's input.
+      block_inputs: stored moments of every block's input, as `Forward.block_inputs`.
       key: key[], consumed.
       config: start, steps and weights per block.
       image_shape: (H, W, C) of the images.
       inverses: linear block inverses, for `config.start == "inverse"`.
-      scales: per block, from `search_block`; None: searched for if the config asks for it.
+      scales: per block, from `search_block` (stacked for a stack); None: searched for if the
+        config asks for it.
       labels_only: the last block minimises the labels' cross-entropy, not a feature distance.
 
     Returns:
       Images f32[B, H, W, C] in normalised pixel units, not clipped, and the solution of every
-      block from last to first (empty when `config.num_steps` is 0).
+      block from last to first (empty when `config.num_steps` is 0). The solution of a stack has
+      a leading axis L, first block first, and no `x`.
     """
     shapes = block_input_shapes(model, variables, image_shape)
+    sharding = _batch_sharding(targets.features)
     last = len(model.blocks) - 1
     target, solutions = (targets if labels_only else targets.features), []
     for i in range(last, -1, -1):
-        name = block_name(i)
-        key_start, key_solve = jax.random.split(jax.random.fold_in(key, i))
-        if config.start == "inverse" and not isinstance(target, Targets):
-            x = invert_linearly(
-                inverses[i],
-                target,
-                targets.labels,
-                key_start,
-                input_shape=shapes[i],
-                residual_scale=config.residual_scale,
-                noise_scale=config.noise_scale,
-            )
-        else:
-            x = draw_start(block_inputs[i], shapes[i], key_start, targets.features)
-        if config.num_steps > 0:
-            arguments = (
-                variables.params[name],
-                variables.batch_stats[name],
-                x,
-                target,
-                block_inputs[i],
-                key_solve,
-            )
-            static = {
-                "block": model.blocks[i],
-                "config": config,
-                "match_input": i > 0 or config.start == "inverse",
-            }
-            if scales is not None:
-                block_scales = scales[i]
-            elif config.search_learning_rates or config.search_statistics_weights:
-                block_scales = search_block(*arguments, **static)
-            else:
-                block_scales = (1.0, 1.0)
-            solution = invert_block(*arguments, block_scales, **static)
+        name, block = block_name(i), model.blocks[i]
+        invert = _invert_stack if isinstance(block, Stack) else _invert_unit
+        target, solution = invert(
+            variables.params[name],
+            variables.batch_stats[name],
+            target,
+            block_inputs[i],
+            inverses[i] if config.start == "inverse" else None,
+            targets.labels,
+            scales[i] if scales is not None else None,
+            jax.random.fold_in(key, i),
+            block=block,
+            config=config,
+            input_shape=shapes[i],
+            match_input=i > 0 or config.start == "inverse",
+            sharding=sharding,
+        )
+        if solution is not None:
             solutions.append(solution)
-            x = solution.x
-        target = x
     return target, solutions
+
+
+def _invert_unit(
+    params,
+    batch_stats,
+    target,
+    block_input,
+    inverse,
+    labels,
+    scales,
+    key,
+    *,
+    block,
+    config,
+    input_shape,
+    match_input,
+    sharding,
+):
+    """Start and descent of one block: its inputs, and the solution (None without steps)."""
+    key_start, key_solve = jax.random.split(key)
+    if inverse is not None and not isinstance(target, Targets):
+        x = invert_linearly(
+            inverse,
+            target,
+            labels,
+            key_start,
+            input_shape=input_shape,
+            residual_scale=config.residual_scale,
+            noise_scale=config.noise_scale,
+        )
+    else:
+        shape = (labels.shape[0], *input_shape)
+        x = _draw_start(block_input, key_start, shape=shape, sharding=sharding)
+    if config.num_steps == 0:
+        return x, None
+    problem = (params, batch_stats, x, target, block_input, key_solve)
+    static = {"block": block, "config": config, "match_input": match_input}
+    if scales is None and (config.search_learning_rates or config.search_statistics_weights):
+        scales = search_block(*problem, **static)
+    solution = invert_block(*problem, scales or (1.0, 1.0), **static)
+    return solution.x, solution
+
+
+@functools.partial(
+    jax.jit, static_argnames=("block", "config", "input_shape", "match_input", "sharding")
+)
+def _invert_stack(
+    params, batch_stats, target, block_inputs, inverses, labels, scales, key, *, block, **static
+):
+    """As `_invert_unit`, for all blocks of a stack, last to first, in one program.
+
+    Everything but target and labels has a leading axis L. The solution has no `x`: only one
+    block's input is kept at a time.
+    """
+
+    def step(target, layer):
+        x, solution = _invert_unit(*layer[:2], target, *layer[2:4], labels, *layer[4:], **one)
+        return x, solution if solution is None else solution._replace(x=())
+
+    one = {"block": block.block, **static}
+    keys = jax.random.split(key, block.depth)
+    layers = (params, batch_stats, block_inputs, inverses, scales, keys)
+    return jax.lax.scan(step, target, layers, reverse=True)
 
 
 def _batch_sharding(like):
@@ -254,5 +303,8 @@ def _draw_start(moments, key, *, shape, sharding):
     noise = jax.random.normal(key, shape)
     if sharding is not None:
         noise = jax.lax.with_sharding_constraint(noise, sharding)
-    per_channel = (1,) * len(shape[:-1]) + (-1,)
-    return moments.mean.reshape(per_channel) + jnp.sqrt(moments.var).reshape(per_channel) * noise
+    mean, std = (
+        part.reshape((1,) * (len(shape) - part.ndim) + part.shape)
+        for part in (moments.mean, jnp.sqrt(moments.var))
+    )
+    return mean + std * noise

@@ -1,6 +1,7 @@
 """Backbones by name: a plain dict of constructors, each taking `width`."""
 
 from jaxpmi.models import resnet
+from jaxpmi.models import vit
 
 MODELS = {
     "resnet_small": resnet.resnet_small,
@@ -9,4 +10,5 @@ MODELS = {
     "resnet34": resnet.resnet34,
     "preact_resnet18": resnet.preact_resnet18,
     "preact_resnet34": resnet.preact_resnet34,
+    "vit_small": vit.vit_small,
 }

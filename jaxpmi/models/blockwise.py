@@ -3,11 +3,14 @@
 A backbone is any hashable object with a tuple of `blocks`. A block maps its input to the next
 block's input and *returns* the moments of the layer inputs whose stored moments the network keeps
 (for BatchNorm: the running statistics), so nothing is ever hooked. Equal blocks share one compiled
-program, because a block is a static argument and its parameters are data.
+program, because a block is a static argument and its parameters are data. Many equal blocks in a
+row are a `Stack`, whose forward pass and whose inversion are one scan.
 """
 
+import dataclasses
 import functools
 from typing import Any
+from typing import Literal
 from typing import NamedTuple
 from typing import Protocol
 
@@ -18,9 +21,15 @@ from jaxpmi.types import Moments
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 
+StatisticsAxis = Literal["channel", "token"]
+
 
 class Block(Protocol):
-    """One inversion unit (a stem, a residual block, ...); must be hashable and immutable."""
+    """One inversion unit (a stem, a residual block, ...); must be hashable and immutable.
+
+    A block on tokens may have a field `statistics_axis` that says per what the moments of its
+    input are kept; others keep them per channel.
+    """
 
     def init(self, key: PRNGKey, input_shape: tuple[int, ...]) -> tuple[Params, Any]:
         """Returns `(params, batch_stats)` for inputs of `input_shape` (without the batch axis).
@@ -33,8 +42,58 @@ class Block(Protocol):
     ) -> tuple[jax.Array, Any]:
         """Returns the output and the batch's own moments, in the structure of `batch_stats`.
 
-        With `train` the layers normalise by the batch, otherwise by `batch_stats`.
+        With `train` the layers normalise by the batch, otherwise by `batch_stats`. A network
+        without BatchNorm ignores `train`: its `batch_stats` only store what inversion aims at.
         """
+
+
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """`depth` equal blocks in a row, whose output has the shape of their input.
+
+    Parameters and stored moments have a leading axis L, so one program serves all blocks.
+    """
+
+    block: Block
+    depth: int
+
+    def init(self, key: PRNGKey, input_shape: tuple[int, ...]) -> tuple[Params, Any]:
+        """See `Block.init`; every leaf is stacked, [L, ...]."""
+        keys = [jax.random.fold_in(key, i) for i in range(self.depth)]
+        return stack_layers([self.block.init(key, input_shape) for key in keys])
+
+    def apply(
+        self, params: Params, batch_stats: Any, x: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, Any]:
+        """See `Block.apply`; the moments are stacked."""
+        x, moments, _ = self.trace(params, batch_stats, x, train=train)
+        return x, moments
+
+    def trace(
+        self,
+        params: Params,
+        batch_stats: Any,
+        x: jax.Array,
+        *,
+        train: bool,
+        weights: jax.Array | None = None,
+        key: PRNGKey | None = None,
+    ) -> tuple[jax.Array, Any, Moments]:
+        """As `apply`; also returns the moments of every block's input, stacked.
+
+        `weights` are those of `channel_moments`; a key is for blocks with random layers, each of
+        which gets one of its own as `apply(..., key=...)`.
+        """
+        random = {} if key is None else {"key": jax.random.split(key, self.depth)}
+
+        def step(x, layer):
+            params, batch_stats, random = layer
+            seen = input_moments(self.block, x, weights)
+            x, moments = self.block.apply(params, batch_stats, x, train=train, **random)
+            return x, (moments, seen)
+
+        x, (moments, seen) = jax.lax.scan(step, x, (params, batch_stats, random))
+        return x, moments, seen
 
 
 class BlockwiseModel(Protocol):
@@ -55,7 +114,7 @@ class Forward(NamedTuple):
 
     features: jax.Array  # f32[B, D]
     moments: dict[str, Any]  # batch moments, in the structure of `Variables.batch_stats`
-    block_inputs: tuple[Moments, ...]  # per-channel moments of every block's input
+    block_inputs: tuple[Moments, ...]  # moments of every block's input; of a stack, [L, ...]
 
 
 def block_name(index: int) -> str:
@@ -63,17 +122,43 @@ def block_name(index: int) -> str:
     return f"block{index:02d}"
 
 
-def channel_moments(x: jax.Array) -> Moments:
-    """Mean and population variance of f32[..., C] over all axes but the last.
+def stack_layers(layers: list[Any]) -> Any:
+    """Stacks pytrees of one structure, so that every leaf gets a leading axis L."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
 
+
+def channel_moments(x: jax.Array, weights: jax.Array | None = None) -> Moments:
+    """Mean and population variance of f32[B, ..., C] over all axes but the last.
+
+    `weights` f32[B] say how much each row of the batch counts (0: padding); None: all the same.
     The sums are products with a row of ones: XLA:CPU reduces leading axes slowly, and this
     halves the cost of a train step of a small network.
     """
     rows = x.reshape(-1, x.shape[-1])
-    ones = jnp.full((1, rows.shape[0]), 1.0 / rows.shape[0], x.dtype)
-    average = functools.partial(jnp.dot, ones, precision=jax.lax.Precision.HIGHEST)
+    if weights is None:
+        share = jnp.full((1, rows.shape[0]), 1.0 / rows.shape[0], x.dtype)
+    else:
+        positions = rows.shape[0] // x.shape[0]
+        share = jnp.repeat(weights / (weights.sum() * positions), positions)[None]
+    average = functools.partial(jnp.dot, share, precision=jax.lax.Precision.HIGHEST)
     mean = average(rows)
     return Moments(mean[0], average(jnp.square(rows - mean))[0])
+
+
+def token_moments(x: jax.Array, weights: jax.Array | None = None) -> Moments:
+    """Moments f32[N, 1] of f32[B, N, D] per token position (the published CLIP statistics)."""
+    moments = channel_moments(x.swapaxes(1, 2), weights)
+    return Moments(moments.mean[:, None], moments.var[:, None])
+
+
+def axis_moments(x: jax.Array, axis: StatisticsAxis, weights: jax.Array | None = None) -> Moments:
+    """`channel_moments` or `token_moments`."""
+    return (token_moments if axis == "token" else channel_moments)(x, weights)
+
+
+def input_moments(block: Block, x: jax.Array, weights: jax.Array | None = None) -> Moments:
+    """Moments of a block's input f32[B, ...] as they are kept; they broadcast against one input."""
+    return axis_moments(x, getattr(block, "statistics_axis", "channel"), weights)
 
 
 def init_variables(
@@ -111,19 +196,26 @@ def forward(
     images: jax.Array,
     *,
     train: bool | tuple[bool, ...] = False,
+    weights: jax.Array | None = None,
+    key: PRNGKey | None = None,
 ) -> Forward:
     """Runs all blocks on normalised images f32[B, H, W, C].
 
-    `train` may be given per block, so that frozen blocks stay in evaluation mode.
+    `train` may be given per block, so that frozen blocks stay in evaluation mode. `weights`
+    f32[B] are those of `channel_moments`, for `block_inputs`. With a `key`, stacks with random
+    layers draw from it (training).
     """
     modes = (train,) * len(model.blocks) if isinstance(train, bool) else train
     x, moments, block_inputs = images, {}, []
     for i, (block, mode) in enumerate(zip(model.blocks, modes, strict=True)):
         name = block_name(i)
-        block_inputs.append(channel_moments(x))
-        x, moments[name] = block.apply(
-            variables.params[name], variables.batch_stats[name], x, train=mode
-        )
+        own = variables.params[name], variables.batch_stats[name]
+        if isinstance(block, Stack):
+            x, moments[name], seen = block.trace(*own, x, train=mode, weights=weights, key=key)
+        else:
+            seen = input_moments(block, x, weights)
+            x, moments[name] = block.apply(*own, x, train=mode)
+        block_inputs.append(seen)
     return Forward(x, moments, tuple(block_inputs))
 
 

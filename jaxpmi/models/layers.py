@@ -14,15 +14,22 @@ from jaxpmi.types import PRNGKey
 BATCH_NORM_EPSILON = 1e-5
 
 
-def init_conv(key: PRNGKey, size: int, in_channels: int, out_channels: int) -> jax.Array:
-    """He-normal (fan-out) kernel f32[size, size, in, out], as CIFAR ResNets are initialised.
+def draw_normal(key: PRNGKey, shape: tuple[int, ...], std: float) -> jax.Array:
+    """Initial weights f32[shape] from N(0, std^2).
 
     Drawn on the host from the key's bits: `jax.random` would compile a program for every shape.
+    Inside a trace (`jit`, `eval_shape`) they are other numbers of the same distribution.
     """
-    scale = (2.0 / (size * size * out_channels)) ** 0.5
+    if isinstance(key, jax.core.Tracer):
+        return std * jax.random.normal(key, shape)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    draws = rng.standard_normal((size, size, in_channels, out_channels), np.float32)
-    return jnp.asarray(np.float32(scale) * draws)
+    return jnp.asarray(np.float32(std) * rng.standard_normal(shape, np.float32))
+
+
+def init_conv(key: PRNGKey, size: int, in_channels: int, out_channels: int) -> jax.Array:
+    """He-normal (fan-out) kernel f32[size, size, in, out], as CIFAR ResNets are initialised."""
+    scale = (2.0 / (size * size * out_channels)) ** 0.5
+    return draw_normal(key, (size, size, in_channels, out_channels), scale)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
