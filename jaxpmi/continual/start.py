@@ -137,13 +137,16 @@ def _empty_memory(run, network):
     dim, num_classes = network.head.shape
     if run.method.replay != "inversion":
         dim = num_classes = 0
-    shapes = block_input_shapes(run.model, network.variables, stream.image_shape)
     height, width, channels = stream.image_shape
     inverses = ()
     uses_inversion = run.method.replay == "inversion"
     if uses_inversion and config.inversion.per_layer.start == "inverse":
         inverses = init_block_inverses(
-            run.model, shapes, num_classes=num_classes, rank=config.inversion.per_layer.inverse_rank
+            run.model,
+            network.variables,
+            stream.image_shape,
+            num_classes=num_classes,
+            rank=config.inversion.per_layer.inverse_rank,
         )
     empty_models = jax.eval_shape(
         functools.partial(

@@ -10,7 +10,6 @@ directions of the regression's residual covariance; elsewhere with its variances
 import functools
 import math
 from collections.abc import Iterable
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,6 +19,7 @@ from jaxpmi.models import layers
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Stack
 from jaxpmi.models.blockwise import Variables
+from jaxpmi.models.blockwise import block_input_shapes
 from jaxpmi.models.blockwise import block_name
 from jaxpmi.types import PRNGKey
 
@@ -48,21 +48,26 @@ class _NormalEquations(NamedTuple):
 
 
 def init_block_inverses(
-    model: BlockwiseModel, shapes: Sequence[tuple[int, ...]], *, num_classes: int, rank: int = 0
+    model: BlockwiseModel,
+    variables: Variables,
+    image_shape: tuple[int, int, int],
+    *,
+    num_classes: int,
+    rank: int = 0,
 ) -> tuple[BlockInverse, ...]:
     """Inverses of zeros, for checkpoints and counting.
 
     Args:
       model: the backbone.
-      shapes: per-image input shape of every block, and last the feature shape, as
-        `block_input_shapes` gives them.
+      variables: its parameters, of which only the shapes matter.
+      image_shape: (H, W, C).
       num_classes: C.
       rank: as in `fit_block_inverses`.
 
     Returns:
       One `BlockInverse` per block.
     """
-    inverses = []
+    inverses, shapes = [], block_input_shapes(model, variables, image_shape)
     for block, inputs, outputs in zip(model.blocks, shapes, shapes[1:], strict=False):
         kept = 0
         if len(outputs) == 3:

@@ -12,6 +12,9 @@ from jaxpmi.inversion.block_inverse import init_block_inverses
 from jaxpmi.inversion.block_inverse import invert_linearly
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
+from jaxpmi.models import vit
+
+VIT = vit.vision_transformer(patch_size=4, width=8, depth=3, num_heads=2, features=6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +43,14 @@ class Pool(Mix):
 
 
 class Tokens(Mix):
-    """A sequence, which no linear inverse is made for: f32[B, H W, C]."""
+    """A linear map of every token of a sequence: f32[B, N, D] -> f32[B, N, D']."""
+
+
+class Volume(Mix):
+    """Five axes, which no linear inverse is made for."""
 
     def apply(self, params, batch_stats, x, *, train):
-        return x.reshape(len(x), -1, x.shape[-1]), {}
+        return x[..., None], {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,29 +251,62 @@ def test_odd_sizes_are_padded_by_their_edge_and_cut_again():
     np.testing.assert_array_equal(block_inverse._depth_to_space(rows, (7, 7, 3)), x)
 
 
-@pytest.mark.parametrize("size", [7, 8])
-def test_initial_inverses_have_the_shapes_of_fitted_ones(size):
-    model, shape = resnet.resnet_small(4), (size, size, 1)
+@pytest.mark.parametrize(
+    ("model", "size"), [(resnet.resnet_small(4), 7), (resnet.resnet_small(4), 8), (VIT, 8)]
+)
+def test_initial_inverses_have_the_shapes_of_fitted_ones(model, size):
+    shape = (size, size, 1)
     variables = blockwise.init_variables(model, jax.random.key(0), shape)
-    shapes = blockwise.block_input_shapes(model, variables, shape)
-    zeros = init_block_inverses(shapes, num_classes=3, rank=2)
+    zeros = init_block_inverses(model, variables, shape, num_classes=3, rank=2)
     fit = functools.partial(fit_block_inverses, model, variables, num_classes=3, rank=2)
     fitted = jax.eval_shape(lambda *batch: fit([batch]), *batch_of(normal(0, 4, *shape)))
     assert jax.tree.map(lambda z: (z.shape, z.dtype), zeros) == jax.tree.map(
         lambda f: (f.shape, f.dtype), fitted
     )
-    for inverse, inputs, outputs in zip(zeros, shapes, shapes[1:], strict=False):
+    shapes = blockwise.block_input_shapes(model, variables, shape)
+    for block, inverse, inputs, outputs in zip(
+        model.blocks, zeros, shapes, shapes[1:], strict=False
+    ):
+        if isinstance(block, blockwise.Stack):
+            inverse = jax.tree.map(lambda leaf: leaf[0], inverse)
         output, labels = jnp.ones((2, *outputs)), jnp.zeros(2, jnp.int32)
         draw = functools.partial(invert_linearly, input_shape=inputs)
         assert jax.eval_shape(draw, inverse, output, labels, KEY).shape == (2, *inputs)
         assert not inverse.weight.any()
 
 
-def test_a_sequence_is_an_error_that_says_what_to_do():
+def test_tokens_are_inverted_exactly_where_the_map_is_invertible():
+    """Also with an offset that differs from position to position, and for a stack."""
+    kernel = normal(5, 3, 6, 6)  # three maps of 6 channels
+    x, labels = normal(6, 50, 4, 6), jnp.zeros(50, jnp.int32)
+    shift = normal(7, 1, 4, 6)
+
+    class Shifted(Tokens):
+        def apply(self, params, batch_stats, x, *, train):
+            return x @ params + shift, {}
+
+    model = Chain((Tokens(), blockwise.Stack(Shifted(), 2)))
+    variables = blockwise.Variables(
+        {"block00": kernel[0], "block01": kernel[1:]}, {"block00": (), "block01": ()}
+    )
+    batch = (x, labels, jnp.ones(50))
+    first, stack = fit_block_inverses(model, variables, [batch], num_classes=1, ridge=1e-8)
+    assert stack.weight.shape == (2, 6 + 4, 6)
+    inputs = [x, x @ kernel[0]]
+    inputs += [inputs[-1] @ kernel[1] + shift]
+    outputs = [*inputs[1:], inputs[-1] @ kernel[2] + shift]
+    second, third = (jax.tree.map(lambda leaf: leaf[i], stack) for i in range(2))  # noqa: B023
+    for inverse, wanted, output in zip((first, second, third), inputs, outputs, strict=True):
+        options = {"input_shape": (4, 6), "noise_scale": 0.0}
+        got = invert_linearly(inverse, output, labels, KEY, **options)
+        np.testing.assert_allclose(got, wanted, atol=2e-2)
+
+
+def test_a_volume_is_an_error_that_says_what_to_do():
     batch = batch_of(normal(0, 4, 2, 2, 3))
-    message = r"got \(4, 4, 3\); use per_layer.start='gaussian' for this network"
+    message = r"got \(4, 2, 2, 3, 1\); use per_layer.start='gaussian' for this network"
     with pytest.raises(ValueError, match=message):
-        fit_block_inverses(Chain((Tokens(),)), variables_of(()), [batch], num_classes=1)
+        fit_block_inverses(Chain((Volume(),)), variables_of(()), [batch], num_classes=1)
 
 
 def test_no_images_are_an_error():

@@ -1,0 +1,85 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpmi.config import PerLayerConfig
+from jaxpmi.inversion.coarse_to_fine import grid_schedule
+from jaxpmi.inversion.coarse_to_fine import invert_coarse_to_fine
+from jaxpmi.inversion.coarse_to_fine import resize_grid
+from jaxpmi.models import vit
+from jaxpmi.models.blockwise import input_moments
+
+BLOCK = vit.TokenEmbedding()
+CONFIG = PerLayerConfig(start="gaussian", learning_rate=0.1, statistics_weight=0.01)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "steps", "want"),
+    [
+        (14, 14, 1200, ((0, 2, 2), (300, 4, 4), (600, 8, 8), (900, 14, 14))),
+        (7, 7, 90, ((0, 2, 2), (30, 4, 4), (60, 7, 7))),
+        (2, 2, 5, ((0, 2, 2),)),
+        (1, 4, 5, ((0, 1, 2), (2, 1, 4))),
+        (16, 3, 8, ((0, 2, 2), (2, 4, 3), (4, 8, 3), (6, 16, 3))),
+    ],
+)
+def test_the_grids_double(height, width, steps, want):
+    """T8."""
+    assert grid_schedule(height, width, steps) == want
+
+
+def test_fewer_steps_than_grids_are_an_error():
+    with pytest.raises(ValueError, match="3 steps are too few for 4 grids up to 14 x 14; give 4"):
+        grid_schedule(14, 14, 3)
+
+
+def problem(height, width, dim=8):
+    """Smooth patch embeddings, as photographs have."""
+    rng = np.random.default_rng(0)
+    params, _ = BLOCK.init(jax.random.key(0), (height, width, dim))
+    coarse = jnp.asarray(rng.standard_normal((6, 2, 2, dim), np.float32))
+    truth = resize_grid(coarse, height, width)
+    start = jnp.asarray(rng.standard_normal(truth.shape, np.float32))
+    target, _ = BLOCK.apply(params, {}, truth)
+    return params, truth, start, target
+
+
+def solve(height, width, num_steps):
+    params, truth, start, target = problem(height, width)
+    moments = input_moments(BLOCK, truth)
+    solution = invert_coarse_to_fine(
+        params, {}, start, target, moments, jax.random.key(1), block=BLOCK, config=CONFIG,
+        num_steps=num_steps,
+    )  # fmt: skip
+    return solution, params, truth, target
+
+
+@pytest.mark.parametrize(("height", "width"), [(7, 7), (4, 6)])
+def test_a_smooth_input_is_found(height, width):
+    solution, params, truth, target = solve(height, width, 300)
+    assert solution.x.shape == truth.shape and solution.losses.shape == (300,)
+    assert bool(solution.finite)
+    assert float(solution.loss) < 0.05 * float(solution.losses[0])
+    output, _ = BLOCK.apply(params, {}, solution.x)
+    error = float(jnp.square(output - target).mean() / jnp.square(target - target.mean()).mean())
+    assert error < 0.05
+
+
+def test_a_finer_grid_starts_where_the_coarser_one_ended():
+    """Bicubic resizing of a grid to itself is exact, so the loss cannot jump on the last grid."""
+    solution, *_ = solve(4, 4, 200)
+    losses = np.asarray(solution.losses)
+    assert losses[100] < 1.5 * losses[:100].min()
+    assert losses[100:].min() <= losses[:100].min() * 1.01
+    np.testing.assert_allclose(float(solution.loss), losses[100:].min(), rtol=1e-5)
+
+
+def test_the_coarse_phase_cannot_show_detail():
+    """With all steps on the coarsest grid the input is a resized 2 x 2 grid."""
+    params, truth, start, target = problem(2, 2)
+    solution = invert_coarse_to_fine(
+        params, {}, start, target, input_moments(BLOCK, truth), jax.random.key(1), block=BLOCK,
+        config=CONFIG, num_steps=1,
+    )  # fmt: skip
+    np.testing.assert_array_equal(solution.x, start)
