@@ -1,0 +1,184 @@
+"""Per-layer inversion of a stack is that of its blocks one by one, in one program."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpmi.config import PerLayerConfig
+from jaxpmi.inversion import objectives
+from jaxpmi.inversion import per_layer
+from jaxpmi.inversion.block_inverse import fit_block_inverses
+from jaxpmi.inversion.targets import Targets
+from jaxpmi.models import blockwise
+from jaxpmi.models import vit
+from jaxpmi.sharding import make_mesh
+from jaxpmi.sharding import replicate
+from jaxpmi.sharding import shard_batch
+
+SHAPE, NUM_CLASSES, KEY = (8, 8, 1), 3, jax.random.key(5)
+GAUSSIAN = PerLayerConfig(start="gaussian", num_steps=6, statistics_weight=0.1)
+LINEAR = PerLayerConfig(start="inverse", num_steps=0)
+REFINED = PerLayerConfig(start="inverse", num_steps=6, statistics_weight=0.1)
+SEARCHED = dataclasses.replace(GAUSSIAN, search_learning_rates=(0.1, 1.0))
+CONFIGS = {"gaussian": GAUSSIAN, "linear": LINEAR, "refined": REFINED, "searched": SEARCHED}
+
+
+@dataclasses.dataclass(frozen=True)
+class Net:
+    blocks: tuple
+
+
+@functools.cache
+def problem(axis="channel", depth=3):
+    """A transformer with random weights and a batch of 16 images that its targets come from."""
+    model = vit.vision_transformer(
+        patch_size=4, width=8, depth=depth, num_heads=2, features=6, statistics_axis=axis
+    )
+    rng = np.random.default_rng(0)
+    variables = blockwise.init_variables(model, jax.random.key(0), SHAPE)
+    images = jnp.asarray(rng.standard_normal((16, *SHAPE), np.float32))
+    seen = blockwise.forward(model, variables, images)
+    variables = variables._replace(batch_stats=seen.moments)
+    labels = jnp.asarray(rng.integers(0, NUM_CLASSES, 16), jnp.int32)
+    batch = (images, labels, jnp.ones(16))
+    inverses = fit_block_inverses(model, variables, [batch], num_classes=NUM_CLASSES, rank=4)
+    return model, variables, seen, labels, inverses
+
+
+def targets_of(features, labels):
+    mask = jnp.ones(NUM_CLASSES, bool)
+    return Targets(features, labels, jnp.zeros((features.shape[1], NUM_CLASSES)), mask)
+
+
+def invert(config, axis="channel", depth=3):
+    model, variables, seen, labels, inverses = problem(axis, depth)
+    return per_layer.invert_blocks(
+        model,
+        variables,
+        targets_of(seen.features, labels),
+        seen.block_inputs,
+        KEY,
+        config=config,
+        image_shape=SHAPE,
+        inverses=inverses,
+    )
+
+
+def unit(tree, layer):
+    return jax.tree.map(lambda leaf: leaf[layer], tree)
+
+
+@pytest.mark.parametrize("axis", ["channel", "token"])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_a_stack_is_inverted_as_its_blocks_one_by_one(config, axis):
+    model, variables, seen, labels, inverses = problem(axis)
+    images, solutions = invert(config, axis)
+    target, losses = seen.features, {}
+    for i in reversed(range(4)):
+        name, block = blockwise.block_name(i), model.blocks[i]
+        shapes = blockwise.block_input_shapes(model, variables, SHAPE)
+        static = {"config": config, "input_shape": shapes[i], "sharding": None}
+        static["match_input"] = i > 0 or config.start == "inverse"
+        inverse = inverses[i] if config.start == "inverse" else None
+        own = (variables.params[name], variables.batch_stats[name], seen.block_inputs[i], inverse)
+        key = jax.random.fold_in(KEY, i)
+        layers = [(block, own, key)]
+        if isinstance(block, blockwise.Stack):
+            keys = jax.random.split(key, block.depth)
+            layers = [(block.block, unit(own, n), keys[n]) for n in range(block.depth)]
+        for n, (one, (params, stats, moments, inverse), key) in reversed(list(enumerate(layers))):
+            target, solution = per_layer._invert_unit(
+                params, stats, target, moments, inverse, labels, None, key, block=one, **static
+            )
+            losses[i, n] = solution and solution.losses
+    np.testing.assert_allclose(images, target, rtol=2e-3, atol=2e-3)
+    if config.num_steps == 0:
+        assert solutions == []
+        return
+    assert [s.losses.shape for s in solutions] == [(6,), (3, 6), (6,), (6,)]
+    assert solutions[1].x == ()
+    for n in range(3):
+        np.testing.assert_allclose(solutions[1].losses[n], losses[2, n], rtol=1e-3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted(vit.TransformerBlock):
+    """Counts how often Python runs through it."""
+
+    def apply(self, params, batch_stats, x, **options):
+        CALLS.append(x.shape)
+        return super().apply(params, batch_stats, x, **options)
+
+
+CALLS = []
+
+
+@pytest.mark.parametrize("config", [GAUSSIAN, REFINED], ids=["gaussian", "refined"])
+def test_one_program_whatever_the_depth(config):
+    traced = []
+    for depth in (2, 12):
+        model, variables, seen, labels, inverses = problem(depth=depth)
+        block = Counted(**dataclasses.asdict(model.blocks[2].block))
+        counted = Net((*model.blocks[:2], blockwise.Stack(block, depth), model.blocks[3]))
+        CALLS.clear()
+        for seed in (0, 1):
+            per_layer.invert_blocks(
+                counted,
+                variables,
+                targets_of(seen.features, labels),
+                seen.block_inputs,
+                jax.random.key(seed),
+                config=config,
+                image_shape=SHAPE,
+                inverses=inverses,
+            )
+            traced.append(len(CALLS))
+    # Every call asks for the block's output shape; only the first one traces its inversion, once.
+    assert traced == [2, 3, 2, 3]
+
+
+def test_every_block_comes_nearer_to_its_target():
+    """T9 in small: each block's loss falls within the steps."""
+    _, solutions = invert(dataclasses.replace(GAUSSIAN, num_steps=40))
+    for solution in solutions:
+        losses = np.atleast_2d(solution.losses)
+        assert (losses.min(1) < 0.7 * losses[:, 0]).all()
+
+
+def test_the_linear_start_is_nearer_than_noise():
+    model, variables, seen, _, _ = problem()
+
+    def error(images):
+        features = blockwise.forward(model, variables, images).features
+        return float(objectives.feature_match(features, seen.features))
+
+    noise = error(jnp.asarray(np.random.default_rng(1).standard_normal((16, *SHAPE), np.float32)))
+    assert error(invert(LINEAR)[0]) < 0.1 * noise
+
+
+@pytest.mark.parametrize("config", [GAUSSIAN, REFINED], ids=["gaussian", "refined"])
+def test_eight_devices_give_the_images_of_one(config):
+    model, variables, seen, labels, inverses = problem()
+    results = []
+    for num_devices in (1, 8):
+        mesh = make_mesh(num_devices)
+        features, labels_here = shard_batch((seen.features, labels), mesh)
+        known = replicate((variables, seen.block_inputs, inverses), mesh)
+        images, _ = per_layer.invert_blocks(
+            model,
+            known[0],
+            targets_of(features, labels_here),
+            known[1],
+            KEY,
+            config=config,
+            image_shape=SHAPE,
+            inverses=known[2],
+        )
+        results.append(images)
+    assert len(results[1].sharding.device_set) == 8
+    assert not results[1].sharding.is_fully_replicated
+    np.testing.assert_allclose(*results, rtol=2e-3, atol=2e-3)
