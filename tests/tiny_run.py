@@ -18,14 +18,16 @@ from jaxpmi.continual import loop
 from jaxpmi.continual import start
 from jaxpmi.models import MODELS
 from jaxpmi.models import resnet
+from jaxpmi.models import vit
 from jaxpmi.sharding import make_mesh
 
 NUM_CLASSES, NUM_TASKS, BATCH = 6, 3, 8
 
 
 def set_up(patch, num_devices=1):
-    """Makes the model "tiny" known, and runs use that many devices; `patch` can undo it."""
+    """Makes two tiny models known, and runs use that many devices; `patch` can undo it."""
     patch.setitem(MODELS, "tiny", tiny_model)
+    patch.setitem(MODELS, "tiny_vit", tiny_transformer)
     for module in (loop, start):
         patch.setattr(module, "make_mesh", lambda: make_mesh(num_devices))
 
@@ -33,6 +35,13 @@ def set_up(patch, num_devices=1):
 def tiny_model(width):
     """A stem and one residual block."""
     return resnet.ResNet((resnet.Stem(width), resnet.ResidualBlock(2 * width, stride=2, pool=True)))
+
+
+def tiny_transformer(width):
+    """Two blocks on four patches and a class token."""
+    return vit.vision_transformer(
+        patch_size=4, width=2 * width, depth=2, num_heads=2, features=2 * width
+    )
 
 
 def tiny_config(folder, method="pmi", **changes):

@@ -73,7 +73,7 @@ def synthesize(
             labels_only=config.targets == "label",
         )
         for solution in solutions:
-            finite = finite & solution.finite
+            finite = finite & solution.finite.all()
     solution = refine_images(
         variables,
         start,

@@ -279,6 +279,12 @@ SWITCHES = {
         inversion__per_layer__search_statistics_weights=(1.0, 4.0),
         inversion__per_layer__boost_weights=False,
     ),
+    "transformer": dict(model__name="tiny_vit", losses__recipe="detached"),
+    "transformer, published": dict(
+        model__name="tiny_vit",
+        losses__recipe="stagewise",
+        inversion__per_layer__start="gaussian",
+    ),
 }
 
 
@@ -297,7 +303,9 @@ def test_switches_of_pmi(name, tmp_path):
     terms = {
         n.split("/", 2)[2] for line in lines_of(tmp_path / "run") for n in line if "01/tr" in n
     }
-    wanted = {"published": "body/angles", "labels": "body/product"}.get(name, "all/replay_local")
+    wanted = "all/replay_local"
+    if config.losses.recipe == "stagewise":
+        wanted = "body/product" if config.losses.combine == "product" else "body/angles"
     assert wanted in terms
 
 
