@@ -34,8 +34,10 @@ MAY_IMPORT = {
 # The composition root alone also checks configs, restores, and writes.
 MAY_IMPORT_TOO = {"continual.loop": {"config_check", "config_file", "checkpoint", "writers"}}
 
-# Imported where they are used, inside functions: each takes a good part of a second or more.
+# Imported where they are used, inside functions: each takes a good part of a second or more, or is
+# needed by few.
 SLOW = {"tensorflow_datasets", "orbax", "tensorstore", "matplotlib", "PIL", "tyro", "array_record"}
+SLOW |= {"safetensors", "tokenizers"}
 
 MAX_MODULE_LINES, MAX_FUNCTION_LINES = 400, 70
 
