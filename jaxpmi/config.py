@@ -21,7 +21,8 @@ class AugmentConfig:
 class DataConfig:
     """Where the images come from and how the classes are split into tasks."""
 
-    source: Literal["embedded", "tfds", "folder", "npz"] = "embedded"  # kind of data set
+    source: Literal["embedded", "coloured_digits", "tfds", "folder", "npz"] = "embedded"  # kind of
+    # data set; coloured_digits: the embedded ones in four colours, 40 classes with names
     name: str = "mnist5k"  # tfds only: data-set name, e.g. cifar100
     path: str | None = None  # npz: the file; folder: the folder; tfds: the data directory
     image_size: int | None = None  # resize to image_size x image_size pixels; None: as stored

@@ -1,4 +1,4 @@
-"""open_source: the embedded digits, a .npz file, an image folder or a TFDS data set as one type."""
+"""open_source: embedded digits, a .npz file, an image folder or a TFDS data set as one type."""
 
 import zipfile
 import zlib
@@ -11,6 +11,7 @@ from jaxpmi.data import decoding
 from jaxpmi.data import folder_source
 from jaxpmi.data import image_source
 from jaxpmi.data import tfds_source
+from jaxpmi.data.coloured_digits import paint_digits
 from jaxpmi.data.image_source import ImageSource
 
 EMBEDDED_PATH = Path(__file__).with_name("mnist5k.npz")
@@ -36,6 +37,11 @@ def open_embedded(config: DataConfig) -> ImageSource:
     source = _array_source("mnist5k", {"train": (images, labels)}, config.image_size)
     # The split is part of the benchmark, so config.test_fraction does not move it.
     return image_source.hold_out_test_images(source, test_fraction=0.2)
+
+
+def open_coloured_digits(config: DataConfig) -> ImageSource:
+    """Opens MNIST-5k in colours: 40 classes named "red zero" to "yellow nine", RGB."""
+    return paint_digits(open_embedded(config))
 
 
 def open_npz(config: DataConfig) -> ImageSource:
@@ -80,6 +86,7 @@ def open_npz(config: DataConfig) -> ImageSource:
 
 SOURCES = {
     "embedded": open_embedded,
+    "coloured_digits": open_coloured_digits,
     "npz": open_npz,
     "folder": folder_source.open_folder,
     "tfds": tfds_source.open_tfds,
