@@ -114,6 +114,8 @@ class PerLayerConfig:
     # block-input moments: real data of the tasks, a data-free estimate, or (as published) the
     # affine parameters of the last BatchNorm before the block
     boost_weights: bool = True  # double a term's weight while it exceeds its first value
+    coarse_to_fine_steps: int = 0  # Adam steps of the last block to be inverted, from a 2 x 2 grid
+    # of its input upwards; 0: like every other block
     search_learning_rates: tuple[float, ...] = ()  # multipliers tried for every batch and block
     search_statistics_weights: tuple[float, ...] = ()  # multipliers tried with them
 

@@ -73,6 +73,7 @@ RANGES = {
     "images_per_task": NOT_NEGATIVE,
     "inverse_rank": COUNT,
     "inversion.per_layer.num_steps": NOT_NEGATIVE,
+    "inversion.per_layer.coarse_to_fine_steps": NOT_NEGATIVE,
     "jitter_pixels": NOT_NEGATIVE,
     "keep_rate": Range(0, 1, open_low=True),
     "last_block_epochs": SHARE,
@@ -237,6 +238,11 @@ def _check_per_layer(config: Config) -> None:
         raise ValueError(
             "inversion.per_layer.num_steps=0 with start='gaussian' would leave every block's input "
             "random; give 1 or more steps, or set start='noise' for no per-layer phase."
+        )
+    if per_layer.start == "noise" and per_layer.coarse_to_fine_steps > 0:
+        raise ValueError(
+            f"inversion.per_layer.coarse_to_fine_steps={per_layer.coarse_to_fine_steps} with "
+            "start='noise' has no per-layer phase to belong to; set it to 0 or another start."
         )
     searched = per_layer.search_learning_rates or per_layer.search_statistics_weights
     if searched and (per_layer.start == "noise" or per_layer.num_steps == 0):

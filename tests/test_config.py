@@ -160,7 +160,8 @@ def test_missing_file(tmp_path):
         ("--train.learning-rate=fast", "--train.learning-rate got 'fast'; expected a number."),
         (
             "--data.source zip",
-            "--data.source got 'zip'; expected one of 'embedded', 'tfds', 'folder', 'npz'.",
+            "--data.source got 'zip'; expected one of 'embedded', 'coloured_digits', 'tfds', "
+            "'folder', 'npz'.",
         ),
         ("--data.mean a b", "--data.mean got 'a' 'b'; expected numbers in a tuple or None."),
         (
@@ -297,6 +298,13 @@ def test_not_finite(value):
                 "inversion.per_layer.search_learning_rates": (1.0, 2.0),
             },
             "has search multipliers but start='noise'",
+        ),
+        (
+            {
+                "inversion.per_layer.start": "noise",
+                "inversion.per_layer.coarse_to_fine_steps": 60,
+            },
+            "coarse_to_fine_steps=60 with start='noise' has no per-layer phase",
         ),
     ],
 )

@@ -45,7 +45,7 @@ def resize_grid(x: jax.Array, height: int, width: int) -> jax.Array:
     return jax.image.resize(x, (x.shape[0], height, width, x.shape[3]), "cubic", antialias=False)
 
 
-@functools.partial(jax.jit, static_argnames=("block", "config", "num_steps"))
+@functools.partial(jax.jit, static_argnames=("block", "config"))
 def invert_coarse_to_fine(
     params,
     batch_stats,
@@ -56,7 +56,6 @@ def invert_coarse_to_fine(
     *,
     block: Block,
     config: PerLayerConfig,
-    num_steps: int,
 ) -> Solution:
     """Finds inputs f32[B, h, w, C] of one block whose outputs hit `target`, coarse to fine.
 
@@ -68,14 +67,15 @@ def invert_coarse_to_fine(
       input_moments: stored moments of the block's input.
       key: key[], consumed.
       block: the block.
-      config: learning rate, weights and boosting, as for every block.
-      num_steps: Adam steps, split evenly over the grids; Adam starts afresh on each.
+      config: learning rate and weight, as for every block, and `coarse_to_fine_steps`, split
+        evenly over the grids; Adam starts afresh on each.
 
     Returns:
       As `invert_block`; `losses` are those of all grids, one after the other. On every grid the
       best iterate goes on (the published code takes the last).
     """
     height, width = start.shape[1:3]
+    num_steps = config.coarse_to_fine_steps
     schedule = grid_schedule(height, width, num_steps)
     ends = [first for first, _, _ in schedule[1:]] + [num_steps]
 

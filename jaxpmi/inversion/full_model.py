@@ -18,6 +18,7 @@ from jaxpmi.inversion.targets import Targets
 from jaxpmi.inversion.targets import target_terms
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Variables
+from jaxpmi.models.blockwise import block_name
 from jaxpmi.models.blockwise import forward
 from jaxpmi.types import Moments
 from jaxpmi.types import PRNGKey
@@ -67,7 +68,9 @@ def learning_rates(config: FullModelConfig) -> jax.Array:
     return config.learning_rate * jnp.where(index < warmup, ramp, jax.vmap(decay)(after))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "config"), donate_argnames="start")
+@functools.partial(
+    jax.jit, static_argnames=("model", "config", "first_block"), donate_argnames="start"
+)
 def refine_images(
     variables: Variables,
     start: jax.Array,
@@ -77,18 +80,21 @@ def refine_images(
     *,
     model: BlockwiseModel,
     config: FullModelConfig,
+    first_block: int = 0,
 ) -> Solution:
     """Optimises images f32[B, H, W, C] end to end; every term of weight 0 is left out.
 
     `start` is donated. The statistics couple the whole batch, so the batch is never split; on
-    several devices they are those of the global batch.
+    several devices they are those of the global batch. With a `first_block` above 0 the images are
+    inputs of that block, such as patch embeddings, and `config` must not ask for terms of pixels.
     """
+    stored = {k: v for k, v in variables.batch_stats.items() if k >= block_name(first_block)}
     low, high = pixels.low.reshape(1, 1, 1, -1), pixels.high.reshape(1, 1, 1, -1)
     clip = lambda x: jnp.clip(x, low, high)  # noqa: E731
 
     def terms(x, key):
         views = priors.jitter(x, key, config.jitter_pixels) if config.jitter_pixels else x
-        outputs = forward(model, variables, views)
+        outputs = forward(model, variables, views, first_block=first_block)
         named = target_terms(
             outputs.features,
             targets,
@@ -96,7 +102,7 @@ def refine_images(
             cross_entropy_weight=config.cross_entropy_weight,
         )
         if config.statistics_weight > 0:
-            named["statistics"] = objectives.statistics_loss(outputs.moments, variables.batch_stats)
+            named["statistics"] = objectives.statistics_loss(outputs.moments, stored)
         if config.pixel_statistics_weight > 0:
             batch = Moments(x.mean(0), x.var(0))
             named["pixel_statistics"] = objectives.moment_kl(batch, pixels.moments)

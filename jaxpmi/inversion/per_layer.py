@@ -17,6 +17,7 @@ from jaxpmi.config import PerLayerConfig
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion.block_inverse import BlockInverse
 from jaxpmi.inversion.block_inverse import invert_linearly
+from jaxpmi.inversion.coarse_to_fine import invert_coarse_to_fine
 from jaxpmi.inversion.solver import Solution
 from jaxpmi.inversion.solver import minimise
 from jaxpmi.inversion.targets import Targets
@@ -181,8 +182,9 @@ def invert_blocks(
     inverses: Sequence[BlockInverse] | None = None,
     scales: Sequence[tuple[jax.Array, jax.Array]] | None = None,
     labels_only: bool = False,
+    first_block: int = 0,
 ) -> tuple[jax.Array, list[Solution]]:
-    """Inverts all blocks, last to first.
+    """Inverts all blocks from the last to `first_block`.
 
     Args:
       model: the frozen backbone.
@@ -196,19 +198,22 @@ def invert_blocks(
       scales: per block, from `search_block` (stacked for a stack); None: searched for if the
         config asks for it.
       labels_only: the last block minimises the labels' cross-entropy, not a feature distance.
+      first_block: where to stop; 1 for the patch embeddings of a transformer instead of pixels.
 
     Returns:
-      Images f32[B, H, W, C] in normalised pixel units, not clipped, and the solution of every
-      block from last to first (empty when `config.num_steps` is 0). The solution of a stack has
-      a leading axis L, first block first, and no `x`.
+      Images f32[B, H, W, C] in normalised pixel units, not clipped (or inputs of `first_block`),
+      and the solution of every block from last to first (empty when `config.num_steps` is 0).
+      The solution of a stack has a leading axis L, first block first, and no `x`.
     """
     shapes = block_input_shapes(model, variables, image_shape)
     sharding = _batch_sharding(targets.features)
     last = len(model.blocks) - 1
     target, solutions = (targets if labels_only else targets.features), []
-    for i in range(last, -1, -1):
+    for i in range(last, first_block - 1, -1):
         name, block = block_name(i), model.blocks[i]
         invert = _invert_stack if isinstance(block, Stack) else _invert_unit
+        if i == first_block and config.coarse_to_fine_steps > 0:
+            invert = _invert_from_coarse
         target, solution = invert(
             variables.params[name],
             variables.batch_stats[name],
@@ -267,6 +272,20 @@ def _invert_unit(
     if scales is None and (config.search_learning_rates or config.search_statistics_weights):
         scales = search_block(*problem, **static)
     solution = invert_block(*problem, scales or (1.0, 1.0), **static)
+    return solution.x, solution
+
+
+def _invert_from_coarse(
+    params, batch_stats, target, block_input, inverse, labels, scales, key, *, block, config, **rest
+):
+    """As `_invert_unit`, coarse to fine, from noise."""
+    del inverse, scales
+    key_start, key_solve = jax.random.split(key)
+    shape = (labels.shape[0], *rest["input_shape"])
+    start = _draw_start(block_input, key_start, shape=shape, sharding=rest["sharding"])
+    solution = invert_coarse_to_fine(
+        params, batch_stats, start, target, block_input, key_solve, block=block, config=config
+    )
     return solution.x, solution
 
 

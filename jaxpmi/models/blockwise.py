@@ -198,16 +198,21 @@ def forward(
     train: bool | tuple[bool, ...] = False,
     weights: jax.Array | None = None,
     key: PRNGKey | None = None,
+    first_block: int = 0,
 ) -> Forward:
     """Runs all blocks on normalised images f32[B, H, W, C].
 
     `train` may be given per block, so that frozen blocks stay in evaluation mode. `weights`
     f32[B] are those of `channel_moments`, for `block_inputs`. With a `key`, stacks with random
-    layers draw from it (training).
+    layers draw from it (training). `images` are the inputs of block `first_block`, and blocks
+    before it are left out: of `moments` by not being there, of `block_inputs` as ().
     """
     modes = (train,) * len(model.blocks) if isinstance(train, bool) else train
     x, moments, block_inputs = images, {}, []
     for i, (block, mode) in enumerate(zip(model.blocks, modes, strict=True)):
+        if i < first_block:
+            block_inputs.append(())
+            continue
         name = block_name(i)
         own = variables.params[name], variables.batch_stats[name]
         if isinstance(block, Stack):

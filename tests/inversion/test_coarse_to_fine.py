@@ -11,7 +11,12 @@ from jaxpmi.models import vit
 from jaxpmi.models.blockwise import input_moments
 
 BLOCK = vit.TokenEmbedding()
-CONFIG = PerLayerConfig(start="gaussian", learning_rate=0.1, statistics_weight=0.01)
+
+
+def config_of(num_steps):
+    return PerLayerConfig(
+        start="gaussian", learning_rate=0.1, statistics_weight=0.01, coarse_to_fine_steps=num_steps
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,10 +53,10 @@ def problem(height, width, dim=8):
 def solve(height, width, num_steps):
     params, truth, start, target = problem(height, width)
     moments = input_moments(BLOCK, truth)
+    config = config_of(num_steps)
     solution = invert_coarse_to_fine(
-        params, {}, start, target, moments, jax.random.key(1), block=BLOCK, config=CONFIG,
-        num_steps=num_steps,
-    )  # fmt: skip
+        params, {}, start, target, moments, jax.random.key(1), block=BLOCK, config=config
+    )
     return solution, params, truth, target
 
 
@@ -80,6 +85,6 @@ def test_the_coarse_phase_cannot_show_detail():
     params, truth, start, target = problem(2, 2)
     solution = invert_coarse_to_fine(
         params, {}, start, target, input_moments(BLOCK, truth), jax.random.key(1), block=BLOCK,
-        config=CONFIG, num_steps=1,
+        config=config_of(1),
     )  # fmt: skip
     np.testing.assert_array_equal(solution.x, start)

@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxpmi.config import FullModelConfig
 from jaxpmi.config import PerLayerConfig
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion import per_layer
 from jaxpmi.inversion.block_inverse import fit_block_inverses
+from jaxpmi.inversion.full_model import PixelStats
+from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.models import blockwise
 from jaxpmi.models import vit
@@ -66,6 +69,38 @@ def invert(config, axis="channel", depth=3):
         image_shape=SHAPE,
         inverses=inverses,
     )
+
+
+@pytest.mark.parametrize("config", [GAUSSIAN, REFINED], ids=["gaussian", "refined"])
+def test_inversion_can_stop_at_the_patch_embeddings(config):
+    """They are those that the pixels are then made of, and refinement goes on from them."""
+    model, variables, seen, labels, inverses = problem()
+    config = dataclasses.replace(config, coarse_to_fine_steps=8)
+    targets = targets_of(seen.features, labels)
+    stop = functools.partial(
+        per_layer.invert_blocks,
+        model,
+        variables,
+        targets,
+        seen.block_inputs,
+        KEY,
+        config=config,
+        image_shape=SHAPE,
+        inverses=inverses,
+        first_block=1,
+    )
+    maps, solutions = stop()
+    assert maps.shape == (16, 2, 2, 8) and len(solutions) == 3
+    assert solutions[-1].losses.shape == (8,)
+    features = blockwise.forward(model, variables, maps, first_block=1).features
+    error = float(objectives.feature_match(features, seen.features))
+    unbounded = FullModelConfig(num_steps=30, clip_pixels=False)
+    pixels = PixelStats(*(jnp.zeros(1),) * 5)
+    refined = refine_images(
+        variables, maps, targets, pixels, KEY, model=model, config=unbounded, first_block=1
+    )
+    assert refined.x.shape == (16, 2, 2, 8)
+    assert float(refined.terms["feature_match"]) < 0.5 * error
 
 
 def unit(tree, layer):
