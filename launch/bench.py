@@ -1,7 +1,8 @@
-"""Benchmarks: `python launch/bench.py pmi [--seeds 0,1] [--json FILE] [--quick]`.
+"""Benchmarks: `python launch/bench.py {pmi,stack} [--json FILE] [--quick]`.
 
-`pmi` asks whether per-layer inversion saves time over full-model inversion from noise; what is
-compared stands in launch/bench_pmi.py, results in benchmarks/pmi.md.
+`pmi` asks whether per-layer inversion saves time over full-model inversion from noise, `stack` what
+it saves to invert equal blocks by one scan. What is compared stands in launch/bench_pmi.py and
+launch/bench_stack.py, results in benchmarks/.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,29 +22,46 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 def main(arguments: Sequence[str]) -> int:
     """Runs the command line; returns the exit code."""
     options = parse(arguments)
-    import bench_pmi  # imports JAX, so --help need not wait for it
-
     begin = time.monotonic()
 
     def say(text):
         print(f"[{time.monotonic() - begin:5.0f} s] {text}", file=sys.stderr, flush=True)
 
-    rows, details = [], []
-    for seed in options.seeds:
-        more, detail = bench_pmi.run_seed(seed, quick=options.quick, say=say)
-        rows, details = rows + more, [*details, detail]
-        if options.json:  # after every seed, so that a run that is stopped leaves something
+    def write(**results):
+        if options.json:
             report = {
                 "command": " ".join(["python launch/bench.py", *arguments]),
                 "date": time.strftime("%Y-%m-%d"),
                 **environment(),
                 "seconds": round(time.monotonic() - begin, 1),
-                "rows": rows,
-                "details": details,
+                **results,
             }
             options.json.write_text(json.dumps(report, indent=1) + "\n")
-    print(bench_pmi.table(rows))
+
+    print({"pmi": run_pmi, "stack": run_stack}[options.command](options, say, write))
     return 0
+
+
+def run_pmi(options: argparse.Namespace, say: Callable, write: Callable) -> str:
+    """Runs `pmi`; returns its table."""
+    import bench_pmi  # imports JAX, so --help need not wait for it
+
+    rows, details = [], []
+    for seed in options.seeds:
+        more, detail = bench_pmi.run_seed(seed, quick=options.quick, say=say)
+        rows, details = rows + more, [*details, detail]
+        write(rows=rows, details=details)  # every seed: a run that is stopped leaves something
+    return bench_pmi.table(rows)
+
+
+def run_stack(options: argparse.Namespace, say: Callable, write: Callable) -> str:
+    """Runs `stack`; returns its table."""
+    import bench_stack
+
+    depths, repetitions = ((2,), 1) if options.quick else ((4, 12, 24), 3)
+    rows = bench_stack.run_depths(depths, repetitions=repetitions, say=say)
+    write(rows=rows)
+    return bench_stack.table(rows)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -51,8 +70,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     pmi = commands.add_parser("pmi", help="a per-layer start against noise, its cost included")
     pmi.add_argument("--seeds", type=_seeds, default=(0,), help="comma-separated (default 0)")
-    pmi.add_argument("--json", type=Path, help="write the rows and all that was measured here")
-    pmi.add_argument("--quick", action="store_true", help="a minute, only to see that it works")
+    stack = commands.add_parser("stack", help="blocks inverted by one scan against unrolled ones")
+    for command in (pmi, stack):
+        command.add_argument("--json", type=Path, help="write all that was measured here")
+        command.add_argument("--quick", action="store_true", help="only to see that it works")
     options = parser.parse_args(arguments)
     if options.json and not options.json.resolve().parent.is_dir():
         parser.error(f"{options.json.resolve().parent} is not a folder")

@@ -165,3 +165,12 @@ def test_quick_run_writes_rows(tmp_path, capsys):
     assert all(np.isfinite(row["wall_clock_ratio"]) for row in report["rows"])
     assert report["versions"]["jax"] == jax.__version__
     assert capsys.readouterr().out.count("\n| 0 |") == len(report["rows"])
+
+
+def test_quick_run_of_the_stack(tmp_path, capsys):
+    file = tmp_path / "stack.json"
+    assert bench.main(["stack", "--quick", "--json", str(file)]) == 0
+    scan, unrolled = json.loads(file.read_text())["rows"]
+    assert (scan["version"], unrolled["version"]) == ("scan", "unrolled")
+    assert 0 < scan["temporary_bytes"] <= unrolled["temporary_bytes"]
+    assert capsys.readouterr().out.count("\n| 2 |") == 2

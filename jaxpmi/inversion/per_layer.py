@@ -312,6 +312,9 @@ def _invert_stack(
 
 
 def _batch_sharding(like):
+    """How a batch lies on the devices; None where it is whole, or not yet known inside a trace."""
+    if isinstance(like, jax.core.Tracer):
+        return None
     if not isinstance(like.sharding, NamedSharding) or not like.sharding.spec:
         return None
     return NamedSharding(like.sharding.mesh, PartitionSpec(like.sharding.spec[0]))
