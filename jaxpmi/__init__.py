@@ -27,6 +27,8 @@ from jaxpmi.features.gaussian import ClassStats
 from jaxpmi.features.gaussian import fit_class_stats
 from jaxpmi.features.gaussian import merge_class_stats
 from jaxpmi.features.gaussian import sample_class_features
+from jaxpmi.features.projection import project_features
+from jaxpmi.features.projection import text_prototypes
 from jaxpmi.inversion.block_inverse import BlockInverse
 from jaxpmi.inversion.block_inverse import fit_block_inverses
 from jaxpmi.inversion.full_model import PixelStats
@@ -40,21 +42,38 @@ from jaxpmi.inversion.targets import Targets
 from jaxpmi.models import MODELS
 from jaxpmi.models.blockwise import Block
 from jaxpmi.models.blockwise import BlockwiseModel
+from jaxpmi.models.blockwise import Stack
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import forward
 from jaxpmi.models.blockwise import init_variables
 from jaxpmi.models.blockwise import update_batch_stats
+from jaxpmi.models.clip import CLIP_MEAN
+from jaxpmi.models.clip import CLIP_MODELS
+from jaxpmi.models.clip import CLIP_STD
+from jaxpmi.models.clip import Clip
+from jaxpmi.models.clip import ClipVariables
+from jaxpmi.models.clip import encode_images
+from jaxpmi.models.clip import encode_text
+from jaxpmi.models.clip import init_clip
+from jaxpmi.models.clip import similarity_logits
+from jaxpmi.models.pretrained import PretrainedClip
+from jaxpmi.models.pretrained import load_clip
 from jaxpmi.types import Moments
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CLIP_MEAN",
+    "CLIP_MODELS",
+    "CLIP_STD",
     "MODELS",
     "AugmentConfig",
     "Block",
     "BlockInverse",
     "BlockwiseModel",
     "ClassStats",
+    "Clip",
+    "ClipVariables",
     "Config",
     "ContrastiveConfig",
     "ContrastiveModel",
@@ -68,29 +87,38 @@ __all__ = [
     "Moments",
     "PerLayerConfig",
     "PixelStats",
+    "PretrainedClip",
+    "Stack",
     "Targets",
     "TrainConfig",
     "Variables",
     "denormalise",
+    "encode_images",
+    "encode_text",
     "fit_block_inverses",
     "fit_class_stats",
     "fit_contrastive",
     "forward",
     "group_by_class",
+    "init_clip",
     "init_contrastive",
     "init_variables",
     "invert_block",
     "invert_blocks",
+    "load_clip",
     "load_config",
     "measure_pixels",
     "merge_class_stats",
     "normalise",
     "open_source",
+    "project_features",
     "refine_images",
     "run",
     "sample_class_features",
     "sample_contrastive",
+    "similarity_logits",
     "synthesize",
+    "text_prototypes",
     "update_batch_stats",
 ]
 

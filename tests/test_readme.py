@@ -36,9 +36,12 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch):
         return load_config(ROOT / path, [*overrides, *LESS, "--workdir", str(tmp_path)])
 
     monkeypatch.setattr(jaxpmi, "load_config", load_less)
+    load_clip = jaxpmi.load_clip
+    small = ROOT / "tests/golden/hugging_face_gelu"
+    monkeypatch.setattr(jaxpmi, "load_clip", lambda path: load_clip(small))
     monkeypatch.setattr(jaxpmi, "MODELS", jaxpmi.MODELS)
     names = {"__name__": "readme"}
-    assert len(blocks("python")) == 2
+    assert len(blocks("python")) == 3
     try:
         for code in blocks("python"):
             exec(compile(code, "README.md", "exec"), names)
@@ -48,6 +51,7 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch):
     assert names["digits"].shape == (80, 28, 28, 1) and np.ptp(names["digits"]) > 100
     assert bool(names["result"].finite)
     assert names["result"].final_loss < names["result"].initial_loss
+    assert names["logits"].shape == (2, 2) and bool(np.isfinite(names["logits"]).all())
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
