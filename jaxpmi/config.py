@@ -84,6 +84,22 @@ class MethodConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClipTrainConfig:
+    """Training of CLIP's adapters on one task; defaults are the published ones for CIFAR-100."""
+
+    epochs: int = 3  # passes over the task's real images
+    batch_size: int = 64  # real images per step
+    replay_batch_size: int = 64  # synthetic images per step, beside the real ones
+    learning_rate: float = 1e-3  # AdamW, peak
+    weight_decay: float = 0.0  # AdamW
+    warmup_steps: int = 30  # linear, before a cosine to 0 at the last step
+    ce_weight: float = 1.0  # lambda_ce: cross-entropy on new classes only
+    hkd_weight: float = 0.1  # lambda_hkd: L1 between old and new logits of synthetic images
+    tkd_weight: float = 0.2  # lambda_tkd: L1 between old and new text features of old classes
+    ft_weight: float = 0.001  # lambda_ft, not scaled: cross-entropy over all classes, texts only
+
+
+@dataclasses.dataclass(frozen=True)
 class ContrastiveConfig:
     """Class-wise contrastive feature models and the sampler that uses them (CFS)."""
 

@@ -13,8 +13,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxpmi.models.adapters import init_adapters
+from jaxpmi.models.adapters import with_adapters
 from jaxpmi.models.blockwise import Stack
 from jaxpmi.models.blockwise import Variables
+from jaxpmi.models.blockwise import block_name
 from jaxpmi.models.blockwise import forward
 from jaxpmi.models.blockwise import init_variables
 from jaxpmi.models.layers import draw_normal
@@ -29,6 +32,13 @@ from jaxpmi.types import PRNGKey
 # Of pixels in [0, 1], per channel: what OpenAI's and most other CLIP weights were trained with.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class ClipAdapters(NamedTuple):
+    """All that continual learning trains of a CLIP: adapters of both towers, leaves [L, ...]."""
+
+    image: Params
+    text: Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +152,38 @@ def init_clip(model: Clip, key: PRNGKey) -> ClipVariables:
         "projection": draw_normal(keys[3], (tower.width, tower.features), tower.width**-0.5),
     }
     return ClipVariables(image, text, jnp.asarray(math.log(1 / 0.07), jnp.float32))
+
+
+def init_clip_adapters(
+    model: Clip, key: PRNGKey, *, num_experts: int = 2, rank: int = 64
+) -> ClipAdapters:
+    """Adapters for every block of both towers that change nothing yet; see `init_adapters`."""
+    key_image, key_text = jax.random.split(key)
+    options = {"num_experts": num_experts, "rank": rank}
+    stack = model.image.blocks[_image_stack(model)]
+    width = model.image.blocks[0].width
+    image = init_adapters(key_image, stack.depth, width, **options)
+    text = init_adapters(key_text, model.text.stack.depth, model.text.width, **options)
+    return ClipAdapters(image, text)
+
+
+def with_clip_adapters(
+    model: Clip, variables: ClipVariables, adapters: ClipAdapters | None
+) -> ClipVariables:
+    """A CLIP with these adapters instead of any it has; the rest is shared, not copied."""
+    image, text = adapters if adapters is not None else (None, None)
+    name = block_name(_image_stack(model))
+    params = dict(variables.image.params)
+    params[name] = with_adapters(params[name], image)
+    return variables._replace(
+        image=variables.image._replace(params=params),
+        text={**variables.text, "blocks": with_adapters(variables.text["blocks"], text)},
+    )
+
+
+def _image_stack(model):
+    """The place of the stack among the blocks of the image tower."""
+    return next(i for i, block in enumerate(model.image.blocks) if isinstance(block, Stack))
 
 
 def encode_images(

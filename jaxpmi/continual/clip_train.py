@@ -1,0 +1,171 @@
+"""Training of CLIP's adapters on one task: many AdamW steps as one compiled program.
+
+The classifier is the text tower: a class is the mean of its prompts' normalised features, and both
+towers' adapters are trained. The pretrained base is data that is never updated or copied.
+(Tong et al., 2025; PMI, section 6 of our specification.)
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxpmi.config import AugmentConfig
+from jaxpmi.config import ClipTrainConfig
+from jaxpmi.continual import losses
+from jaxpmi.continual.train import Chunk
+from jaxpmi.continual.train import ChunkMetrics
+from jaxpmi.data.augment import augment
+from jaxpmi.data.augment import normalise
+from jaxpmi.features.projection import text_prototypes
+from jaxpmi.models.clip import Clip
+from jaxpmi.models.clip import ClipAdapters
+from jaxpmi.models.clip import ClipVariables
+from jaxpmi.models.clip import encode_images
+from jaxpmi.models.clip import encode_text
+from jaxpmi.models.clip import similarity_logits
+from jaxpmi.models.clip import with_clip_adapters
+from jaxpmi.types import PRNGKey
+
+TERMS = ("cross_entropy", "replay_logits", "text_features", "all_classes")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipProgram:
+    """Everything static about the steps; equal programs compile once."""
+
+    model: Clip
+    train: ClipTrainConfig
+    augment: AugmentConfig
+
+
+class ClipLearner(NamedTuple):
+    """What the steps change."""
+
+    adapters: ClipAdapters
+    opt_state: optax.OptState
+
+
+class ClipTask(NamedTuple):
+    """What the steps of a task are given."""
+
+    base: ClipVariables  # without adapters
+    teacher: ClipAdapters  # frozen before this task
+    tokens: jax.Array  # i32[C, P, T], P prompts per class
+    new_mask: jax.Array  # f32[C]
+    old_mask: jax.Array  # f32[C]; all 0 in the first task, whose steps need no replay
+    mean: jax.Array  # f32[channels], of pixels in [0, 1]
+    std: jax.Array  # f32[channels]
+
+
+def clip_optimiser(config: ClipTrainConfig) -> optax.GradientTransformation:
+    """AdamW's direction; the step scales it by the learning rate."""
+    return optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(config.weight_decay))
+
+
+def clip_learning_rates(config: ClipTrainConfig, num_steps: int) -> np.ndarray:
+    """The learning rate of every step, f32[S]: linear warm-up, then a cosine that ends near 0.
+
+    The whole length of the task is spanned; the published code's cosine has a fixed length and
+    becomes negative where training is longer (PMI, section 7).
+    """
+    warmup = min(config.warmup_steps, num_steps - 1)
+    schedule = optax.warmup_cosine_decay_schedule(
+        config.learning_rate / max(warmup, 1), config.learning_rate, warmup, num_steps
+    )
+    return np.asarray(jax.vmap(schedule)(jnp.arange(num_steps)), np.float32)
+
+
+def class_text_features(model: Clip, variables: ClipVariables, tokens: jax.Array) -> jax.Array:
+    """The classifier: unit text features f32[C, E] of prompts i32[C, P, T], averaged over P."""
+    return _class_text_features(model, variables, tokens, None)
+
+
+@functools.partial(jax.jit, static_argnames="program", donate_argnames="learner")
+def clip_train_steps(
+    learner: ClipLearner, chunk: Chunk, task: ClipTask, key: PRNGKey, *, program: ClipProgram
+) -> tuple[ClipLearner, ChunkMetrics]:
+    """Runs `chunk.num_steps` steps of AdamW on the adapters; terms are named in `TERMS`."""
+    teacher = with_clip_adapters(program.model, task.base, task.teacher)
+    teacher_texts = class_text_features(program.model, teacher, task.tokens)
+    optimiser = clip_optimiser(program.train)
+
+    def body(index, carry):
+        learner, metrics = carry
+        at = lambda a: jax.lax.dynamic_index_in_dim(a, index, keepdims=False)  # noqa: E731
+        batch = tuple(at(part) for part in chunk[:4])
+        step = chunk.first_step + index
+        loss = functools.partial(
+            _loss, batch=batch, task=task, teacher=(teacher, teacher_texts), program=program
+        )
+        grads, terms = jax.grad(loss, has_aux=True)(
+            learner.adapters, key=jax.random.fold_in(key, step)
+        )
+        updates, opt_state = optimiser.update(grads, learner.opt_state, learner.adapters)
+        rate = at(chunk.learning_rates)
+        adapters = jax.tree.map(lambda p, u: p - rate * u, learner.adapters, updates)
+        bad = {
+            name: jnp.where((before < 0) & ~jnp.isfinite(terms[name]), step, before)
+            for name, before in metrics.bad_step.items()
+        }
+        sums = jax.tree.map(jnp.add, metrics.terms, terms)
+        return ClipLearner(adapters, opt_state), ChunkMetrics(sums, bad)
+
+    metrics = ChunkMetrics(
+        dict.fromkeys(TERMS, jnp.zeros(())), dict.fromkeys(TERMS, jnp.asarray(-1, jnp.int32))
+    )
+    return jax.lax.fori_loop(0, chunk.num_steps, body, (learner, metrics))
+
+
+def _loss(adapters, *, batch, task, teacher, program, key):
+    """The weighted terms of one step, and their sum."""
+    model, config = program.model, program.train
+    images, labels, replay_images, replay_labels = batch
+    teacher, teacher_texts = teacher
+    keys = jax.random.split(key, 5)
+    real = normalise(images, task.mean, task.std)
+    real = augment(real, keys[0], program.augment, -task.mean / task.std)
+    replay = normalise(replay_images, task.mean, task.std)
+    student = with_clip_adapters(model, task.base, adapters)
+    texts = _class_text_features(model, student, task.tokens, keys[1])
+    features = encode_images(model, student, real, key=keys[2])
+    replay_features = encode_images(model, student, replay, key=keys[3])
+
+    def logits(image_features, texts=texts):
+        return similarity_logits(image_features, texts, task.base.logit_scale)
+
+    # Without stop_gradient on the text side the published teacher would move with the student.
+    wanted = jax.lax.stop_gradient(logits(encode_images(model, teacher, replay), teacher_texts))
+    seen = task.new_mask + task.old_mask
+    detached = jax.lax.stop_gradient((features, replay_features))
+    over_all = losses.masked_cross_entropy(logits(detached[0]), labels, seen)
+    over_all += losses.masked_cross_entropy(logits(detached[1]), replay_labels, seen)
+    old = task.old_mask[:, None]
+    moved = jnp.abs(texts - teacher_texts) * old
+    factors = losses.distillation_factors(
+        task.new_mask.sum(),
+        task.old_mask.sum(),
+        ce=config.ce_weight,
+        hkd=config.hkd_weight,
+        rkd=config.tkd_weight,
+    )
+    later = (task.old_mask.sum() > 0).astype(jnp.float32)
+    terms = {
+        "cross_entropy": factors.ce
+        * losses.masked_cross_entropy(logits(features), labels, task.new_mask),
+        "replay_logits": factors.hkd
+        * losses.hard_distillation(logits(replay_features), wanted, task.old_mask),
+        "text_features": factors.rkd * moved.sum() / jnp.maximum(old.sum() * texts.shape[1], 1.0),
+        "all_classes": later * config.ft_weight * over_all,
+    }
+    return sum(terms.values()), terms
+
+
+def _class_text_features(model, variables, tokens, key):
+    classes, prompts, length = tokens.shape
+    said = encode_text(model, variables, tokens.reshape(-1, length), key=key)
+    return text_prototypes(said.reshape(classes, prompts, -1))
