@@ -169,10 +169,10 @@ def _check_data(config: Config) -> None:
     if data.source in ("npz", "folder") and data.path is None:
         what = "the .npz file" if data.source == "npz" else "a folder of class folders"
         raise ValueError(f"data.source='{data.source}' needs data.path, {what}; set it.")
-    if data.source == "embedded" and data.path is not None:
+    if data.source in ("embedded", "coloured_digits") and data.path is not None:
         raise ValueError(
-            f"data.path='{data.path}' is not read by data.source='embedded'; set data.source to "
-            "npz, folder or tfds."
+            f"data.path='{data.path}' is not read by data.source='{data.source}'; set data.source "
+            "to npz, folder or tfds."
         )
     order = data.class_order or ()
     twice = sorted({label for label in order if order.count(label) > 1})

@@ -48,7 +48,7 @@ def run_pmi(options: argparse.Namespace, say: Callable, write: Callable) -> str:
 
     rows, details = [], []
     for seed in options.seeds:
-        more, detail = bench_pmi.run_seed(seed, quick=options.quick, say=say)
+        more, detail = bench_pmi.run_seed(seed, model=options.model, quick=options.quick, say=say)
         rows, details = rows + more, [*details, detail]
         write(rows=rows, details=details)  # every seed: a run that is stopped leaves something
     return bench_pmi.table(rows)
@@ -70,6 +70,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     pmi = commands.add_parser("pmi", help="a per-layer start against noise, its cost included")
     pmi.add_argument("--seeds", type=_seeds, default=(0,), help="comma-separated (default 0)")
+    models = ("resnet_small", "vit_small")
+    pmi.add_argument("--model", choices=models, default=models[0], help="(default resnet_small)")
     stack = commands.add_parser("stack", help="blocks inverted by one scan against unrolled ones")
     for command in (pmi, stack):
         command.add_argument("--json", type=Path, help="write all that was measured here")

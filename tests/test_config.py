@@ -262,6 +262,10 @@ def test_not_finite(value):
         ({"data.source": "npz"}, "data.source='npz' needs data.path, the .npz file; set it"),
         ({"data.source": "folder"}, "needs data.path, a folder of class folders"),
         ({"data.path": "a.npz"}, "data.path='a.npz' is not read by data.source='embedded'; set"),
+        (
+            {"data.path": "a.npz", "data.source": "coloured_digits"},
+            "is not read by data.source='coloured_digits'; set",
+        ),
         ({"data.class_order": (2, 0, 2, 1)}, "data.class_order names class 2 more than once"),
         ({"data.mean": (0.5,)}, r"data.mean=\(0.5,\) and data.std=None must be given together"),
         (
