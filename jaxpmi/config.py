@@ -47,14 +47,15 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Supervised training by SGD with momentum."""
+    """Supervised training."""
 
     batch_size: int = 64  # real images per step
     replay_batch_size: int = 64  # synthetic images per step, beside the real ones
     epochs: int = 20  # passes over the data of a task, all phases of a later task together
+    optimiser: Literal["sgd", "adamw"] = "sgd"  # SGD with momentum, or AdamW (transformers)
     learning_rate: float = 0.1  # peak, in the first task
     momentum: float = 0.9  # of SGD
-    weight_decay: float = 5e-4  # L2, added to the gradient
+    weight_decay: float = 5e-4  # sgd: L2, added to the gradient; adamw: decoupled from it
     schedule: Literal["cosine", "step"] = "cosine"  # of the learning rate in a phase of all blocks
     milestones: tuple[float, ...] = (0.4, 0.6)  # step: x 0.1 at each, as fractions of the phase
     augment_replay: bool = False  # random views of synthetic images as of real ones

@@ -1,4 +1,4 @@
-"""Supervised training of one phase: many SGD steps as one compiled program.
+"""Supervised training of one phase: many steps as one compiled program.
 
 The host only feeds raw pixels. Augmentation, teacher and student passes, losses and the update are
 one program per phase of a method; class masks, learning rates and the number of steps are data, so
@@ -86,8 +86,14 @@ class ChunkMetrics(NamedTuple):
 
 
 def optimiser(config: TrainConfig) -> optax.GradientTransformation:
-    """SGD's direction: L2 added to the gradient, then momentum. The step scales by the rate."""
-    return optax.chain(optax.add_decayed_weights(config.weight_decay), optax.trace(config.momentum))
+    """The direction of a step, which scales it by the learning rate.
+
+    SGD's is L2 added to the gradient, then momentum; AdamW's is Adam's, then L2.
+    """
+    decay = optax.add_decayed_weights(config.weight_decay)
+    if config.optimiser == "adamw":
+        return optax.chain(optax.scale_by_adam(), decay)
+    return optax.chain(decay, optax.trace(config.momentum))
 
 
 def trainable_parts(network: Network, projections: Any) -> dict[str, Any]:
@@ -113,7 +119,7 @@ def phase_learning_rates(phase: Phase, num_steps: int) -> np.ndarray:
 def train_steps(
     learner: Learner, chunk: Chunk, task: TaskData, key: PRNGKey, *, program: TrainProgram
 ) -> tuple[Learner, ChunkMetrics]:
-    """Runs `chunk.num_steps` steps of SGD."""
+    """Runs `chunk.num_steps` steps of the optimiser."""
 
     def body(index, carry):
         learner, metrics = carry
@@ -147,7 +153,7 @@ def train_steps(
 
 
 def _train_step(learner, batch, task, key, learning_rate, *, program):
-    """One step of SGD on the trainable parts; returns the learner and the weighted terms."""
+    """One step on the trainable parts; returns the learner and the weighted terms."""
     parts = trainable_parts(learner.network, learner.projections)
     trainable, frozen = _split_trainable(parts, program)
 

@@ -279,7 +279,9 @@ SWITCHES = {
         inversion__per_layer__search_statistics_weights=(1.0, 4.0),
         inversion__per_layer__boost_weights=False,
     ),
-    "transformer": dict(model__name="tiny_vit", losses__recipe="detached"),
+    "transformer": dict(
+        model__name="tiny_vit", train__optimiser="adamw", losses__recipe="detached"
+    ),
     "transformer, published": dict(
         model__name="tiny_vit",
         losses__recipe="stagewise",

@@ -4,6 +4,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from small_network import MEAN
 from small_network import NUM_CLASSES
@@ -22,6 +23,7 @@ from jaxpmi.continual.train import Chunk
 from jaxpmi.continual.train import Learner
 from jaxpmi.continual.train import TaskData
 from jaxpmi.continual.train import TrainProgram
+from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import phase_learning_rates
 from jaxpmi.continual.train import train_steps
 from jaxpmi.data.augment import normalise
@@ -162,6 +164,22 @@ def test_steps_are_sgd_with_momentum_and_weight_decay_written_out():
     assert_close(got.network.variables.params, params, rtol=1e-3, atol=2e-5)
     assert_close(got.network.head, head, rtol=1e-3, atol=2e-5)
     assert_close(got.network.variables.batch_stats, batch_stats, rtol=1e-3, atol=2e-5)
+
+
+def test_adamw_is_that_of_optax():
+    config = dataclasses.replace(TRAIN, optimiser="adamw")
+    rng = np.random.default_rng(0)
+    params = {"a": jnp.asarray(rng.standard_normal((3, 4), np.float32))}
+    ours, theirs = optimiser(config), optax.adamw(0.01, weight_decay=0.01)
+    got, want = params, params
+    ours_state, theirs_state = ours.init(params), theirs.init(params)
+    for _ in range(3):
+        grads = {"a": jnp.asarray(rng.standard_normal((3, 4), np.float32))}
+        updates, ours_state = ours.update(grads, ours_state, got)
+        got = jax.tree.map(lambda p, u: p - 0.01 * u, got, updates)
+        updates, theirs_state = theirs.update(grads, theirs_state, want)
+        want = optax.apply_updates(want, updates)
+    assert_close(got, want, rtol=1e-5, atol=1e-7)
 
 
 def test_padding_steps_do_nothing():
