@@ -45,13 +45,14 @@ def main(arguments: Sequence[str]) -> int:
 def run_pmi(options: argparse.Namespace, say: Callable, write: Callable) -> str:
     """Runs `pmi`; returns its table."""
     import bench_pmi  # imports JAX, so --help need not wait for it
+    import pmi_ratio
 
     rows, details = [], []
     for seed in options.seeds:
         more, detail = bench_pmi.run_seed(seed, model=options.model, quick=options.quick, say=say)
         rows, details = rows + more, [*details, detail]
         write(rows=rows, details=details)  # every seed: a run that is stopped leaves something
-    return bench_pmi.table(rows)
+    return pmi_ratio.table(rows)
 
 
 def run_stack(options: argparse.Namespace, say: Callable, write: Callable) -> str:

@@ -20,9 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "launch"))
 
 import bench  # noqa: E402
 import bench_pmi  # noqa: E402
-from bench_pmi import Setting  # noqa: E402
+import pmi_ratio  # noqa: E402
+from pmi_ratio import Setting  # noqa: E402
 
-COSTS = bench_pmi.Costs(steps={"adam": 0.1, "lbfgs": 0.2}, noise=0.0, start={"a": 2.0}, fit=4.0)
+COSTS = pmi_ratio.Costs(steps={"adam": 0.1, "lbfgs": 0.2}, noise=0.0, start={"a": 2.0}, fit=4.0)
 
 
 def power_law(lengths, exponent, factor=1.0):
@@ -35,22 +36,22 @@ def runs(losses, **setting):
 
 def test_steps_to_reach_interpolates_log_loss_in_log_length():
     losses = power_law((20, 40, 80, 160), 2.0)
-    assert bench_pmi.steps_to_reach(losses, 50.0**-2) == pytest.approx(50.0)
-    assert bench_pmi.steps_to_reach(losses, losses[80]) == pytest.approx(80.0)
-    assert bench_pmi.steps_to_reach(losses, 1.0) == 20.0  # the shortest run there is
-    assert bench_pmi.steps_to_reach(losses, 161.0**-2) is None
+    assert pmi_ratio.steps_to_reach(losses, 50.0**-2) == pytest.approx(50.0)
+    assert pmi_ratio.steps_to_reach(losses, losses[80]) == pytest.approx(80.0)
+    assert pmi_ratio.steps_to_reach(losses, 1.0) == 20.0  # the shortest run there is
+    assert pmi_ratio.steps_to_reach(losses, 161.0**-2) is None
 
 
 def test_a_longer_run_never_counts_as_worse():
     losses = {20: 1e-1, 40: 1e-2, 80: 2e-2, 160: 1e-3}
-    assert bench_pmi.steps_to_reach(losses, 1e-2) == pytest.approx(40.0)
-    assert 40 < bench_pmi.steps_to_reach(losses, 5e-3) < 160
+    assert pmi_ratio.steps_to_reach(losses, 1e-2) == pytest.approx(40.0)
+    assert 40 < pmi_ratio.steps_to_reach(losses, 5e-3) < 160
 
 
 def test_ratios_of_known_curves():
     pmi = runs(power_law((20, 40), 2.0))
     noise = runs(power_law((20, 40, 80, 160), 2.0, factor=9.0))
-    rows = bench_pmi.ratio_rows("a", pmi, noise, COSTS, fitted=True)
+    rows = pmi_ratio.ratio_rows("a", pmi, noise, COSTS, fitted=True)
     assert [row["refinement_steps"] for row in rows] == [20, 40]
     row = rows[1]  # noise needs three times as many steps
     assert row["case"] == "a" and not row["bound"]
@@ -62,15 +63,15 @@ def test_ratios_of_known_curves():
     assert row["total_cost_ratio_with_fit"] == pytest.approx(120 / (40 + 20 + 40))
     assert row["wall_clock_ratio"] == pytest.approx(12 / (4 + 2))
     assert row["wall_clock_ratio_with_fit"] == pytest.approx(12 / (4 + 2 + 4))
-    (free, _) = bench_pmi.ratio_rows("a", pmi, noise, COSTS, fitted=False)
+    (free, _) = pmi_ratio.ratio_rows("a", pmi, noise, COSTS, fitted=False)
     assert free["wall_clock_ratio_with_fit"] == free["wall_clock_ratio"]
 
 
 def test_every_side_has_its_best_run_and_dearer_steps_count_as_such():
     noise = {Setting(40): 0.5, Setting(40, 0.8): 0.1, Setting(10, optimizer="lbfgs"): 0.2}
-    assert bench_pmi.best_by_cost(noise, COSTS.steps) == {20.0: 0.2, 40.0: 0.1}
+    assert pmi_ratio.best_by_cost(noise, COSTS.steps) == {20.0: 0.2, 40.0: 0.1}
     pmi = {Setting(10): 0.4, Setting(10, optimizer="lbfgs"): 0.1}
-    (row,) = bench_pmi.ratio_rows("a", pmi, noise, COSTS, fitted=False)
+    (row,) = pmi_ratio.ratio_rows("a", pmi, noise, COSTS, fitted=False)
     assert row["refinement_setting"]["optimizer"] == "lbfgs"
     assert row["steps_pmi"] == pytest.approx(20.0)
     assert row["step_ratio"] == pytest.approx(2.0)
@@ -78,10 +79,10 @@ def test_every_side_has_its_best_run_and_dearer_steps_count_as_such():
 
 def test_a_level_never_reached_gives_lower_bounds():
     pmi, noise = runs({20: 1e-3}), runs({20: 1.0, 80: 0.5})
-    (row,) = bench_pmi.ratio_rows("a", pmi, noise, COSTS, fitted=False)
+    (row,) = pmi_ratio.ratio_rows("a", pmi, noise, COSTS, fitted=False)
     assert row["bound"] and row["steps_noise"] == 80
     assert row["step_ratio"] == pytest.approx(4.0)
-    assert "> 4.00" in bench_pmi.table([{"seed": 0, "optimizers": "adam", **row}])
+    assert "> 4.00" in pmi_ratio.table([{"seed": 0, "optimizers": "adam", **row}])
 
 
 def score_with_best_at(rate, boost):
@@ -89,7 +90,7 @@ def score_with_best_at(rate, boost):
 
     def score(setting):
         distance = abs(math.log2(setting.learning_rate / rate)) + abs(
-            bench_pmi.BOOSTS.index(setting.boost) - bench_pmi.BOOSTS.index(boost)
+            pmi_ratio.BOOSTS.index(setting.boost) - pmi_ratio.BOOSTS.index(boost)
         )
         return (1.0 + distance + (setting.schedule == "step")) / setting.num_steps
 
@@ -97,7 +98,7 @@ def score_with_best_at(rate, boost):
 
 
 def test_search_finds_the_best_setting_of_every_length():
-    scores = bench_pmi.search(score_with_best_at(3.2, 10.0), (20, 40), searched=40)
+    scores = pmi_ratio.search(score_with_best_at(3.2, 10.0), (20, 40), searched=40)
     losses = {setting: loss for setting, loss in scores.items() if setting.num_steps == 40}
     assert min(losses, key=losses.get) == Setting(40, 3.2, 10.0)
     assert Setting(40, 6.4, 10.0) in scores  # a longer run is searched anew
@@ -105,9 +106,9 @@ def test_search_finds_the_best_setting_of_every_length():
 
 
 def test_search_inherits_beyond_its_limit_and_ends_at_the_goal():
-    scores = bench_pmi.search(score_with_best_at(0.8, 1.0), (20, 40, 80, 160), searched=20)
+    scores = pmi_ratio.search(score_with_best_at(0.8, 1.0), (20, 40, 80, 160), searched=20)
     assert [s for s in scores if s.num_steps > 20] == [Setting(n, 0.8, 1.0) for n in (40, 80, 160)]
-    scores = bench_pmi.search(score_with_best_at(0.8, 1.0), (20, 40, 80), searched=20, goal=0.03)
+    scores = pmi_ratio.search(score_with_best_at(0.8, 1.0), (20, 40, 80), searched=20, goal=0.03)
     assert max(s.num_steps for s in scores) == 40
 
 
