@@ -130,6 +130,23 @@ def clip_vit_l14() -> Clip:
     )
 
 
+def clip_tiny(vocabulary: int, context: int) -> Clip:
+    """For images of 28 x 28 pixels and captions of few words: about 84,000 parameters."""
+    return clip(
+        image_size=28,
+        patch_size=7,
+        width=48,
+        depth=2,
+        num_heads=3,
+        features=64,
+        vocabulary=vocabulary,
+        context=context,
+        text_width=32,
+        text_depth=1,
+        text_num_heads=2,
+    )
+
+
 CLIP_MODELS: dict[str, Callable[[], Clip]] = {
     "clip_vit_b32": clip_vit_b32,
     "clip_vit_b16": clip_vit_b16,

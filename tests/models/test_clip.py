@@ -24,6 +24,13 @@ def test_the_published_sizes_have_the_published_numbers_of_parameters(name):
     assert count_parameters((shapes.image.params, shapes.text, shapes.logit_scale)) == SIZES[name]
 
 
+def test_the_tiny_one_is_as_small_as_it_says():
+    model = clip.clip_tiny(vocabulary=24, context=12)
+    shapes = jax.eval_shape(lambda key: clip.init_clip(model, key), jax.random.key(0))
+    count = count_parameters((shapes.image.params, shapes.text, shapes.logit_scale))
+    assert 83_500 < count < 84_500
+
+
 def test_text_is_read_at_its_first_end_token_and_what_follows_does_not_matter():
     end = TINY.text.end_token
     assert end == 19

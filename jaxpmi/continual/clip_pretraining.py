@@ -1,0 +1,196 @@
+"""Contrastive training of a small CLIP on captioned images, for runs without pretrained weights.
+
+It learns from few classes what the words of their names look like. Classes that are named by the
+same words in other combinations are then recognised without any image of them: zero-shot.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxpmi.config import AugmentConfig
+from jaxpmi.config import ClipPretrainingConfig
+from jaxpmi.continual.state import Network
+from jaxpmi.data.augment import augment
+from jaxpmi.data.augment import normalise
+from jaxpmi.data.batches import epoch_batches
+from jaxpmi.features.projection import text_prototypes
+from jaxpmi.models.blockwise import Variables
+from jaxpmi.models.blockwise import forward
+from jaxpmi.models.blockwise import update_batch_stats
+from jaxpmi.models.clip import Clip
+from jaxpmi.models.clip import ClipVariables
+from jaxpmi.models.clip import encode_text
+from jaxpmi.models.clip import init_clip
+from jaxpmi.models.clip import similarity_logits
+from jaxpmi.types import Params
+from jaxpmi.types import PRNGKey
+
+MAX_LOGIT_SCALE = float(np.log(100.0))  # as in CLIP
+MATRICES = ("kernel", "projection")  # parameters with weight decay, by name
+
+
+class PretrainingMetrics(NamedTuple):
+    """What the steps of a pretraining showed."""
+
+    losses: jax.Array  # f32[S]
+    bad_step: jax.Array  # i32[], first step whose loss was not finite, or -1
+
+
+class PretrainingData(NamedTuple):
+    """What the steps draw from."""
+
+    images: jax.Array  # u8[N, H, W, 3], raw
+    labels: jax.Array  # i32[N]
+    tokens: jax.Array  # i32[C, P, T], token ids of P captions of every class
+    mean: jax.Array  # f32[3], of pixels in [0, 1]
+    std: jax.Array  # f32[3]
+
+
+def contrastive_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Symmetric cross-entropy f32[] between images and captions (Radford et al., 2021).
+
+    The captions of a class fit all its images, so a row's target is shared equally by the columns
+    of its class. Logits that are all the same give log B.
+
+    Args:
+      logits: f32[B, B], of every image with every caption; pairs are on the diagonal.
+      labels: i32[B], classes of the pairs.
+    """
+    same = labels[:, None] == labels[None, :]
+    targets = same / same.sum(1, keepdims=True)
+    by_image = optax.softmax_cross_entropy(logits, targets)
+    by_caption = optax.softmax_cross_entropy(logits.T, targets)
+    return (by_image.mean() + by_caption.mean()) / 2
+
+
+def pretrain_clip(
+    model: Clip,
+    images: np.ndarray,
+    labels: np.ndarray,
+    tokens: np.ndarray,
+    key: PRNGKey,
+    *,
+    config: ClipPretrainingConfig,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> tuple[ClipVariables, PretrainingMetrics]:
+    """Trains both towers from random weights, all steps as one compiled program.
+
+    Args:
+      model: static.
+      images: u8[N, H, W, 3], raw.
+      labels: i32[N], each in [0, C); classes may be without images.
+      tokens: i32[C, P, T], token ids of P captions of every class; a pair takes one at random.
+      key: key[], consumed.
+      config: static.
+      mean: of pixels in [0, 1], per channel.
+      std: the same.
+
+    Returns:
+      The trained variables, among them running moments of the image tower, and the metrics.
+
+    Raises:
+      ValueError: images and labels do not fit, or a class has no captions.
+    """
+    if len(images) != len(labels) or not np.isin(labels, np.arange(len(tokens))).all():
+        raise ValueError(
+            f"got {len(images)} images, {len(labels)} labels and captions of {len(tokens)} "
+            "classes; expected one label per image, each the index of a class with captions."
+        )
+    key_init, key_batches, key_steps = jax.random.split(key, 3)
+    seed = np.asarray(jax.random.key_data(key_batches)).tolist()
+    batches = epoch_batches(len(images), config.batch_size, config.num_steps, seed)
+    pixels = (jnp.asarray(moment, jnp.float32) for moment in (mean, std))
+    data = PretrainingData(jnp.asarray(images), jnp.asarray(labels), jnp.asarray(tokens), *pixels)
+    variables = init_clip(model, key_init)
+    return _train(variables, data, batches, key_steps, model=model, config=config)
+
+
+def zero_shot_network(model: Clip, variables: ClipVariables, tokens: jax.Array) -> Network:
+    """The image tower with a head of class names, for `evaluation.evaluate`.
+
+    The head's columns are unit means of the normalised features of each class's captions. An
+    image feature's norm does not change which is the largest logit, so it stays as it is.
+
+    Args:
+      model: both towers.
+      variables: theirs.
+      tokens: i32[C, P, T], token ids of P captions of every class.
+    """
+    num_classes, num_captions, length = tokens.shape
+    encode = jax.jit(functools.partial(encode_text, model))
+    features = encode(variables, jnp.reshape(tokens, (-1, length)))
+    prototypes = text_prototypes(features.reshape(num_classes, num_captions, -1))
+    return Network(variables.image, prototypes.T)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "config"), donate_argnames="variables")
+def _train(variables, data, batches, key, *, model, config):
+    """One step per row of `batches`, i32[S, B] indices of images."""
+    tx = _optimiser(config)
+
+    def step(carry, inputs):
+        variables, opt_state = carry
+        index, rows = inputs
+        params = _parameters(variables)
+        batch_stats = variables.image.batch_stats
+        (loss, moments), grads = jax.value_and_grad(_loss, has_aux=True)(
+            params, batch_stats, data, rows, jax.random.fold_in(key, index), model, config
+        )
+        updates, opt_state = tx.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        params["logit_scale"] = jnp.minimum(params["logit_scale"], MAX_LOGIT_SCALE)
+        variables = _variables(params, update_batch_stats(batch_stats, moments))
+        return (variables, opt_state), loss
+
+    carry = variables, tx.init(_parameters(variables))
+    (variables, _), losses = jax.lax.scan(step, carry, (jnp.arange(len(batches)), batches))
+    bad = ~jnp.isfinite(losses)
+    bad_step = jnp.where(bad.any(), jnp.argmax(bad), -1)
+    return variables, PretrainingMetrics(losses, bad_step)
+
+
+def _loss(params, batch_stats, data, rows, key, model, config):
+    """The loss of one batch, and the moments that its images show in the image tower."""
+    key_crop, key_caption = jax.random.split(key)
+    labels = data.labels[rows]
+    images = normalise(data.images[rows], data.mean, data.std)
+    view = AugmentConfig(crop_padding=config.crop_padding)
+    images = augment(images, key_crop, view, -data.mean / data.std)
+    captions = jax.random.randint(key_caption, labels.shape, 0, data.tokens.shape[1])
+    variables = _variables(params, batch_stats)
+    seen = forward(model.image, variables.image, images)
+    said = encode_text(model, variables, data.tokens[labels, captions])
+    logits = similarity_logits(seen.features, said, params["logit_scale"])
+    return contrastive_loss(logits, labels), seen.moments
+
+
+def _optimiser(config: ClipPretrainingConfig) -> optax.GradientTransformation:
+    """AdamW as CLIP was trained with: weight decay on matrices alone."""
+    learning_rate = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, config.warmup_steps, config.num_steps
+    )
+
+    def matrices(params: Params) -> Params:
+        # By name: stacked layers give gains and biases a second axis.
+        return jax.tree.map_with_path(lambda path, _: path[-1].key in MATRICES, params)
+
+    decay = config.weight_decay
+    return optax.adamw(learning_rate, b2=0.98, weight_decay=decay, mask=matrices)
+
+
+def _parameters(variables):
+    """All that is trained, as one tree."""
+    image, text, logit_scale = variables
+    return {"image": image.params, "text": text, "logit_scale": logit_scale}
+
+
+def _variables(params, batch_stats):
+    image = Variables(params["image"], batch_stats)
+    return ClipVariables(image, params["text"], params["logit_scale"])
