@@ -15,11 +15,11 @@ import optax
 
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import ClipPretrainingConfig
+from jaxpmi.continual.clip_train import class_text_features
 from jaxpmi.continual.state import Network
 from jaxpmi.data.augment import augment
 from jaxpmi.data.augment import normalise
 from jaxpmi.data.batches import epoch_batches
-from jaxpmi.features.projection import text_prototypes
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import forward
 from jaxpmi.models.blockwise import update_batch_stats
@@ -115,19 +115,15 @@ def pretrain_clip(
 def zero_shot_network(model: Clip, variables: ClipVariables, tokens: jax.Array) -> Network:
     """The image tower with a head of class names, for `evaluation.evaluate`.
 
-    The head's columns are unit means of the normalised features of each class's captions. An
-    image feature's norm does not change which is the largest logit, so it stays as it is.
+    The head's columns are `class_text_features`. An image feature's norm does not change which is
+    the largest logit, so it stays as it is.
 
     Args:
       model: both towers.
       variables: theirs.
       tokens: i32[C, P, T], token ids of P captions of every class.
     """
-    num_classes, num_captions, length = tokens.shape
-    encode = jax.jit(functools.partial(encode_text, model))
-    features = encode(variables, jnp.reshape(tokens, (-1, length)))
-    prototypes = text_prototypes(features.reshape(num_classes, num_captions, -1))
-    return Network(variables.image, prototypes.T)
+    return Network(variables.image, class_text_features(model, variables, tokens).T)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "config"), donate_argnames="variables")

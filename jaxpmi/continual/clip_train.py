@@ -80,6 +80,7 @@ def clip_learning_rates(config: ClipTrainConfig, num_steps: int) -> np.ndarray:
     return np.asarray(jax.vmap(schedule)(jnp.arange(num_steps)), np.float32)
 
 
+@functools.partial(jax.jit, static_argnames="model")
 def class_text_features(model: Clip, variables: ClipVariables, tokens: jax.Array) -> jax.Array:
     """The classifier: unit text features f32[C, E] of prompts i32[C, P, T], averaged over P."""
     return _class_text_features(model, variables, tokens, None)
