@@ -196,6 +196,40 @@ class ClipPretrainingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class NameOnlyConfig:
+    """Classes of which only the name is known, learnt last (PMI, section 7)."""
+
+    images_per_class: int = 20  # synthetic images
+    num_neighbours: int = 5  # seen classes whose features are rotated
+    average: bool = False  # as published: mean of one draw from each; narrower than a class is
+    text_share: float = 0.1  # of the class's own text feature in its image features
+    epochs: int = 10  # passes over these images
+    learning_rate: float = 5e-4  # AdamW, peak
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipConfig:
+    """CLIP, with model.name='clip': its weights, its prompts and its adapters."""
+
+    weights: str | None = None  # folder or .safetensors file; None: a small CLIP, made in the run
+    pretraining: ClipPretrainingConfig = ClipPretrainingConfig()  # without weights
+    pretraining_classes: int = 20  # without weights: classes that it is pretrained on
+    templates: tuple[str, ...] = ("a photo of a {}.",)  # prompts; {} stands for the class name
+    num_experts: int = 2  # per block of both towers
+    adapter_rank: int = 64  # channels of an expert's bottleneck
+    train: ClipTrainConfig = ClipTrainConfig()
+    name_only: NameOnlyConfig = NameOnlyConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class ContinualConfig:
+    """What the tasks are made of, beside `data`; CLIP only."""
+
+    unseen_classes: tuple[str, ...] = ()  # names of classes without any image, learnt last
+    num_unseen_classes: int = 0  # if none is named: how many are drawn from the seed
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """One experiment."""
 
@@ -209,6 +243,8 @@ class Config:
     contrastive: ContrastiveConfig = ContrastiveConfig()
     inversion: InversionConfig = InversionConfig()
     generator: GeneratorConfig = GeneratorConfig()
+    clip: ClipConfig = ClipConfig()
+    continual: ContinualConfig = ContinualConfig()
     save_images: bool = False  # also write images/task{t}.npz
     checkpoint_every: int = 500  # training steps or inverted batches between checkpoints
     log_every_seconds: float = 5.0  # between progress lines

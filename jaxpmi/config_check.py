@@ -17,6 +17,7 @@ from jaxpmi.models import MODELS
 
 INVERSION_METHODS = ("deep_inversion", "pmi")  # these synthesise images by inversion
 GENERATOR_METHODS = ("abd", "r_dfcil")  # these train an image generator
+CLIP_METHODS = ("joint", "finetune", "pmi")  # these can train CLIP's adapters
 
 
 class Leaf(NamedTuple):
@@ -55,6 +56,7 @@ SHARE = Range(0, 1, open_high=True)
 
 # Field name (or, where it has to differ, path) -> range. A test asserts that no number is missing.
 RANGES = {
+    "adapter_rank": COUNT,
     "base_images": NOT_NEGATIVE,
     "batch_size": COUNT,
     "body_learning_rate": POSITIVE,
@@ -70,6 +72,7 @@ RANGES = {
     "head_epochs": SHARE,
     "image_padding": NOT_NEGATIVE,
     "image_size": COUNT,
+    "images_per_class": COUNT,
     "images_per_task": NOT_NEGATIVE,
     "inverse_rank": COUNT,
     "inversion.per_layer.num_steps": NOT_NEGATIVE,
@@ -87,9 +90,13 @@ RANGES = {
     "noise_std": NOT_NEGATIVE,
     "num_blocks": COUNT,
     "num_epochs": COUNT,
+    "num_experts": COUNT,
+    "num_neighbours": COUNT,
     "num_rounds": COUNT,
     "num_steps": COUNT,
     "num_tasks": COUNT,
+    "num_unseen_classes": NOT_NEGATIVE,
+    "pretraining_classes": COUNT,
     "replay_batch_size": COUNT,
     "residual_scale": NOT_NEGATIVE,
     "search_learning_rates": POSITIVE,
@@ -97,6 +104,7 @@ RANGES = {
     "seed": Range(0, 2**32 - 1),
     "temperature": POSITIVE,
     "test_fraction": FRACTION,
+    "text_share": Range(0, 1),
     "tuning_epochs": SHARE,
     "tuning_learning_rate": POSITIVE,
     "warmup_steps": NOT_NEGATIVE,
@@ -110,11 +118,12 @@ def validate(config: Config, num_devices: int = 1) -> None:
     check_types(config)
     for leaf in leaves(config):
         _check_range(leaf)
-    if config.model.name not in MODELS:
+    if config.model.name not in (*MODELS, "clip"):
         raise ValueError(
-            f"model.name='{config.model.name}' is unknown; use one of {', '.join(MODELS)}."
+            f"model.name='{config.model.name}' is unknown; use one of {', '.join(MODELS)}, clip."
         )
     _check_data(config)
+    _check_clip(config)
     _check_training(config)
     if config.method in INVERSION_METHODS + GENERATOR_METHODS:
         _check_replay(config)
@@ -189,6 +198,37 @@ def _check_data(config: Config) -> None:
         raise ValueError(
             f"data.mean has {len(data.mean)} and data.std {len(data.std)} value(s); give one per "
             "channel in both, 1 for grey or 3 for RGB images."
+        )
+
+
+def _check_clip(config: Config) -> None:
+    unseen, count = config.continual.unseen_classes, config.continual.num_unseen_classes
+    if config.model.name != "clip":
+        if unseen or count:
+            raise ValueError(
+                f"model.name='{config.model.name}' knows no class by its name alone; drop "
+                "continual.unseen_classes and num_unseen_classes, or set model.name='clip'."
+            )
+        return
+    if config.method not in CLIP_METHODS:
+        raise ValueError(
+            f"method='{config.method}' is not made for model.name='clip'; use one of "
+            f"{', '.join(CLIP_METHODS)}."
+        )
+    if config.inversion.targets == "label":
+        raise ValueError(
+            "inversion.targets='label' is not made for model.name='clip'; use 'cfs' or 'gaussian'."
+        )
+    if unseen and count:
+        raise ValueError(
+            f"continual.unseen_classes names {len(unseen)} classes and num_unseen_classes={count} "
+            "would draw others; give only one of them."
+        )
+    wrong = [template for template in config.clip.templates if "{}" not in template]
+    if wrong or not config.clip.templates:
+        raise ValueError(
+            f"clip.templates={config.clip.templates} needs one or more texts, each with {{}} where "
+            "the class name goes."
         )
 
 

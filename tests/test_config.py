@@ -297,6 +297,26 @@ def test_not_finite(value):
             "num_steps=0 with start='gaussian' would leave every block's input random",
         ),
         (
+            {"continual.num_unseen_classes": 2},
+            "model.name='resnet_small' knows no class by its name alone",
+        ),
+        (
+            {"model.name": "clip", "method": "abd"},
+            "method='abd' is not made for model.name='clip'; use one of joint, finetune, pmi",
+        ),
+        (
+            {
+                "model.name": "clip",
+                "continual.unseen_classes": ("red one",),
+                "continual.num_unseen_classes": 1,
+            },
+            "names 1 classes and num_unseen_classes=1 would draw others; give only one",
+        ),
+        (
+            {"model.name": "clip", "clip.templates": ("a photo",)},
+            "needs one or more texts, each with {} where the class name goes",
+        ),
+        (
             {
                 "inversion.per_layer.start": "noise",
                 "inversion.per_layer.search_learning_rates": (1.0, 2.0),

@@ -10,7 +10,11 @@ import jax
 import numpy as np
 
 from jaxpmi.continual import evaluation
+from jaxpmi.continual.clip_state import NAME_ACCURACIES
+from jaxpmi.continual.clip_state import ClipRun
+from jaxpmi.continual.clip_state import ClipState
 from jaxpmi.continual.state import ContinualState
+from jaxpmi.continual.state import Memory
 from jaxpmi.continual.task import Run
 from jaxpmi.continual.task import Tick
 
@@ -71,20 +75,46 @@ class Accounts:
 
 def summarise_run(run: Run, state: ContinualState, accounts: Accounts) -> dict[str, Any]:
     """The content of summary.json."""
+    return _summary(run, state, accounts, run.stream.num_tasks, bytes_kept(state))
+
+
+def summarise_clip_run(run: ClipRun, state: ClipState, accounts: Accounts) -> dict[str, Any]:
+    """The content of summary.json of a CLIP run; the metrics are those of classes with images."""
+    num_tasks = run.stream.num_tasks - (run.named is not None)
+    kept = {
+        "adapters": _num_bytes(state.adapters),
+        **memory_kept(state.memory),
+        "layer_moments": _num_bytes(state.layer_stats),
+        "raw_class_stats": _num_bytes(state.raw_stats),
+    }
+    summary = _summary(run, state, accounts, num_tasks, kept)
+    zero_shot = np.asarray(state.zero_shot)
+    summary["zero_shot_accuracy"] = zero_shot[:num_tasks].tolist()
+    if run.named is not None:
+        found = dict(zip(NAME_ACCURACIES, np.asarray(state.name_accuracy).tolist(), strict=True))
+        after = np.asarray(state.accuracy)[num_tasks, :num_tasks].tolist()
+        summary["unseen_classes"] = {
+            "names": list(run.stream.class_names[run.stream.task_classes(num_tasks).start :]),
+            "zero_shot": float(zero_shot[num_tasks]),
+            **found,
+            "accuracy_of_tasks_after": after,
+        }
+    return summary
+
+
+def _summary(run, state, accounts, num_tasks, kept):
     config, stream = run.config, run.stream
-    accuracy = np.asarray(state.accuracy)
-    sizes = [len(stream.test_labels(t)) for t in range(stream.num_tasks)]
-    given = np.asarray(state.task_accuracy)[-1]
+    accuracy = np.asarray(state.accuracy)[:num_tasks, :num_tasks]
+    sizes = [len(stream.test_labels(t)) for t in range(num_tasks)]
+    given = np.asarray(state.task_accuracy)[num_tasks - 1, :num_tasks]
     seconds = accounts.seconds
     settings = config.inversion
     return {
         "method": config.method,
-        "dataset": config.data.name
-        if config.data.source in ("embedded", "tfds")
-        else config.data.path,
+        "dataset": _dataset(config.data),
         "seed": config.seed,
         "class_order": np.asarray(state.class_order).tolist(),
-        "num_tasks": stream.num_tasks,
+        "num_tasks": num_tasks,
         "accuracy_matrix": accuracy.tolist(),
         **evaluation.summarise(accuracy, sizes),
         "task_accuracy": float(np.average(given, weights=sizes)),
@@ -101,7 +131,7 @@ def summarise_run(run: Run, state: ContinualState, accounts: Accounts) -> dict[s
             "tasks": accounts.inversion,
         },
         "peak_memory_bytes": peak_memory_bytes(),
-        "bytes_kept_between_tasks": bytes_kept(state),
+        "bytes_kept_between_tasks": kept,
         "versions": versions(),
         "device": {
             "platform": jax.devices()[0].platform,
@@ -111,11 +141,25 @@ def summarise_run(run: Run, state: ContinualState, accounts: Accounts) -> dict[s
     }
 
 
+def _dataset(data):
+    """What to call the data set: its name, its kind or its place."""
+    if data.source in ("embedded", "tfds"):
+        return data.name
+    return data.source if data.path is None else data.path
+
+
 def bytes_kept(state: ContinualState) -> dict[str, int]:
     """Bytes of everything that a method carries from one task to the next; never an image."""
-    memory = state.memory
     return {
         "model": _num_bytes((state.network.variables, state.network.head)),
+        **memory_kept(state.memory),
+        "generator": _num_bytes(state.generator[:2]) if state.generator else 0,
+    }
+
+
+def memory_kept(memory: Memory) -> dict[str, int]:
+    """Bytes of what is remembered of the data, part by part."""
+    return {
         "class_stats": _num_bytes(memory.class_stats),
         "feature_models": _num_bytes(memory.feature_models),
         "layer_stats": _num_bytes(
@@ -124,7 +168,6 @@ def bytes_kept(state: ContinualState) -> dict[str, int]:
         if memory.block_inputs
         else 0,
         "block_inverses": _num_bytes(memory.inverses),
-        "generator": _num_bytes(state.generator[:2]) if state.generator else 0,
     }
 
 

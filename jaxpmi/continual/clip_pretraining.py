@@ -169,8 +169,9 @@ def _loss(params, batch_stats, data, rows, key, model, config):
 
 def _optimiser(config: ClipPretrainingConfig) -> optax.GradientTransformation:
     """AdamW as CLIP was trained with: weight decay on matrices alone."""
+    warmup = min(config.warmup_steps, config.num_steps - 1)
     learning_rate = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, config.warmup_steps, config.num_steps
+        0.0, config.learning_rate, warmup, config.num_steps
     )
 
     def matrices(params: Params) -> Params:

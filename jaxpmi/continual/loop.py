@@ -9,6 +9,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +20,15 @@ from jaxpmi.config import Config
 from jaxpmi.config_check import validate
 from jaxpmi.config_file import config_to_dict
 from jaxpmi.config_file import differing_fields
+from jaxpmi.continual import clip_task
 from jaxpmi.continual import evaluation
 from jaxpmi.continual import task as tasks
 from jaxpmi.continual.accounting import Accounts
+from jaxpmi.continual.accounting import summarise_clip_run
 from jaxpmi.continual.accounting import summarise_run
+from jaxpmi.continual.clip_start import initial_clip_state
+from jaxpmi.continual.clip_start import open_clip_run
+from jaxpmi.continual.clip_state import ClipRun
 from jaxpmi.continual.methods import first_phases
 from jaxpmi.continual.start import fresh_network
 from jaxpmi.continual.start import fresh_projections
@@ -44,7 +50,16 @@ from jaxpmi.writers import write_image_grid
 from jaxpmi.writers import write_images_npz
 from jaxpmi.writers import write_json
 
-PhaseFn = Callable[[Run, ContinualState], Iterator[Tick]]
+PhaseFn = Callable[[Any, Any], Iterator[Tick]]
+
+
+class System(NamedTuple):
+    """A kind of run: how it begins, what a task is made of, what is told at the end."""
+
+    open_run: Callable[[Config], tuple[Any, tuple[int, ...]]]
+    initial_state: Callable[[Any, tuple[int, ...]], Any]
+    task_plan: Callable[[Any, int], list[tuple[str, PhaseFn]]]
+    summarise: Callable[[Any, Any, Accounts], dict[str, Any]]
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -62,7 +77,8 @@ def run(config: Config) -> dict[str, Any]:
         summary = read_json(finished)
         print(f"this run has finished; its summary again:\n\n{_table(summary, workdir)}")
         return summary
-    return _Session(config, workdir).finish()
+    system = CLIP if config.model.name == "clip" else CLASS_INCREMENTAL
+    return _Session(config, workdir, system).finish()
 
 
 def task_plan(run: Run, task: int) -> list[tuple[str, PhaseFn]]:
@@ -79,6 +95,25 @@ def task_plan(run: Run, task: int) -> list[tuple[str, PhaseFn]]:
     if run.method.replay == "inversion":
         plan.append(("remember", tasks.remember_phase))
     plan.append(("evaluate", evaluate_phase))
+    return plan
+
+
+def clip_task_plan(run: ClipRun, task: int) -> list[tuple[str, PhaseFn]]:
+    """The phases of a task of a CLIP run; the last task may be of classes with only a name."""
+    plan: list[tuple[str, PhaseFn]] = [("begin", clip_task.begin_phase)]
+    name_only = run.named is not None and task == run.stream.num_tasks - 1
+    replay = run.method.replay == "inversion"
+    if task > 0 and replay:
+        plan.append(("invert", clip_task.invert_phase))
+    if name_only and replay:
+        plan.append(("invert:names", clip_task.invert_names_phase))
+        plan.append(("train:names", clip_task.train_names_phase))
+        plan.append(("train:upper_bound", clip_task.upper_bound_phase))
+    elif not name_only:
+        plan.append(("train:adapters", clip_task.train_phase))
+        if replay:
+            plan.append(("remember", clip_task.remember_phase))
+    plan.append(("evaluate", clip_task.evaluate_phase))
     return plan
 
 
@@ -119,13 +154,17 @@ def evaluate_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
     yield Tick(state, 1, 1, scalars, {}, sum(len(stream.test_labels(i)) for i in range(task + 1)))
 
 
+CLASS_INCREMENTAL = System(open_run, initial_state, task_plan, summarise_run)
+CLIP = System(open_clip_run, initial_clip_state, clip_task_plan, summarise_clip_run)
+
+
 class _Session:
     """One process's share of a run: its writers, its checkpoints and where it is."""
 
-    def __init__(self, config: Config, workdir: Path):
-        self.config, self.workdir = config, workdir
-        self.run, order = open_run(config)
-        state = initial_state(self.run, order)
+    def __init__(self, config: Config, workdir: Path, system: System):
+        self.config, self.workdir, self.system = config, workdir, system
+        self.run, order = system.open_run(config)
+        state = system.initial_state(self.run, order)
         # Only now: a wrong data set must not leave a workdir behind that is taken.
         write_json(workdir / "config.json", config_to_dict(config))
         self.checkpoints = Checkpointer(workdir / "checkpoints")
@@ -145,8 +184,8 @@ class _Session:
             for task in range(int(self.state.task), self.run.stream.num_tasks):
                 self._task(task)
             self.run.stream.begin(self.run.stream.num_tasks - 1)  # resumed after the last task
-            summary = to_plain(summarise_run(self.run, self.state, self.accounts))
-            matrix = np.asarray(self.state.accuracy)
+            summary = to_plain(self.system.summarise(self.run, self.state, self.accounts))
+            matrix = np.asarray(summary["accuracy_matrix"], float)
             title = f"{summary['method']} on {summary['dataset']}, seed {summary['seed']}"
             write_accuracy_plot(self.workdir / "accuracy.png", matrix, title)
             write_json(self.workdir / "summary.json", summary)
@@ -159,7 +198,7 @@ class _Session:
 
     def _task(self, task):
         self.run.stream.begin(task)
-        plan = task_plan(self.run, task)
+        plan = self.system.task_plan(self.run, task)
         for index in range(int(self.state.phase), len(plan)):
             name, phase = plan[index]
             self._phase(task, name, phase)
@@ -197,7 +236,7 @@ class _Session:
                 self._checkpoint()
         if previous is not None:
             self._log(task, name, previous, self.accounts.ticks)
-        jax.block_until_ready(self.state.network)
+        jax.block_until_ready(self.state)
         self.accounts.add_seconds(name, time.monotonic() - since)
         if name in ("invert", "generate"):
             self._write_pictures(task)
@@ -213,7 +252,7 @@ class _Session:
                     "rate or that term's weight."
                 )
         loss = None
-        if name.startswith("train"):
+        if name.startswith("train") and "accuracy" not in scalars:
             loss = float(sum(scalars.values()))
             scalars = {**scalars, "loss": loss}
         elif "final_loss" in scalars:

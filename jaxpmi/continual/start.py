@@ -109,9 +109,9 @@ def _first_state(run, network, order, mean, std, keys):
         teacher=network,
         projections=projections,
         opt_state=optimiser(config.train).init(trainable_parts(network, projections)),
-        memory=_empty_memory(run, network),
+        memory=empty_memory(run, network),
         generator=generator,
-        replay=_empty_replay(run),
+        replay=empty_replay(run),
         class_counts=jnp.ones(stream.num_classes),
         accuracy=unmeasured,
         task_accuracy=unmeasured,
@@ -131,7 +131,7 @@ def _from_noise(config):
     return dataclasses.replace(config, inversion=inversion)
 
 
-def _empty_memory(run, network):
+def empty_memory(run, network):
     """Memory of no data; only what the method uses takes space."""
     config, stream = run.config, run.stream
     dim, num_classes = network.head.shape
@@ -176,7 +176,7 @@ def _standard_moments(run, network):
     return tuple(Moments(jnp.zeros(m.mean.shape), jnp.ones(m.var.shape)) for m in seen.block_inputs)
 
 
-def _empty_replay(run):
+def empty_replay(run):
     """Room for the most synthetic images that any task needs."""
     count = 0
     if run.method.replay != "none":

@@ -98,7 +98,7 @@ def phase_key(state: ContinualState) -> jax.Array:
 def train_phase(run: Run, state: ContinualState, phase: Phase) -> Iterator[Tick]:
     """Supervised training on the task's real images, and on synthetic ones if the phase has any."""
     task, train = int(state.task), run.config.train
-    labels, read = _training_data(run, task)
+    labels, read = training_data(run, task)
     steps_per_epoch = math.ceil(len(labels) / train.batch_size)
     total = max(round(phase.share * train.epochs * steps_per_epoch), 1)
     rates = phase_learning_rates(phase, total)
@@ -113,11 +113,11 @@ def train_phase(run: Run, state: ContinualState, phase: Phase) -> Iterator[Tick]
         state = state.replace(opt_state=replicate(optimiser(train).init(parts), run.mesh))
     seed = (run.config.seed, task, int(state.phase))
     replay = jax.device_get(state.replay) if phase.replay else None
-    size = _chunk_steps(run, train)
+    size = chunk_steps(run, train)
     key = phase_key(state)
     for first in range(int(state.step), total, size):
         count = min(size, total - first)
-        chunk = _chunk(run, labels, read, replay, rates, seed, first, count, size)
+        chunk = make_chunk(run, train, labels, read, replay, rates, seed, first, count, size)
         learner = Learner(state.network, state.projections, state.opt_state, state.class_counts)
         learner, metrics = train_steps(learner, chunk, data, key, program=program)
         state = state.replace(**learner._asdict(), step=jnp.asarray(first + count, jnp.int32))
@@ -126,15 +126,18 @@ def train_phase(run: Run, state: ContinualState, phase: Phase) -> Iterator[Tick]
         yield Tick(state, first + count, total, scalars, metrics.bad_step, images)
 
 
-def invert_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
-    """Synthesises images of all old classes through the frozen network, batch by batch."""
+def invert_phase(run: Run, state: ContinualState, network: Network | None = None) -> Iterator[Tick]:
+    """Synthesises images of all old classes through the frozen network, batch by batch.
+
+    `network` is the teacher unless given.
+    """
     config, task = run.config, int(state.task)
     inversion = config.inversion
     total = num_replay_images(config, task) // inversion.batch_size
     key_targets, key_batches = jax.random.split(phase_key(state))
     features, labels = _draw_targets(run, state, key_targets)
     _, old_mask = class_masks(run.stream, task)
-    network = state.teacher
+    network = state.teacher if network is None else network
     knowledge = layer_knowledge(run, state, network)
     for batch in range(int(state.step), total):
         rows = slice(batch * inversion.batch_size, (batch + 1) * inversion.batch_size)
@@ -250,21 +253,23 @@ def begin_task(run: Run, state: ContinualState, projections: object) -> Continua
     return state.replace(teacher=jax.tree.map(jnp.copy, Network(*network)), projections=projections)
 
 
-def _training_data(run, task):
+def training_data(run, task):
+    """Labels i32[N] of the images that a task trains on, and a function that reads images."""
     stream = run.stream
     if run.method.all_data:
         return stream.seen_train_labels(), stream.seen_train_images
     return stream.train_labels(task), lambda indices: stream.train_images(task, indices)
 
 
-def _chunk_steps(run, train):
+def chunk_steps(run, train):
+    """Training steps per compiled call."""
     per_step = train.batch_size * int(np.prod(run.stream.image_shape))
     return int(np.clip(CHUNK_BYTES // per_step, 1, CHUNK_STEPS))
 
 
-def _chunk(run, labels, read, replay, rates, seed, first, count, size):
+def make_chunk(run, train, labels, read, replay, rates, seed, first, count, size):
     """Raw batches of `count` steps, padded to `size` steps."""
-    train, shape = run.config.train, run.stream.image_shape
+    shape = run.stream.image_shape
     rows = epoch_batches(len(labels), train.batch_size, count, seed, first)
     rows = np.concatenate([rows, np.zeros((size - count, train.batch_size), rows.dtype)])
     images = read(rows.reshape(-1)).reshape(size, train.batch_size, *shape)

@@ -85,6 +85,7 @@ class TaskStream:
         tasks: Tasks,
         *,
         allow_past: bool = False,
+        name_only: bool = False,
         cache_bytes: int = 2**30,
     ):
         """Sets the stream before its first task.
@@ -93,6 +94,8 @@ class TaskStream:
           source: the data set.
           tasks: the classes of each task, disjoint, as labels of `source`.
           allow_past: lets all seen training images be read; only for the joint upper bound.
+          name_only: the classes of the last task have only a name: no training image of theirs can
+            ever be read.
           cache_bytes: the current task's training images are kept in memory if they fit.
         """
         order = [label for task in tasks for label in task]
@@ -105,6 +108,7 @@ class TaskStream:
         self.class_names = tuple(source.class_names[label] for label in order)
         self.image_shape = source.image_shape
         self.allow_past = allow_past
+        self.name_only = name_only
         self.task = -1  # the current task; -1 before the first `begin`
         self._source = source
         self._cache_bytes = cache_bytes
@@ -187,6 +191,10 @@ class TaskStream:
 
     def _check_current(self, task: int) -> None:
         self.task_classes(task)
+        if self.name_only and task == self.num_tasks - 1:
+            raise PastDataError(
+                f"training images of task {task} were asked for, whose classes have only a name."
+            )
         if task != self.task:
             raise PastDataError(
                 f"training images of task {task} were asked for during task {self.task}; "
@@ -199,7 +207,9 @@ class TaskStream:
                 "training images of past tasks were asked for; only the joint upper bound may read "
                 "them, with TaskStream(..., allow_past=True)."
             )
-        return self._members("train", range(0, self.seen_classes))
+        last = self.num_tasks - 1
+        seen = self.task_classes(last).start if self.name_only else self.num_classes
+        return self._members("train", range(0, min(self.seen_classes, seen)))
 
     def _seen_test(self, task: int) -> np.ndarray:
         classes = self.task_classes(task)

@@ -146,6 +146,22 @@ def test_past_and_future_are_out_of_reach(stream):
     assert stream.task == 1
 
 
+@pytest.mark.parametrize("allow_past", [False, True])
+def test_classes_with_only_a_name_have_no_training_images(source, allow_past):
+    stream = TaskStream(source, split_tasks(range(10), 5), allow_past=allow_past, name_only=True)
+    stream.begin(3)
+    assert len(stream.train_labels(3)) == 800
+    stream.begin(4)
+    for read in (stream.train_labels, stream.train_images):
+        with pytest.raises(
+            PastDataError, match="of task 4 were asked for, whose classes have only"
+        ):
+            read(4)
+    assert len(stream.test_images(4)) == 200
+    if allow_past:
+        assert set(stream.seen_train_labels()) == set(range(8))
+
+
 def test_joint_training_sees_all_tasks_so_far(source):
     stream = TaskStream(source, split_tasks(range(10), 5), allow_past=True)
     stream.begin(2)

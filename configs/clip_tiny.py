@@ -1,0 +1,41 @@
+"""A small CLIP learns coloured digits task by task, and some classes by their names alone.
+
+  python launch/run.py --config configs/clip_tiny.py
+
+No weights are needed: the CLIP is trained in the run on 20 of 40 classes such as "red three".
+Twelve others are learnt in four tasks through adapters, eight have only a name.
+"""
+
+from jaxpmi.config import ClipConfig
+from jaxpmi.config import ClipTrainConfig
+from jaxpmi.config import Config
+from jaxpmi.config import ContinualConfig
+from jaxpmi.config import DataConfig
+from jaxpmi.config import FullModelConfig
+from jaxpmi.config import InversionConfig
+from jaxpmi.config import ModelConfig
+from jaxpmi.config import NameOnlyConfig
+from jaxpmi.config import PerLayerConfig
+
+
+def get_config() -> Config:
+    """See the module's first lines."""
+    return Config(
+        workdir="runs/clip_tiny",
+        data=DataConfig(source="coloured_digits", num_tasks=4),
+        model=ModelConfig(name="clip"),
+        clip=ClipConfig(
+            templates=("a photo of a {}.", "a {} digit."),
+            train=ClipTrainConfig(epochs=5),
+            name_only=NameOnlyConfig(images_per_class=15),
+        ),
+        continual=ContinualConfig(num_unseen_classes=8),
+        inversion=InversionConfig(
+            images_per_task=120,
+            batch_size=120,
+            per_layer=PerLayerConfig(inverse_rank=32),
+            full_model=FullModelConfig(
+                num_steps=60, total_variation_weight=0.03, spectrum_weight=1.0, histogram_weight=1.0
+            ),
+        ),
+    )

@@ -1,0 +1,192 @@
+"""From a config to a CLIP run about to begin: classes, weights, prompts and the first state."""
+
+import functools
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpmi.config import Config
+from jaxpmi.continual.clip_pretraining import pretrain_clip
+from jaxpmi.continual.clip_state import ClipRun
+from jaxpmi.continual.clip_state import ClipState
+from jaxpmi.continual.clip_train import clip_optimiser
+from jaxpmi.continual.methods import METHODS
+from jaxpmi.continual.start import empty_memory
+from jaxpmi.continual.start import empty_replay
+from jaxpmi.continual.state import Network
+from jaxpmi.continual.state import Replay
+from jaxpmi.continual.train import NonFiniteLossError
+from jaxpmi.data import TaskStream
+from jaxpmi.data import class_order
+from jaxpmi.data import open_source
+from jaxpmi.data import split_tasks
+from jaxpmi.data.class_split import split_classes
+from jaxpmi.models.clip import CLIP_MEAN
+from jaxpmi.models.clip import CLIP_STD
+from jaxpmi.models.clip import clip_tiny
+from jaxpmi.models.clip import init_clip
+from jaxpmi.models.pretrained import load_clip
+from jaxpmi.models.tokenizer import check_class_names
+from jaxpmi.models.tokenizer import word_tokenizer
+from jaxpmi.sharding import make_mesh
+from jaxpmi.sharding import replicate
+
+
+def open_clip_run(config: Config) -> tuple[ClipRun, tuple[int, ...]]:
+    """Opens data and weights, or trains a small CLIP; also returns the order of the classes."""
+    source = open_source(config.data)
+    check_class_names(source.class_names)
+    pretraining, known, unseen = _split(config, source.class_names)
+    num_tasks, first = config.data.num_tasks, config.data.first_task_classes
+    tasks = split_tasks(known, num_tasks, first) + ((unseen,) if unseen else ())
+    method = METHODS[config.method]
+    stream = TaskStream(source, tasks, allow_past=method.all_data, name_only=bool(unseen))
+    named = TaskStream(source, (unseen,)) if unseen else None
+    if named is not None:
+        named.begin(0)
+    order = (*known, *unseen)
+    names = [source.class_names[label] for label in (*order, *pretraining)]
+    prompts = [t.format(name) for name in names for t in config.clip.templates]
+    if config.clip.weights is not None:
+        loaded = load_clip(config.clip.weights)
+        model, tokenizer = loaded.model, loaded.tokenizer
+        base = loaded.variables
+    else:
+        context = 2 + max(len(prompt.split()) + 1 for prompt in prompts)
+        tokenizer = word_tokenizer(prompts, context)
+        model = clip_tiny(tokenizer.vocabulary, context)
+    tokens = tokenizer.encode(prompts).reshape(len(names), len(config.clip.templates), -1)
+    wanted = (model.image_size, model.image_size, 3)
+    if source.image_shape != wanted:
+        raise ValueError(
+            f"images are {source.image_shape}, but this CLIP takes {wanted}; set data.image_size "
+            f"to {model.image_size} and use RGB images."
+        )
+    if config.clip.weights is None:
+        labels = source.labels["train"]
+        rows = np.flatnonzero(np.isin(labels, pretraining))
+        place = np.full(source.num_classes, -1, np.int32)
+        place[list(pretraining)] = np.arange(len(pretraining))
+        images = source.read("train", rows)
+        base = _pretrained(config, model, images, place[labels[rows]], tokens[len(order) :])
+    mesh = make_mesh()
+    tokens = replicate(jnp.asarray(tokens[: len(order)]), mesh)
+    base = replicate(base, mesh)
+    run = ClipRun(config, method, model.image, stream, mesh, model, base, tokens, named)
+    return run, order
+
+
+def initial_clip_state(run: ClipRun, order: tuple[int, ...]) -> ClipState:
+    """The state before the first task."""
+    key_adapters, key_run = jax.random.split(jax.random.key(run.config.seed))
+    adapters = run.fresh_adapters(key_adapters)
+    mean, std = _pixel_moments(run.config)
+    fill = jax.jit(functools.partial(_first_state, run))
+    moments = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+    state = fill(adapters, jnp.asarray(order, jnp.int32), *moments, key_run)
+    return replicate(state, run.mesh)
+
+
+def _first_state(run, adapters, order, mean, std, key):
+    stream, features = run.stream, run.clip.text.features
+    network = Network(run.base.image, jnp.zeros((features, stream.num_classes)))
+    memory = empty_memory(run, network)
+    unmeasured = jnp.full((stream.num_tasks, stream.num_tasks), jnp.nan)
+    zero = jnp.zeros((), jnp.int32)
+    name_images = 0
+    if run.named is not None:
+        classes = len(stream.tasks[-1])
+        name_images = run.config.clip.name_only.images_per_class * classes
+    return ClipState(
+        adapters=adapters,
+        teacher=adapters,
+        opt_state=clip_optimiser(run.config.clip.train).init(adapters),
+        memory=memory,
+        layer_stats=run.base.image.batch_stats,
+        raw_stats=memory.class_stats,
+        replay=empty_replay(run),
+        name_images=Replay(
+            jnp.zeros((name_images, *stream.image_shape), jnp.uint8),
+            jnp.zeros(name_images, jnp.int32),
+            zero,
+        ),
+        accuracy=unmeasured,
+        task_accuracy=unmeasured,
+        zero_shot=unmeasured[0],
+        name_accuracy=jnp.full(3, jnp.nan),
+        class_order=order,
+        mean=mean,
+        std=std,
+        key=key,
+        task=zero,
+        phase=zero,
+        step=zero,
+    )
+
+
+def _split(config, names):
+    """Labels for pretraining, for the tasks in their order, and of classes with only a name."""
+    settings = config.continual
+    unseen = [_find(names, name) for name in settings.unseen_classes]
+    rest = [label for label in range(len(names)) if label not in unseen]
+    pretraining, count = (), settings.num_unseen_classes
+    if config.clip.weights is None:
+        split = split_classes(
+            [names[label] for label in rest],
+            config.seed,
+            num_pretraining=config.clip.pretraining_classes,
+            num_name_only=0 if unseen else count,
+        )
+        pretraining, known, drawn = ([rest[i] for i in part] for part in split)
+    else:
+        order = class_order(config.data, len(names), config.seed)
+        known = [label for label in order if label not in unseen]
+        cut = 0 if unseen else count
+        known, drawn = known[: len(known) - cut], known[len(known) - cut :]
+    return tuple(pretraining), tuple(known), tuple(unseen or drawn)
+
+
+def _find(names, name):
+    lowered = [other.lower() for other in names]
+    if name.lower() not in lowered:
+        raise ValueError(
+            f"continual.unseen_classes names {name!r}, which is no class of the data set; its "
+            f"classes are {', '.join(names[:5])}, ..."
+        )
+    return lowered.index(name.lower())
+
+
+def _pixel_moments(config):
+    """Of pixels in [0, 1]: those given, or CLIP's."""
+    return config.data.mean or CLIP_MEAN, config.data.std or CLIP_STD
+
+
+def _pretrained(config, model, images, labels, tokens):
+    """A small CLIP trained on these images, or what an earlier process of this run trained."""
+    path = Path(config.workdir) / "pretrained.npz"
+    fresh = jax.eval_shape(lambda key: init_clip(model, key), jax.random.key(0))
+    leaves, treedef = jax.tree.flatten(fresh)
+    if path.is_file():
+        with np.load(path, allow_pickle=False) as arrays:
+            stored = [jnp.asarray(arrays[str(i)]) for i in range(len(leaves))]
+        return jax.tree.unflatten(treedef, stored)
+    mean, std = _pixel_moments(config)
+    variables, metrics = pretrain_clip(
+        model, images, labels, tokens, jax.random.key(config.seed),
+        config=config.clip.pretraining, mean=mean, std=std,
+    )  # fmt: skip
+    if int(metrics.bad_step) >= 0:
+        raise NonFiniteLossError(
+            f"the loss of pretraining became NaN or infinite at step {int(metrics.bad_step) + 1}; "
+            "lower clip.pretraining.learning_rate."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(variables))}
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.savez(file, **arrays)
+    os.replace(partial, path)
+    return variables

@@ -1,0 +1,78 @@
+"""What a CLIP run carries from step to step, and what stays the same; the base is never in it."""
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+
+from jaxpmi.continual.clip_train import class_text_features
+from jaxpmi.continual.state import Memory
+from jaxpmi.continual.state import Network
+from jaxpmi.continual.state import Replay
+from jaxpmi.continual.task import Run
+from jaxpmi.data import TaskStream
+from jaxpmi.features.gaussian import ClassStats
+from jaxpmi.models.blockwise import Variables
+from jaxpmi.models.clip import Clip
+from jaxpmi.models.clip import ClipAdapters
+from jaxpmi.models.clip import ClipVariables
+from jaxpmi.models.clip import init_clip_adapters
+from jaxpmi.models.clip import with_clip_adapters
+from jaxpmi.types import PRNGKey
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipRun(Run):
+    """What stays the same during a run on CLIP; `model` is its image tower.
+
+    Classes are those of the tasks; where some have only a name, they are the last task.
+    """
+
+    clip: Clip
+    base: ClipVariables  # pretrained, frozen, shared by student and teacher
+    tokens: jax.Array  # i32[C, P, T], P prompts per class
+    named: (
+        TaskStream | None
+    )  # real images of the classes with only a name: to measure, not to learn
+
+    def fresh_adapters(self, key: PRNGKey) -> ClipAdapters:
+        """Adapters that change nothing yet."""
+        settings = self.config.clip
+        return init_clip_adapters(
+            self.clip, key, num_experts=settings.num_experts, rank=settings.adapter_rank
+        )
+
+    def network(self, adapters: ClipAdapters | None, layer_stats: dict[str, Any]) -> Network:
+        """The image tower with its stored moments, and the class names as its classifier."""
+        adapted = with_clip_adapters(self.clip, self.base, adapters)
+        head = class_text_features(self.clip, adapted, self.tokens).T
+        return Network(Variables(adapted.image.params, layer_stats), head)
+
+
+@flax.struct.dataclass
+class ClipState:
+    """Everything that decides how a run goes on."""
+
+    adapters: ClipAdapters  # in training
+    teacher: ClipAdapters  # frozen before this task
+    opt_state: Any  # of the phase in progress
+    memory: Memory  # Gaussians of a class stay as they were when its images were there
+    layer_stats: dict[str, Any]  # moments of layer inputs of the image tower, merged over tasks
+    raw_stats: ClassStats  # class Gaussians of the image features without adapters
+    replay: Replay  # synthetic images of old classes
+    name_images: Replay  # synthetic images of classes with only a name
+    accuracy: jax.Array  # f32[T, T], NaN where not yet measured
+    task_accuracy: jax.Array  # f32[T, T], the same with the task given
+    zero_shot: jax.Array  # f32[T], of the base on every task, among all classes
+    name_accuracy: jax.Array  # f32[3], on classes with only a name: `NAME_ACCURACIES`
+    class_order: jax.Array  # i32[C]
+    mean: jax.Array  # f32[channels], of pixels in [0, 1]
+    std: jax.Array  # f32[channels]
+    key: jax.Array  # key[]; every draw folds in the position
+    task: jax.Array  # i32[], position: task, phase of the task, step of the phase
+    phase: jax.Array  # i32[]
+    step: jax.Array  # i32[]
+
+
+NAME_ACCURACIES = ("after_tasks", "accuracy", "upper_bound")

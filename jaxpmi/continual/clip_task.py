@@ -1,0 +1,288 @@
+"""The phases of one task of a CLIP run; inversion and class statistics are those of every run.
+
+Between tasks only adapters change. The Gaussian of a class is kept as it was when its images were
+there, as published; moments of layers are measured on real images with the network just trained
+and merged over tasks (the published code measures them with the network before).
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpmi.continual import evaluation
+from jaxpmi.continual import task as tasks
+from jaxpmi.continual.clip_state import ClipRun
+from jaxpmi.continual.clip_state import ClipState
+from jaxpmi.continual.clip_train import ClipLearner
+from jaxpmi.continual.clip_train import ClipProgram
+from jaxpmi.continual.clip_train import ClipTask
+from jaxpmi.continual.clip_train import clip_learning_rates
+from jaxpmi.continual.clip_train import clip_optimiser
+from jaxpmi.continual.clip_train import clip_train_steps
+from jaxpmi.continual.memory import LabelledImages
+from jaxpmi.continual.memory import update_memory
+from jaxpmi.continual.state import Replay
+from jaxpmi.continual.state import merge_moments
+from jaxpmi.continual.task import Tick
+from jaxpmi.data.augment import denormalise
+from jaxpmi.data.augment import normalise
+from jaxpmi.features.gaussian import fit_class_stats
+from jaxpmi.features.projection import project_features
+from jaxpmi.inversion.synthesis import synthesize
+from jaxpmi.inversion.targets import Targets
+from jaxpmi.models.blockwise import forward
+from jaxpmi.sharding import replicate
+from jaxpmi.sharding import shard_batch
+from jaxpmi.types import Moments
+
+AFTER_TASKS, LEARNED, UPPER_BOUND = range(3)  # of `ClipState.name_accuracy`
+
+
+def begin_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
+    """Freezes the adapters as the teacher; the joint upper bound starts with fresh ones."""
+    if int(state.task) > 0:
+        state = state.replace(teacher=jax.tree.map(jnp.copy, state.adapters))
+        if run.method.all_data:
+            state = state.replace(adapters=run.fresh_adapters(tasks.phase_key(state)))
+    yield Tick(state, 1, 1, {}, {}, 0)
+
+
+def invert_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
+    """Synthesises images of all old classes through the image tower as it was trained last."""
+    yield from tasks.invert_phase(run, state, run.network(state.teacher, state.layer_stats))
+
+
+def train_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
+    """Trains the adapters on the task's real images and the synthetic ones of old classes."""
+    task = int(state.task)
+    labels, read = tasks.training_data(run, task)
+    new, old = tasks.class_masks(run.stream, task)
+    if run.method.all_data:
+        new, old = new + old, jnp.zeros_like(old)
+    yield from _train(run, state, labels, read, new, old)
+
+
+def remember_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
+    """Describes the new classes, and merges what their images show of the layers."""
+    task, config = int(state.task), run.config
+    sizes = [run.stream.train_size(t) for t in range(run.stream.num_tasks)]
+    labels = run.stream.train_labels(task)
+    real = LabelledImages(functools.partial(run.stream.train_images, task), labels)
+    none = LabelledImages(lambda indices: np.zeros((0,)), np.zeros(0, np.int32))
+    network = run.network(state.adapters, state.layer_stats)
+    memory = update_memory(
+        state.memory,
+        run.model,
+        network.variables,
+        real,
+        none,
+        state.mean,
+        state.std,
+        tasks.phase_key(state),
+        config=config,
+        capacity=max(sizes),
+        max_images=max(sizes),
+    )
+    old = state.memory
+    known = old.class_stats.count > 0
+    memory = memory._replace(
+        class_stats=_keep(known, old.class_stats, memory.class_stats),
+        feature_models=_keep(known, old.feature_models, memory.feature_models),
+    )
+    raw = run.network(None, state.layer_stats).variables
+    layer_stats, num_seen, features = state.layer_stats, old.num_images, []
+    size = config.inversion.batch_size
+    for first in range(0, len(labels), size):
+        images = jnp.asarray(real.read(np.arange(first, min(first + size, len(labels)))))
+        moments, raw_features = _look(
+            network.variables, raw, images, state.mean, state.std, model=run.model
+        )
+        layer_stats = _merge_layers(layer_stats, num_seen, moments, float(len(images)))
+        num_seen = num_seen + len(images)
+        features.append(raw_features)
+    raw_stats = fit_class_stats(
+        jnp.concatenate(features), jnp.asarray(labels), state.raw_stats.count.shape[0],
+        full=config.inversion.covariance == "full",
+    )  # fmt: skip
+    state = state.replace(
+        memory=memory, layer_stats=layer_stats, raw_stats=_keep(known, state.raw_stats, raw_stats)
+    )
+    yield Tick(state, 1, 1, {}, {}, len(labels))
+
+
+def evaluate_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
+    """Accuracy on every task seen so far, of the adapted model and of the base."""
+    task, stream = int(state.task), run.stream
+    new, old = tasks.class_masks(stream, task)
+    everything = jnp.ones_like(new)
+    base, adapted = (run.network(a, state.layer_stats) for a in (None, state.adapters))
+    accuracy, within, zero_shot = state.accuracy, state.task_accuracy, state.zero_shot
+    for i in range(task + 1):
+        own, _ = tasks.class_masks(stream, i)
+        measure = functools.partial(_measure, run, state, stream.test_images(i))
+        result = measure(stream.test_labels(i), adapted, new + old, own)
+        accuracy = accuracy.at[task, i].set(result.seen)
+        within = within.at[task, i].set(result.within_task)
+        if i == task:
+            unadapted = measure(stream.test_labels(i), base, everything, own)
+            zero_shot = zero_shot.at[i].set(unadapted.seen)
+    names = state.name_accuracy
+    if run.named is not None and task == stream.num_tasks - 2:
+        names = names.at[AFTER_TASKS].set(_measure_names(run, state, state.adapters))
+    if run.named is not None and task == stream.num_tasks - 1:
+        names = names.at[LEARNED].set(_measure_names(run, state, state.adapters))
+    state = state.replace(
+        accuracy=accuracy, task_accuracy=within, zero_shot=zero_shot, name_accuracy=names
+    )
+    scalars = {f"accuracy/task{i}": accuracy[task, i] for i in range(task + 1)}
+    yield Tick(state, 1, 1, scalars, {}, sum(len(stream.test_labels(i)) for i in range(task + 1)))
+
+
+def invert_names_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
+    """Synthesises images of classes with only a name, through the base (PMI, section 7)."""
+    settings, stream = run.config.clip.name_only, run.stream
+    classes = stream.task_classes(stream.num_tasks - 1)
+    network = run.network(None, state.layer_stats)
+    prototypes = network.head.T
+    per_class = settings.images_per_class
+    seen = jax.tree.map(lambda leaf: leaf[: classes.start], state.raw_stats)
+    key_features, key_images = jax.random.split(tasks.phase_key(state))
+    features = [
+        project_features(
+            seen,
+            prototypes[: classes.start],
+            prototypes[label],
+            jax.random.fold_in(key_features, label),
+            num_features=per_class,
+            num_neighbours=min(settings.num_neighbours, classes.start),
+            average=settings.average,
+            text_share=settings.text_share,
+        )
+        for label in classes
+    ]
+    # Directions only: the length is that of the seen classes' features.
+    length = jnp.linalg.norm(seen.mean, axis=1).mean()
+    targets = shard_batch(
+        {
+            "features": length * jnp.concatenate(features),
+            "labels": np.repeat(np.asarray(classes, np.int32), per_class),
+        },
+        run.mesh,
+    )
+    targets = Targets(**targets, head=network.head, class_mask=jnp.ones(len(prototypes), bool))
+    result = synthesize(
+        run.model,
+        network.variables,
+        targets,
+        tasks.layer_knowledge(run, state, network),
+        key_images,
+        config=run.config.inversion,
+    )
+    images = denormalise(result.images, state.mean, state.std)
+    count = jnp.asarray(len(images), jnp.int32)
+    state = state.replace(
+        name_images=Replay(*replicate((images, targets.labels, count), run.mesh)),
+        step=jnp.asarray(1, jnp.int32),
+    )
+    scalars = {"initial_loss": result.initial_loss, "final_loss": result.final_loss}
+    bad = {"inversion": jnp.where(result.finite, -1, 0)}
+    yield Tick(state, 1, 1, scalars, bad, len(images))
+
+
+def train_names_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
+    """Trains the adapters on the synthetic images of classes with only a name."""
+    images, labels = jax.device_get((state.name_images.images, state.name_images.labels))
+    yield from _train_names(run, state, labels, images.__getitem__)
+
+
+def upper_bound_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
+    """Measures what the same training reaches on real images; the adapters stay as they were."""
+    named, first = run.named, run.stream.task_classes(run.stream.num_tasks - 1).start
+    start = state.replace(adapters=jax.tree.map(jnp.copy, state.teacher))
+    labels, read = named.train_labels(0) + first, functools.partial(named.train_images, 0)
+    for tick in _train_names(run, start, labels, read):
+        trained = tick.state
+    bound = _measure_names(run, state, trained.adapters)
+    names = state.name_accuracy.at[UPPER_BOUND].set(bound)
+    yield Tick(state.replace(name_accuracy=names), 1, 1, {"accuracy": names[UPPER_BOUND]}, {}, 0)
+
+
+def _train_names(run, state, labels, read):
+    settings = run.config.clip.name_only
+    train = dataclasses.replace(
+        run.config.clip.train, epochs=settings.epochs, learning_rate=settings.learning_rate
+    )
+    new, old = tasks.class_masks(run.stream, run.stream.num_tasks - 1)
+    yield from _train(run, state, labels, read, new, old, train)
+
+
+def _train(run, state, labels, read, new, old, train=None):
+    """AdamW on the adapters, in chunks of steps; the base is passed, never updated."""
+    train = run.config.clip.train if train is None else train
+    steps_per_epoch = math.ceil(len(labels) / train.batch_size)
+    total = train.epochs * steps_per_epoch
+    rates = clip_learning_rates(train, total)
+    # One program for all: epochs and learning rate of `train` only shape `rates`.
+    program = ClipProgram(run.clip, run.config.clip.train, run.config.data.augment)
+    task = ClipTask(run.base, state.teacher, run.tokens, new, old, state.mean, state.std)
+    task = replicate(task, run.mesh)
+    if int(state.step) == 0:
+        opt_state = clip_optimiser(train).init(state.adapters)
+        state = state.replace(opt_state=replicate(opt_state, run.mesh))
+    seed = (run.config.seed, int(state.task), int(state.phase))
+    replay = jax.device_get(state.replay)
+    if int(replay.count) == 0 or not bool(old.any()):  # its terms have weight 0
+        shape = (1, *run.stream.image_shape)
+        replay = Replay(np.zeros(shape, np.uint8), np.zeros(1, np.int32), np.asarray(1))
+    size, key = tasks.chunk_steps(run, train), tasks.phase_key(state)
+    for first in range(int(state.step), total, size):
+        count = min(size, total - first)
+        chunk = tasks.make_chunk(run, train, labels, read, replay, rates, seed, first, count, size)
+        learner = ClipLearner(state.adapters, state.opt_state)
+        learner, metrics = clip_train_steps(learner, chunk, task, key, program=program)
+        state = state.replace(**learner._asdict(), step=jnp.asarray(first + count, jnp.int32))
+        scalars = {name: value / count for name, value in metrics.terms.items()}
+        images = count * (train.batch_size + train.replay_batch_size)
+        yield Tick(state, first + count, total, scalars, metrics.bad_step, images)
+
+
+def _measure(run, state, images, labels, network, seen, own):
+    return evaluation.evaluate(
+        network, images, labels, seen, own, state.mean, state.std, model=run.model, mesh=run.mesh
+    )
+
+
+def _measure_names(run, state, adapters):
+    """Accuracy on real test images of classes with only a name, among all classes."""
+    own, others = tasks.class_masks(run.stream, run.stream.num_tasks - 1)
+    labels = run.named.test_labels(0) + int(others.sum())
+    network = run.network(adapters, state.layer_stats)
+    return _measure(run, state, run.named.test_images(0), labels, network, own + others, own).seen
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _look(variables, raw, images, mean, std, *, model):
+    """Moments of the layer inputs of the adapted tower, and features of the base."""
+    x = normalise(images, mean, std)
+    return forward(model, variables, x).moments, forward(model, raw, x).features
+
+
+@jax.jit
+def _merge_layers(a, num_a, b, num_b):
+    merge = functools.partial(merge_moments, num_a=num_a, num_b=num_b)
+    is_moments = lambda node: isinstance(node, Moments)  # noqa: E731
+    return jax.tree.map(lambda x, y: merge(a=x, b=y), a, b, is_leaf=is_moments)
+
+
+def _keep(known, old, new):
+    """`old` for the classes that are known, `new` for the others; leaves have a first axis C."""
+
+    def choose(a, b):
+        return jnp.where(known.reshape((-1,) + (1,) * (a.ndim - 1)), a, b) if a.size else b
+
+    return jax.tree.map(choose, old, new)

@@ -1,0 +1,131 @@
+"""Whole CLIP runs in small: coloured digits, a CLIP pretrained for a few steps."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxpmi.checkpoint import Checkpointer
+from jaxpmi.config_file import load_config
+from jaxpmi.continual import clip_start
+from jaxpmi.continual import loop
+from jaxpmi.sharding import make_mesh
+
+ROOT = Path(__file__).parents[2]
+# Only sizes; what kind of losses and starts the config chooses stays.
+SMALL = """--clip.pretraining.num-steps 4 --clip.pretraining.batch-size 8 --clip.adapter-rank 4
+  --clip.pretraining-classes 34 --continual.num-unseen-classes 2 --data.num-tasks 2
+  --clip.train.epochs 1 --clip.train.replay-batch-size 8 --clip.name-only.epochs 1
+  --clip.name-only.images-per-class 8 --clip.name-only.num-neighbours 2
+  --contrastive.num-epochs 1 --contrastive.num-rounds 4 --inversion.images-per-task 16
+  --inversion.batch-size 16 --inversion.per-layer.inverse-rank 4
+  --inversion.full-model.num-steps 2 --checkpoint-every 2""".split()
+
+
+def config_of(workdir, *options):
+    path = ROOT / "configs/clip_tiny.py"
+    return load_config(path, [*SMALL, "--workdir", str(workdir), *options])
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    for module in (loop, clip_start):
+        monkeypatch.setattr(module, "make_mesh", lambda: make_mesh(1))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (loop, clip_start):
+            patch.setattr(module, "make_mesh", lambda: make_mesh(1))
+        workdir = tmp_path_factory.mktemp("clip") / "run"
+        return workdir, loop.run(config_of(workdir, "--save-images"))
+
+
+def test_the_summary_tells_of_tasks_and_of_names(finished):
+    workdir, summary = finished
+    assert summary["num_tasks"] == 2 and len(summary["accuracy_matrix"]) == 2
+    assert summary["dataset"] == "coloured_digits" and len(summary["class_order"]) == 6
+    assert len(summary["zero_shot_accuracy"]) == 2
+    unseen = summary["unseen_classes"]
+    assert len(unseen["names"]) == 2 and len(unseen["accuracy_of_tasks_after"]) == 2
+    for name in ("zero_shot", "after_tasks", "accuracy", "upper_bound"):
+        assert 0 <= unseen[name] <= 1
+    kept = summary["bytes_kept_between_tasks"]
+    assert kept["adapters"] > 0 and kept["raw_class_stats"] > 0 and kept["block_inverses"] > 0
+    assert [entry["num_images"] for entry in summary["inversion"]["tasks"]] == [16, 32]
+    assert json.loads((workdir / "summary.json").read_text()) == summary
+
+
+def test_the_files_are_those_of_every_run(finished):
+    workdir, _ = finished
+    names = {path.name for path in workdir.iterdir()}
+    wanted = {"config.json", "metrics.jsonl", "summary.json", "accuracy.png", "pretrained.npz"}
+    assert wanted <= names
+    with np.load(workdir / "images/task2.npz") as arrays:
+        assert arrays["x"].shape == (32, 28, 28, 3) and arrays["x"].dtype == np.uint8
+        assert np.ptp(arrays["x"]) > 0
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("num_saves", [2, 7])
+def test_a_stopped_run_ends_as_one_that_was_not(num_saves, finished, tmp_path, monkeypatch):
+    """The CLIP that was pretrained before is read again; everything else is in the checkpoint."""
+    save, saves = Checkpointer.save, []
+
+    def stop(self, *arguments):
+        save(self, *arguments)
+        saves.append(1)
+        if len(saves) == num_saves:
+            self.wait()
+            raise Killed
+
+    config = config_of(tmp_path / "run", "--save-images")
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpointer, "save", stop)
+        with pytest.raises(Killed):
+            loop.run(config)
+    before = (tmp_path / "run/pretrained.npz").stat().st_mtime_ns
+    summary, wanted = loop.run(config), finished[1]
+    assert (tmp_path / "run/pretrained.npz").stat().st_mtime_ns == before
+    for name in ("accuracy_matrix", "zero_shot_accuracy", "unseen_classes", "num_synthesized"):
+        assert summary[name] == wanted[name], name
+    for task in (1, 2):
+        ours, theirs = (
+            np.load(w / f"images/task{task}.npz") for w in (tmp_path / "run", finished[0])
+        )
+        np.testing.assert_array_equal(ours["x"], theirs["x"])
+
+
+@pytest.mark.parametrize("method", ["finetune", "joint"])
+def test_the_bounds_run_without_replay(method, tmp_path):
+    summary = loop.run(config_of(tmp_path / "run", "--method", method))
+    assert summary["num_synthesized"] == 0 and summary["method"] == method
+    kept = summary["bytes_kept_between_tasks"]
+    assert kept["adapters"] > 0 and kept["block_inverses"] == kept["class_stats"] == 0
+
+
+def test_classes_can_be_named(tmp_path):
+    config = config_of(tmp_path, "--continual.num-unseen-classes", "0")
+    names = ("blue five", "Red Zero")
+    config = dataclasses.replace(
+        config, continual=dataclasses.replace(config.continual, unseen_classes=names)
+    )
+    run, order = clip_start.open_clip_run(config)
+    assert run.stream.class_names[-2:] == ("blue five", "red zero") and order[-2:] == (25, 0)
+    assert run.stream.num_tasks == 3 and run.named.class_names == ("blue five", "red zero")
+    wrong = dataclasses.replace(
+        config, continual=dataclasses.replace(config.continual, unseen_classes=("pink one",))
+    )
+    with pytest.raises(ValueError, match="names 'pink one', which is no class of the data set"):
+        clip_start.open_clip_run(wrong)
+
+
+def test_images_of_another_size_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"images are \(32, 32, 3\), but this CLIP takes \(28, 28"):
+        clip_start.open_clip_run(config_of(tmp_path, "--data.image-size", "32"))
