@@ -1,6 +1,7 @@
 """From a config to a CLIP run about to begin: classes, weights, prompts and the first state."""
 
 import functools
+import hashlib
 import os
 from pathlib import Path
 
@@ -33,6 +34,8 @@ from jaxpmi.models.tokenizer import check_class_names
 from jaxpmi.models.tokenizer import word_tokenizer
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
+
+PRETRAINED = "pretrained.npz"  # in the workdir: a small CLIP, for processes that resume the run
 
 
 def open_clip_run(config: Config) -> tuple[ClipRun, tuple[int, ...]]:
@@ -166,14 +169,17 @@ def _pixel_moments(config):
 
 def _pretrained(config, model, images, labels, tokens):
     """A small CLIP trained on these images, or what an earlier process of this run trained."""
-    path = Path(config.workdir) / "pretrained.npz"
+    path, (mean, std) = Path(config.workdir) / PRETRAINED, _pixel_moments(config)
     fresh = jax.eval_shape(lambda key: init_clip(model, key), jax.random.key(0))
     leaves, treedef = jax.tree.flatten(fresh)
+    # What the weights depend on: a file of other classes or settings is trained anew.
+    recipe = repr((model, config.clip.pretraining, config.seed, mean, std))
+    digest = hashlib.sha256(recipe.encode() + labels.tobytes() + tokens.tobytes()).hexdigest()
     if path.is_file():
         with np.load(path, allow_pickle=False) as arrays:
-            stored = [jnp.asarray(arrays[str(i)]) for i in range(len(leaves))]
-        return jax.tree.unflatten(treedef, stored)
-    mean, std = _pixel_moments(config)
+            if str(arrays["recipe"]) == digest:
+                stored = [jnp.asarray(arrays[str(i)]) for i in range(len(leaves))]
+                return jax.tree.unflatten(treedef, stored)
     variables, metrics = pretrain_clip(
         model, images, labels, tokens, jax.random.key(config.seed),
         config=config.clip.pretraining, mean=mean, std=std,
@@ -187,6 +193,6 @@ def _pretrained(config, model, images, labels, tokens):
     arrays = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(variables))}
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, recipe=np.asarray(digest), **arrays)
     os.replace(partial, path)
     return variables

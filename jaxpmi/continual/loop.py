@@ -26,6 +26,7 @@ from jaxpmi.continual import task as tasks
 from jaxpmi.continual.accounting import Accounts
 from jaxpmi.continual.accounting import summarise_clip_run
 from jaxpmi.continual.accounting import summarise_run
+from jaxpmi.continual.clip_start import PRETRAINED
 from jaxpmi.continual.clip_start import initial_clip_state
 from jaxpmi.continual.clip_start import open_clip_run
 from jaxpmi.continual.clip_state import ClipRun
@@ -78,6 +79,8 @@ def run(config: Config) -> dict[str, Any]:
         print(f"this run has finished; its summary again:\n\n{_table(summary, workdir)}")
         return summary
     system = CLIP if config.model.name == "clip" else CLASS_INCREMENTAL
+    if system is CLIP and config.clip.weights is None and not (workdir / PRETRAINED).is_file():
+        print("training a small CLIP, about a minute ...", flush=True)
     return _Session(config, workdir, system).finish()
 
 

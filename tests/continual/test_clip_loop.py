@@ -126,6 +126,15 @@ def test_classes_can_be_named(tmp_path):
         clip_start.open_clip_run(wrong)
 
 
+def test_a_small_clip_of_another_recipe_is_trained_anew(tmp_path):
+    path = tmp_path / "pretrained.npz"
+    times = []
+    for steps in ("4", "4", "3"):
+        clip_start.open_clip_run(config_of(tmp_path, "--clip.pretraining.num-steps", steps))
+        times.append(path.stat().st_mtime_ns)
+    assert times[0] == times[1] < times[2]
+
+
 def test_images_of_another_size_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"images are \(32, 32, 3\), but this CLIP takes \(28, 28"):
         clip_start.open_clip_run(config_of(tmp_path, "--data.image-size", "32"))
