@@ -226,7 +226,7 @@ class ContinualConfig:
     """What the tasks are made of, beside `data`; CLIP only."""
 
     unseen_classes: tuple[str, ...] = ()  # names of classes without any image, learnt last
-    num_unseen_classes: int = 0  # if none is named: how many are drawn from the seed
+    num_unseen_classes: int = 0  # drawn from the seed, where none is named
 
 
 @dataclasses.dataclass(frozen=True)

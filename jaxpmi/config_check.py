@@ -219,11 +219,6 @@ def _check_clip(config: Config) -> None:
         raise ValueError(
             "inversion.targets='label' is not made for model.name='clip'; use 'cfs' or 'gaussian'."
         )
-    if unseen and count:
-        raise ValueError(
-            f"continual.unseen_classes names {len(unseen)} classes and num_unseen_classes={count} "
-            "would draw others; give only one of them."
-        )
     wrong = [template for template in config.clip.templates if "{}" not in template]
     if wrong or not config.clip.templates:
         raise ValueError(

@@ -305,14 +305,6 @@ def test_not_finite(value):
             "method='abd' is not made for model.name='clip'; use one of joint, finetune, pmi",
         ),
         (
-            {
-                "model.name": "clip",
-                "continual.unseen_classes": ("red one",),
-                "continual.num_unseen_classes": 1,
-            },
-            "names 1 classes and num_unseen_classes=1 would draw others; give only one",
-        ),
-        (
             {"model.name": "clip", "clip.templates": ("a photo",)},
             "needs one or more texts, each with {} where the class name goes",
         ),

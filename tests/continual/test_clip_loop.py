@@ -111,7 +111,7 @@ def test_the_bounds_run_without_replay(method, tmp_path):
 
 
 def test_classes_can_be_named(tmp_path):
-    config = config_of(tmp_path, "--continual.num-unseen-classes", "0")
+    config = config_of(tmp_path)
     names = ("blue five", "Red Zero")
     config = dataclasses.replace(
         config, continual=dataclasses.replace(config.continual, unseen_classes=names)
