@@ -44,10 +44,15 @@ AFTER_TASKS, LEARNED, UPPER_BOUND = range(3)  # of `ClipState.name_accuracy`
 
 
 def begin_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
-    """Freezes the adapters as the teacher; the joint upper bound starts with fresh ones."""
-    if int(state.task) > 0:
+    """Freezes the adapters as the teacher; the joint upper bound starts with fresh ones.
+
+    It has nothing to start for in the task of classes with only a name.
+    """
+    task = int(state.task)
+    name_only = run.stream.name_only and task == run.stream.num_tasks - 1
+    if task > 0:
         state = state.replace(teacher=jax.tree.map(jnp.copy, state.adapters))
-        if run.method.all_data:
+        if run.method.all_data and not name_only:
             state = state.replace(adapters=run.fresh_adapters(tasks.phase_key(state)))
     yield Tick(state, 1, 1, {}, {}, 0)
 

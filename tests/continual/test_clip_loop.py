@@ -108,6 +108,8 @@ def test_the_bounds_run_without_replay(method, tmp_path):
     assert summary["num_synthesized"] == 0 and summary["method"] == method
     kept = summary["bytes_kept_between_tasks"]
     assert kept["adapters"] > 0 and kept["block_inverses"] == kept["class_stats"] == 0
+    unseen = summary["unseen_classes"]
+    assert unseen["accuracy"] == unseen["after_tasks"] and unseen["upper_bound"] is None
 
 
 def test_classes_can_be_named(tmp_path):
