@@ -177,7 +177,7 @@ def _pretrained(config, model, images, labels, tokens):
     digest = hashlib.sha256(recipe.encode() + labels.tobytes() + tokens.tobytes()).hexdigest()
     if path.is_file():
         with np.load(path, allow_pickle=False) as arrays:
-            if str(arrays["recipe"]) == digest:
+            if str(arrays.get("recipe")) == digest:
                 stored = [jnp.asarray(arrays[str(i)]) for i in range(len(leaves))]
                 return jax.tree.unflatten(treedef, stored)
     variables, metrics = pretrain_clip(
