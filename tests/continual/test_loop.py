@@ -386,14 +386,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 
 def test_images_of_past_tasks_cannot_be_read(tmp_path, monkeypatch):
     """A learner that asks for an old image stops the run."""
-    honest = tasks._training_data
+    honest = tasks.training_data
 
     def greedy(run, task):
         if task == 0:
             return honest(run, task)
         return run.stream.train_labels(task), lambda _: run.stream.train_images(task - 1)
 
-    monkeypatch.setattr(tasks, "_training_data", greedy)
+    monkeypatch.setattr(tasks, "training_data", greedy)
     with pytest.raises(PastDataError, match="images of task 0 were asked for during task 1"):
         loop.run(tiny_config(tmp_path, "finetune"))
 
