@@ -36,6 +36,10 @@ class ClipRun(Run):
         TaskStream | None
     )  # real images of the classes with only a name: to measure, not to learn
 
+    def is_name_only(self, task: int) -> bool:
+        """Whether the classes of a task have only a name; then it is the last one."""
+        return self.named is not None and task == self.stream.num_tasks - 1
+
     def fresh_adapters(self, key: PRNGKey) -> ClipAdapters:
         """Adapters that change nothing yet."""
         settings = self.config.clip

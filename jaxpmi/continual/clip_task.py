@@ -49,10 +49,9 @@ def begin_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
     It has nothing to start for in the task of classes with only a name.
     """
     task = int(state.task)
-    name_only = run.stream.name_only and task == run.stream.num_tasks - 1
     if task > 0:
         state = state.replace(teacher=jax.tree.map(jnp.copy, state.adapters))
-        if run.method.all_data and not name_only:
+        if run.method.all_data and not run.is_name_only(task):
             state = state.replace(adapters=run.fresh_adapters(tasks.phase_key(state)))
     yield Tick(state, 1, 1, {}, {}, 0)
 
@@ -137,10 +136,9 @@ def evaluate_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
             unadapted = measure(stream.test_labels(i), base, everything, own)
             zero_shot = zero_shot.at[i].set(unadapted.seen)
     names = state.name_accuracy
-    if run.named is not None and task == stream.num_tasks - 2:
-        names = names.at[AFTER_TASKS].set(_measure_names(run, state, state.adapters))
-    if run.named is not None and task == stream.num_tasks - 1:
-        names = names.at[LEARNED].set(_measure_names(run, state, state.adapters))
+    for before, place in ((1, AFTER_TASKS), (0, LEARNED)):
+        if run.is_name_only(task + before):
+            names = names.at[place].set(_measure_names(run, state, state.adapters))
     state = state.replace(
         accuracy=accuracy, task_accuracy=within, zero_shot=zero_shot, name_accuracy=names
     )

@@ -19,6 +19,8 @@ from jaxpmi.config import ClipTrainConfig
 from jaxpmi.continual import losses
 from jaxpmi.continual.train import Chunk
 from jaxpmi.continual.train import ChunkMetrics
+from jaxpmi.continual.train import add_terms
+from jaxpmi.continual.train import no_terms
 from jaxpmi.data.augment import augment
 from jaxpmi.data.augment import normalise
 from jaxpmi.features.projection import text_prototypes
@@ -109,17 +111,9 @@ def clip_train_steps(
         updates, opt_state = optimiser.update(grads, learner.opt_state, learner.adapters)
         rate = at(chunk.learning_rates)
         adapters = jax.tree.map(lambda p, u: p - rate * u, learner.adapters, updates)
-        bad = {
-            name: jnp.where((before < 0) & ~jnp.isfinite(terms[name]), step, before)
-            for name, before in metrics.bad_step.items()
-        }
-        sums = jax.tree.map(jnp.add, metrics.terms, terms)
-        return ClipLearner(adapters, opt_state), ChunkMetrics(sums, bad)
+        return ClipLearner(adapters, opt_state), add_terms(metrics, terms, step)
 
-    metrics = ChunkMetrics(
-        dict.fromkeys(TERMS, jnp.zeros(())), dict.fromkeys(TERMS, jnp.asarray(-1, jnp.int32))
-    )
-    return jax.lax.fori_loop(0, chunk.num_steps, body, (learner, metrics))
+    return jax.lax.fori_loop(0, chunk.num_steps, body, (learner, no_terms(TERMS)))
 
 
 def _loss(adapters, *, batch, task, teacher, program, key):

@@ -104,7 +104,7 @@ def task_plan(run: Run, task: int) -> list[tuple[str, PhaseFn]]:
 def clip_task_plan(run: ClipRun, task: int) -> list[tuple[str, PhaseFn]]:
     """The phases of a task of a CLIP run; the last task may be of classes with only a name."""
     plan: list[tuple[str, PhaseFn]] = [("begin", clip_task.begin_phase)]
-    name_only = run.named is not None and task == run.stream.num_tasks - 1
+    name_only = run.is_name_only(task)
     replay = run.method.replay == "inversion"
     if task > 0 and replay:
         plan.append(("invert", clip_task.invert_phase))

@@ -7,6 +7,7 @@ nothing is compiled again for another task.
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from typing import Any
 from typing import NamedTuple
 
@@ -85,6 +86,25 @@ class ChunkMetrics(NamedTuple):
     bad_step: dict[str, jax.Array]  # i32[], first step at which a term was not finite, or -1
 
 
+def no_terms(names: Iterable[str]) -> ChunkMetrics:
+    """Metrics of no step, for terms of these names."""
+    names = tuple(names)
+    return ChunkMetrics(
+        dict.fromkeys(names, jnp.zeros(())), dict.fromkeys(names, jnp.asarray(-1, jnp.int32))
+    )
+
+
+def add_terms(metrics: ChunkMetrics, terms: dict[str, jax.Array], step: jax.Array) -> ChunkMetrics:
+    """Adds the terms of one step, and notes the step of those that are the first not finite."""
+    bad = {
+        name: jnp.where(
+            (metrics.bad_step[name] < 0) & ~jnp.isfinite(term), step, metrics.bad_step[name]
+        )
+        for name, term in terms.items()
+    }
+    return ChunkMetrics(jax.tree.map(jnp.add, metrics.terms, terms), bad)
+
+
 def optimiser(config: TrainConfig) -> optax.GradientTransformation:
     """The direction of a step, which scales it by the learning rate.
 
@@ -136,19 +156,9 @@ def train_steps(
         learner, terms = _train_step(
             learner, batch, task, key_step, at(chunk.learning_rates), program=program
         )
-        bad = {
-            name: jnp.where(
-                (metrics.bad_step[name] < 0) & ~jnp.isfinite(term), step, metrics.bad_step[name]
-            )
-            for name, term in terms.items()
-        }
-        sums = jax.tree.map(jnp.add, metrics.terms, terms)
-        return learner, ChunkMetrics(sums, bad)
+        return learner, add_terms(metrics, terms, step)
 
-    names = _term_names(learner, chunk, task, program)
-    metrics = ChunkMetrics(
-        dict.fromkeys(names, jnp.zeros(())), dict.fromkeys(names, jnp.asarray(-1, jnp.int32))
-    )
+    metrics = no_terms(_term_names(learner, chunk, task, program))
     return jax.lax.fori_loop(0, chunk.num_steps, body, (learner, metrics))
 
 
