@@ -77,20 +77,21 @@ def remember_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
     sizes = [run.stream.train_size(t) for t in range(run.stream.num_tasks)]
     labels = run.stream.train_labels(task)
     real = LabelledImages(functools.partial(run.stream.train_images, task), labels)
-    none = LabelledImages(lambda indices: np.zeros((0,)), np.zeros(0, np.int32))
+    images, old_labels = jax.device_get((state.replay.images, state.replay.labels))
+    replay = LabelledImages(images.__getitem__, old_labels[: int(state.replay.count)])
     network = run.network(state.adapters, state.layer_stats)
     memory = update_memory(
         state.memory,
         run.model,
         network.variables,
         real,
-        none,
+        replay,
         state.mean,
         state.std,
         tasks.phase_key(state),
         config=config,
         capacity=max(sizes),
-        max_images=max(sizes),
+        max_images=max(sizes) + len(images),
     )
     old = state.memory
     known = old.class_stats.count > 0
