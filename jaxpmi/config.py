@@ -12,6 +12,8 @@ from typing import Literal
 class AugmentConfig:
     """Random views of real (and, where switched on, synthetic) images, made on device."""
 
+    crop_scale: tuple[float, float] | None = None  # least and largest area of a random crop, as
+    # shares of the image's, resized to the image's size (photographs); None: no such crop
     crop_padding: int = 0  # pixels of zero padding before a random crop; 0: no crop
     flip: bool = False  # random left-right flip; keep off where it changes the class (digits)
     noise_std: float = 0.0  # of Gaussian noise added to pixels, in normalised units

@@ -64,6 +64,7 @@ RANGES = {
     "checkpoint_every": COUNT,
     "class_order": NOT_NEGATIVE,
     "crop_padding": NOT_NEGATIVE,
+    "crop_scale": Range(0, 1, open_low=True),
     "data.mean": Range(0, 1),
     "data.num_classes": Range(low=2),
     "data.std": POSITIVE,
@@ -188,6 +189,12 @@ def _check_data(config: Config) -> None:
     if twice:
         raise ValueError(
             f"data.class_order names class {twice[0]} more than once; every class may come once."
+        )
+    low, high = data.augment.crop_scale or (1.0, 1.0)
+    if low > high:
+        raise ValueError(
+            f"data.augment.crop_scale={data.augment.crop_scale} must ascend; give the smallest "
+            "area first."
         )
     if (data.mean is None) != (data.std is None):
         raise ValueError(

@@ -217,6 +217,8 @@ OUT_OF_RANGE = [
     ("data.test_fraction", 0.0),
     ("data.test_fraction", 1.0),
     ("data.augment.crop_padding", -2),
+    ("data.augment.crop_scale", (0.0, 1.0)),
+    ("data.augment.crop_scale", (0.5, 1.1)),
     ("model.width", 0),
     ("train.batch_size", 0),
     ("train.epochs", 0),

@@ -4,6 +4,7 @@ Two pixel ranges exist: *raw* pixels are 0..255, *normalised* ones are (raw / 25
 """
 
 import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -15,6 +16,9 @@ from jax.sharding import PartitionSpec
 
 from jaxpmi.config import AugmentConfig
 from jaxpmi.types import PRNGKey
+
+CROP_RATIO = 4 / 3  # of a resized crop's longer to its shorter side, at most
+CROP_TRIES = 10  # boxes drawn for a resized crop before the whole image is taken
 
 
 @jax.jit
@@ -48,9 +52,11 @@ def augment(
     config: AugmentConfig,
     pad_value: float | Sequence[float] | jax.Array = 0.0,
 ) -> jax.Array:
-    """Draws one random view of every image: a crop of the padded image, a left-right flip, noise.
+    """Draws one random view of every image: resized crop, crop of the padded image, flip, noise.
 
-    Every image has a key of its own, so the views do not depend on the number of devices.
+    Every image has a key of its own, so the views do not depend on the number of devices. A resized
+    crop is a view of the image as it is given, which for photographs is their resized centre: what
+    lies outside of it, and detail finer than its pixels, is not in the view.
 
     Args:
       images: f32[B, H, W, C], normalised.
@@ -64,7 +70,7 @@ def augment(
     """
     if config.crop_padding < 0:
         raise ValueError(f"crop_padding={config.crop_padding} is negative; give 0 or more pixels.")
-    if config.crop_padding == 0 and not config.flip and config.noise_std == 0:
+    if config == AugmentConfig():
         return images
     border = pad_value
     if np.ndim(border) == 0:
@@ -74,11 +80,50 @@ def augment(
     return jax.vmap(one)(images, _image_keys(key, images))
 
 
+def draw_crop(key: PRNGKey, size: tuple[int, int], scale: tuple[float, float]) -> jax.Array:
+    """Draws a box in an image: i32[4], its top, left, height and width in pixels.
+
+    As torchvision's `RandomResizedCrop`: the share of the area is uniform in `scale`, the logarithm
+    of width / height uniform up to that of `CROP_RATIO`, both ways. Of `CROP_TRIES` boxes the first
+    that fits into the image is taken; if none does, the largest in the centre of such a ratio.
+    """
+    height, width = size
+    key_area, key_ratio, key_place = jax.random.split(key, 3)
+    low, high = scale
+    area = jax.random.uniform(key_area, (CROP_TRIES,), minval=low, maxval=high) * height * width
+    limit = math.log(CROP_RATIO)
+    ratio = jnp.exp(jax.random.uniform(key_ratio, (CROP_TRIES,), minval=-limit, maxval=limit))
+    boxes = jnp.sqrt(jnp.stack([area / ratio, area * ratio], 1))
+    boxes = jnp.maximum(jnp.round(boxes).astype(jnp.int32), 1)
+    fits = (boxes[:, 0] <= height) & (boxes[:, 1] <= width)
+    box = boxes[fits.argmax()]
+    room = jnp.maximum(jnp.asarray(size) - box, 0)
+    drawn = jnp.concatenate([jax.random.randint(key_place, (2,), 0, room + 1), box])
+    rows = min(height, round(width * CROP_RATIO))
+    columns = min(width, round(height * CROP_RATIO))
+    centre = jnp.asarray([(height - rows) // 2, (width - columns) // 2, rows, columns])
+    return jnp.where(fits.any(), drawn, centre)
+
+
+def resized_crop(image: jax.Array, box: jax.Array) -> jax.Array:
+    """Resizes a box i32[4] (top, left, height, width) of f32[H, W, C] to f32[H, W, C], bicubic.
+
+    Equal to `Image.resize(..., BICUBIC, box)` of Pillow, up to its rounding to whole levels:
+    antialiased, and at the border of the box the pixels beside it count, if there are any.
+    """
+    scale = jnp.asarray(image.shape[:2]) / box[2:]
+    return jax.image.scale_and_translate(
+        image, image.shape, (0, 1), scale, -box[:2] * scale, "cubic", antialias=True
+    )
+
+
 def _augment_one(
     image: jax.Array, key: PRNGKey, *, border: jax.Array, config: AugmentConfig
 ) -> jax.Array:
     """Augments one image f32[H, W, C] whose border is filled with f32[1, 1, C]."""
-    key_crop, key_flip, key_noise = jax.random.split(key, 3)
+    key_crop, key_flip, key_noise, key_box = jax.random.split(key, 4)
+    if config.crop_scale is not None:
+        image = resized_crop(image, draw_crop(key_box, image.shape[:2], config.crop_scale))
     if config.crop_padding:
         padding = config.crop_padding
         sides = ((padding, padding), (padding, padding), (0, 0))

@@ -9,15 +9,19 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
+from PIL import Image
 
 from jaxpmi.config import AugmentConfig
 from jaxpmi.data import augment
 from jaxpmi.data import black_level
 from jaxpmi.data import denormalise
 from jaxpmi.data import normalise
+from jaxpmi.data.augment import draw_crop
+from jaxpmi.data.augment import resized_crop
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
 BOTH = AugmentConfig(crop_padding=2, flip=True)
+PHOTO = AugmentConfig(crop_scale=(0.4, 1.0))
 augment_jit = jax.jit(augment, static_argnames=("config", "pad_value"))
 
 
@@ -104,25 +108,79 @@ def test_noise_has_the_given_std_and_differs_by_image():
     assert not np.allclose(noise[0], noise[1])
 
 
-def test_jit_equals_eager_and_key_matters():
-    x, y = views(BOTH)
-    np.testing.assert_array_equal(augment(x, jax.random.key(1), BOTH), y)
-    assert not np.array_equal(augment(x, jax.random.key(2), BOTH), y)
+# Top, left, height, width in an image of 24 x 30 pixels: enlarged, and one row.
+BOXES = [(0, 0, 24, 30), (2, 5, 20, 22), (10, 0, 14, 30), (23, 3, 1, 9)]
 
 
+@pytest.mark.parametrize("box", BOXES)
+def test_resized_crop_is_that_of_pillow(box):
+    image = np.random.RandomState(0).normal(size=(24, 30, 3)).astype(np.float32)
+    top, left, height, width = box
+    corners = (left, top, left + width, top + height)
+    expected = [
+        Image.fromarray(channel).resize((30, 24), Image.Resampling.BICUBIC, corners)
+        for channel in image.transpose(2, 0, 1)
+    ]
+    got = resized_crop(jnp.asarray(image), jnp.asarray(box))
+    np.testing.assert_allclose(got, np.stack(expected, -1), atol=1e-4)
+
+
+def test_resized_crop_of_the_whole_image_is_the_image():
+    x, y = views(AugmentConfig(crop_scale=(1.0, 1.0)))
+    np.testing.assert_allclose(y, x, rtol=1e-6)
+
+
+def test_crops_have_the_area_and_the_ratio_asked_for():
+    keys = jax.random.split(jax.random.key(0), 2000)
+    draw = jax.vmap(functools.partial(draw_crop, size=(224, 224), scale=(0.3, 0.6)))
+    top, left, height, width = np.asarray(draw(keys)).T
+    area, ratio = height * width / 224**2, np.log(width / height)
+    assert (top >= 0).all() and (left >= 0).all()
+    assert (top + height <= 224).all() and (left + width <= 224).all()
+    assert 0.295 < area.min() < 0.31 and 0.59 < area.max() < 0.605
+    assert abs(area.mean() - 0.45) < 0.01 and abs(ratio.mean()) < 0.01
+    assert -0.3 < ratio.min() < -0.27 and 0.27 < ratio.max() < 0.3  # log(4 / 3) is 0.288
+    # Places are spread evenly over what is left of the image.
+    room = top / np.maximum(224 - height, 1)
+    assert abs(room.mean() - 0.5) < 0.03 and room.min() < 0.02 and room.max() > 0.98
+
+
+@pytest.mark.parametrize(("size", "box"), [((40, 10), (13, 0, 13, 10)), ((9, 9), (0, 0, 9, 9))])
+def test_where_no_box_fits_the_centre_is_taken(size, box):
+    """No box with all the area of so long an image has the ratio; none of double area fits."""
+    scale = (1.0, 1.0) if size == (40, 10) else (2.0, 2.0)
+    assert tuple(np.asarray(draw_crop(jax.random.key(0), size, scale))) == box
+
+
+def test_resized_crops_differ_by_image_and_stay_finite():
+    x = jnp.asarray(np.repeat(pixels(1), 64, 0), jnp.float32)
+    y = np.asarray(augment_jit(x, jax.random.key(2), config=PHOTO))
+    assert y.shape == x.shape and np.isfinite(y).all()
+    assert len({image.tobytes() for image in y}) > 16  # of so few pixels not many boxes can be cut
+    np.testing.assert_array_equal(augment_jit(x, jax.random.key(2), config=PHOTO), y)
+
+
+@pytest.mark.parametrize("config", [BOTH, PHOTO])
+def test_jit_equals_eager_and_key_matters(config):
+    x, y = views(config)
+    np.testing.assert_allclose(augment(x, jax.random.key(1), config), y, rtol=1e-5, atol=1e-4)
+    assert not np.allclose(augment(x, jax.random.key(2), config), y, atol=1.0)
+
+
+@pytest.mark.parametrize("config", [BOTH, PHOTO])
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-def test_same_on_one_and_on_eight_devices(axis_type):
-    x, expected = views(BOTH)
+def test_same_on_one_and_on_eight_devices(axis_type, config):
+    x, expected = views(config)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
     sharded = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
 
     @jax.jit
     def step(images, key):
         images = normalise(images, MEAN, STD)
-        return augment(images, key, BOTH)
+        return augment(images, key, config)
 
     y = step(sharded, jax.random.key(1))
     assert y.sharding.spec[0] == "data" and len(y.sharding.device_set) == 8
     np.testing.assert_array_equal(y, step(x, jax.random.key(1)))
-    plain = functools.partial(augment, config=BOTH)
+    plain = functools.partial(augment, config=config)
     np.testing.assert_array_equal(jax.jit(plain)(sharded, jax.random.key(1)), expected)
