@@ -32,6 +32,8 @@ class DataConfig:
     num_classes: int | None = None  # use only the first num_classes labels; None: all
     num_tasks: int = 5  # tasks the classes are split into
     first_task_classes: int | None = None  # size of a larger first task; None: equal tasks
+    class_names: str | None = None  # text file of one name per line, or of lines such as
+    # "n01443537 goldfish"; None: the data set's own names, with spaces for underscores
     class_order: tuple[int, ...] | None = None  # explicit class order; None: drawn from the seed
     test_fraction: float = 0.2  # held out per class where the source has no test split
     mean: tuple[float, ...] | None = None  # per channel, of pixels in [0, 1]; None: of task 0

@@ -4,6 +4,7 @@
   python launch/prepare.py tiny_imagenet --archive tiny-imagenet-200.zip
   python launch/prepare.py imagenet --classes imagenet100.txt --name imagenet100 \\
       --archive ILSVRC2012_img_train.tar --archive ILSVRC2012_img_val.tar
+  python launch/prepare.py cub200 --archive CUB_200_2011.tgz --data-dir DIR
   python launch/prepare.py folder --archive my_images --name my_images
 """
 

@@ -116,6 +116,8 @@ COMMANDS = [
     ("CONFIG --data.num-tasks 4", "4 classes cannot be split into 4 tasks of equal size and two"),
     ("CONFIG --data.first-task-classes 3", "choose another first_task_classes"),
     ("CONFIG --data.num-classes 9", "num_classes=9 does not fit data set 'data'"),
+    ("CONFIG --data.augment.crop-scale 1 0.9", "crop_scale=(1.0, 0.9) must ascend; give the"),
+    ("CONFIG --data.class-names no.txt", "no.txt does not exist or is no file; data.class_names"),
     ("CONFIG --data.test-fraction 1.5", "data.test_fraction=1.5 is out of range"),
     ("CONFIG --data.mean 0.5 0.5 0.5 --data.std 1 1 1", "data.mean has 3 and data.std 3 value(s)"),
     ("CONFIG --data.path no.npz", "no.npz does not exist or is no file"),

@@ -24,6 +24,7 @@ from jaxpmi.data import TaskStream
 from jaxpmi.data import class_order
 from jaxpmi.data import open_source
 from jaxpmi.data import split_tasks
+from jaxpmi.data.class_names import check_names_are_words
 from jaxpmi.data.class_split import split_classes
 from jaxpmi.models.clip import CLIP_MEAN
 from jaxpmi.models.clip import CLIP_STD
@@ -41,6 +42,7 @@ PRETRAINED = "pretrained.npz"  # in the workdir: a small CLIP, for processes tha
 def open_clip_run(config: Config) -> tuple[ClipRun, tuple[int, ...]]:
     """Opens data and weights, or trains a small CLIP; also returns the order of the classes."""
     source = open_source(config.data)
+    check_names_are_words(source.class_names)
     check_class_names(source.class_names)
     pretraining, known, unseen = _split(config, source.class_names)
     num_tasks, first = config.data.num_tasks, config.data.first_task_classes

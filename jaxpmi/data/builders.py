@@ -15,10 +15,11 @@ from jaxpmi.data.archive import Examples
 from jaxpmi.data.archive import Recipe
 from jaxpmi.data.archive import png_or_jpeg
 from jaxpmi.data.cifar_archive import cifar_recipe
+from jaxpmi.data.cub_archive import cub_recipe
 from jaxpmi.data.imagenet_archives import imagenet_recipe
 from jaxpmi.data.imagenet_archives import tiny_imagenet_recipe
 
-KINDS = ("cifar10", "cifar100", "tiny_imagenet", "imagenet", "folder")
+KINDS = ("cifar10", "cifar100", "tiny_imagenet", "imagenet", "cub200", "folder")
 
 
 def prepare(
@@ -52,6 +53,8 @@ def prepare(
         recipe = tiny_imagenet_recipe(archives)
     elif kind == "imagenet":
         recipe = imagenet_recipe(archives, val_labels, classes)
+    elif kind == "cub200":
+        recipe = cub_recipe(archives)
     elif kind == "folder":
         recipe = folder_recipe(archives)
     else:

@@ -11,6 +11,7 @@ from jaxpmi.data import decoding
 from jaxpmi.data import folder_source
 from jaxpmi.data import image_source
 from jaxpmi.data import tfds_source
+from jaxpmi.data.class_names import name_classes
 from jaxpmi.data.coloured_digits import paint_digits
 from jaxpmi.data.image_source import ImageSource
 
@@ -24,6 +25,7 @@ def open_source(config: DataConfig) -> ImageSource:
     decoding.check_image_size(config.image_size)
     source = SOURCES[config.source](config)
     source = image_source.hold_out_test_images(source, config.test_fraction)
+    source = name_classes(source, config.class_names)
     source = image_source.keep_first_classes(source, config.num_classes)
     source = image_source.pad_images(source, config.image_padding)
     return image_source.check_every_class(source)

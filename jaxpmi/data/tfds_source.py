@@ -21,6 +21,8 @@ PREPARE = {
     "imagenet2012": (
         "imagenet --archive ILSVRC2012_img_train.tar --archive ILSVRC2012_img_val.tar"
     ),
+    "cub200_2011": "cub200 --archive CUB_200_2011.tgz",
+    "imagenet_r": "folder --name imagenet_r --archive imagenet-r",
 }
 
 

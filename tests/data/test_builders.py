@@ -125,6 +125,21 @@ def test_imagenet(tmp_path, subset):
     assert {row["file_name"].decode().split("_")[0] for row in rows} == set(source.class_names)
 
 
+def test_cub200_has_its_own_split_and_readable_names(tmp_path):
+    archive = fake_archives.cub200(tmp_path / "CUB_200_2011.tgz")
+    assert run("cub200", "--archive", archive, "--data-dir", tmp_path / "data") == 0
+    source = opened("cub200_2011", tmp_path / "data", image_size=16)
+    assert source.class_names == ("Black footed Albatross", "Laysan Albatross")
+    assert sorted(source.labels["train"]) == [0, 0, 1] and source.image_shape == (16, 16, 3)
+    for split, numbers in (("train", (0, 2, 5)), ("test", (1, 3, 4))):
+        pixels = source.read(split, np.arange(3))
+        assert sorted(np.rint(pixels.mean((1, 2, 3)) / 40)) == list(numbers)
+        np.testing.assert_array_equal(source.labels[split], pixels.mean((1, 2, 3)) > 100)
+    folder = tfds_source.find_prepared("cub200_2011", str(tmp_path / "data"))
+    names = tfds.builder_from_directory(folder).info.features["label"].names
+    assert tuple(names) == fake_archives.CUB_FOLDERS  # as in the archive
+
+
 def image_folder(root, size=(8, 8), mode="L"):
     for name in ("a", "b"):
         (root / name).mkdir(parents=True)
@@ -218,6 +233,8 @@ def test_damaged_folder(cifar100, tmp_path):
     [
         ("cifar100", "cifar100 --archive cifar-100-python.tar.gz --data-dir "),
         ("imagenet2012", "imagenet --archive ILSVRC2012_img_train.tar --archive ILSVRC2012_img_"),
+        ("imagenet_r", "folder --name imagenet_r --archive imagenet-r --data-dir "),
+        ("cub200_2011", "cub200 --archive CUB_200_2011.tgz --data-dir "),
         ("flowers", "folder --name flowers --archive FOLDER_OF_CLASS_FOLDERS --data-dir "),
         ("cifar100:9.9.9", "cifar100 --archive"),
     ],
@@ -383,6 +400,24 @@ def test_damaged_imagenet(tmp_path, capsys):
     fake_archives.write_tar(tmp_path / "train.tar", {"n01.tar": b"junk", "n02.tar": b"junk"})
     text = refused(capsys, data, *both, "--val-labels", labels)
     assert "train.tar is corrupt, truncated or no archive (ReadError)" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": None}, "holds no 'CUB_200_2011/images.txt'; expected the archive CUB_200_2011"),
+        ({"images": "1 a/b.jpg"}, "lists 1 images but splits others; expected the archive CUB_200"),
+        ({"images": ""}, "images.txt in "),
+        ({"train_test_split": "1 1 1"}, "is no list of two columns; expected the archive CUB_200"),
+        (
+            {"images": "1 a/b.jpg", "train_test_split": "1 1"},
+            "holds no 'CUB_200_2011/images/a/b.jpg'; expected",
+        ),
+    ],
+)
+def test_damaged_cub200(tmp_path, capsys, changes, message):
+    archive = fake_archives.cub200(tmp_path / "c.tgz", **changes)
+    assert message in refused(capsys, tmp_path / "data", "cub200", "--archive", archive)
 
 
 def test_broken_image_while_writing(tmp_path, capsys):

@@ -1,0 +1,73 @@
+"""Names of classes in words, as prompts need them: read from a file, and made readable."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxpmi.data.image_source import ImageSource
+from jaxpmi.data.image_source import shorten
+
+HOW = "one name per line in the order of the labels, or lines such as 'n01443537 goldfish'"
+
+
+def name_classes(source: ImageSource, path: str | None) -> ImageSource:
+    """Gives a source readable class names, made of those that a file holds, or of its own."""
+    names = source.class_names if path is None else read_class_names(path, source.class_names)
+    return dataclasses.replace(source, class_names=tuple(map(readable_name, names)))
+
+
+def readable_name(name: str) -> str:
+    """Takes off a leading number and a dot, and puts spaces in place of underscores.
+
+    >>> readable_name("001.Black_footed_Albatross")
+    'Black footed Albatross'
+    """
+    words = re.sub(r"^\d+\.(?=[^\W\d])", "", name).replace("_", " ")
+    return " ".join(words.split()) or name
+
+
+def read_class_names(path: str, stored: Sequence[str]) -> tuple[str, ...]:
+    """Reads one name per class from a text file; empty lines do not count.
+
+    Args:
+      path: a UTF-8 file of either one name per line, in the order of the labels, or lines of a name
+        of `stored` and the name to be used; lines of other classes are then passed over.
+      stored: the names that the data set has, such as WordNet ids or folder names.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is no text, or names too few, too many or not all of the classes.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} does not exist or is no file; data.class_names is {HOW}.")
+    try:
+        lines = [line for line in file.read_text("utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no UTF-8 text; data.class_names is {HOW}.") from error
+    pairs = [line.split(maxsplit=1) for line in lines]
+    pairs = [pair for pair in pairs if len(pair) == 2 and pair[0] in stored]
+    if not pairs:
+        if len(lines) != len(stored):
+            raise ValueError(
+                f"{file} has {len(lines)} name(s) for {len(stored)} classes; give {HOW}."
+            )
+        return tuple(line.strip() for line in lines)
+    names = dict(pairs)
+    missing = [name for name in stored if name not in names]
+    if missing or len(names) < len(pairs):
+        problem = f"no line for {shorten(missing)}" if missing else "two lines for a class"
+        raise ValueError(f"{file} has {problem}; give every class one line.")
+    return tuple(names[name].strip() for name in stored)
+
+
+def check_names_are_words(names: Sequence[str]) -> None:
+    """Raises a `ValueError` if names are WordNet ids or all are numbers: no prompt for CLIP."""
+    ids = [name for name in names if re.fullmatch(r"n\d{8}", name)]
+    if ids or all(name.isdecimal() for name in names):
+        kind = "a WordNet id" if ids else "a number"
+        raise ValueError(
+            f"the class name {(ids or names)[0]!r} is {kind}, which says nothing to CLIP; give "
+            f"data.class_names, a text file of {HOW}."
+        )
