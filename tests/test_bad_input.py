@@ -232,6 +232,46 @@ def test_wrong_folder(main, capfd, tmp_path, config_file, image_folder, case):
     assert sentence in refused(main, capfd, arguments, tmp_path)
 
 
+# Classes of CLIP.
+
+CLIP = """
+from jaxpmi.config import *
+
+def get_config():
+    return Config(
+        workdir="{folder}/run",
+        data=DataConfig(source="npz", path="{folder}/data.npz", num_tasks=2),
+        model=ModelConfig(name="clip"),
+        clip=ClipConfig(weights="{weights}"),
+    )
+"""
+NAMES = "--data.class-names names.txt"
+CLASSES = [
+    ("", "", "the class name '0' is a number, which says nothing to CLIP; give data.class_names"),
+    ("n01443537\na\nb\nc", NAMES, "the class name 'n01443537' is a WordNet id, which says nothing"),
+    ("cat\ndog\nCat\ncow", NAMES, "there more than once, upper case and spaces aside: 'cat' (clas"),
+    ("red_owl\ndog\nRed owl\ncow", NAMES, "more than once, upper case and spaces aside: 'red owl'"),
+    ("cat\ndog\ncow", NAMES, "names.txt has 3 name(s) for 4 classes; give one name per line"),
+    ("cat\ndog\ncow\nblack-footed albatross", NAMES, "but the model reads at most 20; shorten it."),
+    ("a\nb\nc\nd", f"{NAMES} --continual.unseen-classes e", "names 'e', which is no class of the"),
+    ("a\nb\nc\nd", f"{NAMES} --data.image-size 8", "but this CLIP takes (12, 12, 3); set data."),
+    ("a\nb\nc\nd", f"{NAMES} --clip.weights no", "no does not exist; expected a folder of Hugg"),
+]
+
+
+@pytest.mark.parametrize("case", range(len(CLASSES)))
+def test_wrong_classes_of_clip(main, capfd, tmp_path, monkeypatch, case):
+    names, options, sentence = CLASSES[case]
+    weights = ROOT / "tests/golden/hugging_face_gelu"
+    arrays = make_arrays(size=12)
+    np.savez(tmp_path / "data.npz", x=arrays["x"].repeat(3, -1), y=arrays["y"])
+    (tmp_path / "names.txt").write_text(names)
+    (tmp_path / "clip.py").write_text(CLIP.format(folder=tmp_path, weights=weights))
+    monkeypatch.chdir(tmp_path)
+    assert sentence in refused(main, capfd, ["--config", "clip.py", *options.split()], tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
 # The workdir. Root may write anywhere, so a file stands in place of a folder.
 
 

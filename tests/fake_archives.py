@@ -144,18 +144,19 @@ def imagenet(folder):
 CUB_FOLDERS = ("001.Black_footed_Albatross", "002.Laysan_Albatross")
 
 
-def cub200(path, **changes):
-    """Three images of each of two birds, images 1, 3 and 6 for training; one is grey.
+def cub200(path, folders=CUB_FOLDERS, **changes):
+    """Three images of each bird, every second for training; the first one of the last is grey.
 
     `changes` are other contents of the two lists, by the file's stem; None leaves it out.
     """
-    members, lines = {}, ""
-    for i in range(6):
-        file = f"{CUB_FOLDERS[i // 3]}/Bird_000{i}.jpg"
-        lines += f"{i + 1} {file}\n"
-        grey = i == 5
-        color, mode = (40 * i, "L") if grey else ((40 * i,) * 3, "RGB")
+    members, lists = {}, {"images": "", "train_test_split": ""}
+    for i in range(3 * len(folders)):
+        file = f"{folders[i // 3]}/Bird_000{i}.jpg"
+        lists["images"] += f"{i + 1} {file}\n"
+        lists["train_test_split"] += f"{i + 1} {1 - i % 2}\n"
+        level = 240 * i // (3 * len(folders))
+        color, mode = (level, "L") if i == 3 * len(folders) - 3 else ((level,) * 3, "RGB")
         members[f"images/{file}"] = encoded(color, size=(30, 20), mode=mode)
-    lists = {"images": lines, "train_test_split": "1 1\n2 0\n3 1\n4 0\n5 0\n6 1\n", **changes}
+    lists |= changes
     members |= {f"{name}.txt": text.encode() for name, text in lists.items() if text is not None}
     return write_tar(path, {f"CUB_200_2011/{name}": data for name, data in members.items()}, "w:gz")
