@@ -145,6 +145,16 @@ def test_crops_have_the_area_and_the_ratio_asked_for():
     assert abs(room.mean() - 0.5) < 0.03 and room.min() < 0.02 and room.max() > 0.98
 
 
+def test_boxes_that_do_not_fit_are_drawn_again():
+    """Of almost the whole area, most boxes of another ratio are too long."""
+    keys = jax.random.split(jax.random.key(0), 1000)
+    draw = jax.vmap(functools.partial(draw_crop, size=(224, 224), scale=(0.9, 1.0)))
+    top, left, height, width = np.asarray(draw(keys)).T
+    assert (top + height <= 224).all() and (left + width <= 224).all()
+    assert (height * width / 224**2).min() > 0.89
+    assert (height * width == 224**2).mean() < 0.2  # in ten tries, not often none fits
+
+
 @pytest.mark.parametrize(("size", "box"), [((40, 10), (13, 0, 13, 10)), ((9, 9), (0, 0, 9, 9))])
 def test_where_no_box_fits_the_centre_is_taken(size, box):
     """No box with all the area of so long an image has the ratio; none of double area fits."""

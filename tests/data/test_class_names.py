@@ -85,7 +85,7 @@ def test_a_source_has_the_names_of_the_file(tmp_path, named):
     config = DataConfig(
         source="npz",
         path=str(tmp_path / "set.npz"),
-        class_names=named("2 sea_cow\n0 dog\n1 cat\n"),
+        class_names=named("dog\ncat\nsea_cow\n"),
         num_classes=2,  # the file names all classes, also those that are not used
     )
     assert open_source(config).class_names == ("dog", "cat")
