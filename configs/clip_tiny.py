@@ -26,7 +26,9 @@ def get_config() -> Config:
         model=ModelConfig(name="clip"),
         clip=ClipConfig(
             templates=("a photo of a {}.", "a {} digit."),
-            train=ClipTrainConfig(epochs=15, warmup_steps=10, hkd_weight=1.0, ft_weight=1.0),
+            train=ClipTrainConfig(
+                epochs=30, warmup_steps=10, hkd_weight=1.0, ft_weight=1.0, joint_weight=1.0
+            ),
             name_only=NameOnlyConfig(images_per_class=15),
         ),
         continual=ContinualConfig(num_unseen_classes=8),

@@ -102,6 +102,7 @@ class ClipTrainConfig:
     hkd_weight: float = 0.1  # lambda_hkd: L1 between old and new logits of synthetic images
     tkd_weight: float = 0.2  # lambda_tkd: L1 between old and new text features of old classes
     ft_weight: float = 0.001  # lambda_ft, not scaled: cross-entropy over all classes, texts only
+    joint_weight: float = 0.0  # the same for the image tower alone; not published
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +206,8 @@ class NameOnlyConfig:
 
     images_per_class: int = 20  # synthetic images
     num_neighbours: int = 5  # seen classes whose features are rotated
-    average: bool = False  # as published: mean of one draw from each; narrower than a class is
+    average: bool = True  # mean of one draw from each, as published; else single draws, which are
+    # more varied but lie farther from the class
     text_share: float = 0.1  # of the class's own text feature in its image features
     epochs: int = 10  # passes over these images
     learning_rate: float = 5e-4  # AdamW, peak

@@ -84,8 +84,7 @@ def summarise_clip_run(run: ClipRun, state: ClipState, accounts: Accounts) -> di
     kept = {
         "adapters": _num_bytes(state.adapters),
         **memory_kept(state.memory),
-        "layer_moments": _num_bytes(state.layer_stats),
-        "raw_class_stats": _num_bytes(state.raw_stats),
+        "base_memory": _num_bytes(state.base_memory),
     }
     summary = _summary(run, state, accounts, num_tasks, kept)
     zero_shot = np.asarray(state.zero_shot)
@@ -163,7 +162,13 @@ def memory_kept(memory: Memory) -> dict[str, int]:
         "class_stats": _num_bytes(memory.class_stats),
         "feature_models": _num_bytes(memory.feature_models),
         "layer_stats": _num_bytes(
-            (memory.block_inputs, memory.pixels, memory.histogram, memory.spectrum)
+            (
+                memory.block_inputs,
+                memory.pixels,
+                memory.histogram,
+                memory.spectrum,
+                memory.layer_moments,
+            )
         )
         if memory.block_inputs
         else 0,

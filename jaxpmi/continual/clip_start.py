@@ -1,5 +1,6 @@
 """From a config to a CLIP run about to begin: classes, weights, prompts and the first state."""
 
+import dataclasses
 import functools
 import hashlib
 import os
@@ -98,7 +99,11 @@ def initial_clip_state(run: ClipRun, order: tuple[int, ...]) -> ClipState:
 def _first_state(run, adapters, order, mean, std, key):
     stream, features = run.stream, run.clip.text.features
     network = Network(run.base.image, jnp.zeros((features, stream.num_classes)))
-    memory = empty_memory(run, network)
+    moments = run.base.image.batch_stats
+    memory, base_memory = empty_memory(run, network, moments), ()
+    if run.named is not None:
+        plain = dataclasses.replace(run, config=run.base_config)
+        base_memory = empty_memory(plain, network, moments)
     unmeasured = jnp.full((stream.num_tasks, stream.num_tasks), jnp.nan)
     zero = jnp.zeros((), jnp.int32)
     name_images = 0
@@ -110,8 +115,7 @@ def _first_state(run, adapters, order, mean, std, key):
         teacher=adapters,
         opt_state=clip_optimiser(run.config.clip.train).init(adapters),
         memory=memory,
-        layer_stats=run.base.image.batch_stats,
-        raw_stats=memory.class_stats,
+        base_memory=base_memory,
         replay=empty_replay(run),
         name_images=Replay(
             jnp.zeros((name_images, *stream.image_shape), jnp.uint8),

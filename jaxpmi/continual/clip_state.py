@@ -6,13 +6,13 @@ from typing import Any
 import flax.struct
 import jax
 
+from jaxpmi.config import Config
 from jaxpmi.continual.clip_train import class_text_features
 from jaxpmi.continual.state import Memory
 from jaxpmi.continual.state import Network
 from jaxpmi.continual.state import Replay
 from jaxpmi.continual.task import Run
 from jaxpmi.data import TaskStream
-from jaxpmi.features.gaussian import ClassStats
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.clip import Clip
 from jaxpmi.models.clip import ClipAdapters
@@ -40,6 +40,12 @@ class ClipRun(Run):
         """Whether the classes of a task have only a name; then it is the last one."""
         return self.named is not None and task == self.stream.num_tasks - 1
 
+    @property
+    def base_config(self) -> Config:
+        """The config, for the memory of the base, whose features are drawn without CFS."""
+        inversion = dataclasses.replace(self.config.inversion, targets="gaussian")
+        return dataclasses.replace(self.config, inversion=inversion)
+
     def fresh_adapters(self, key: PRNGKey) -> ClipAdapters:
         """Adapters that change nothing yet."""
         settings = self.config.clip
@@ -47,11 +53,11 @@ class ClipRun(Run):
             self.clip, key, num_experts=settings.num_experts, rank=settings.adapter_rank
         )
 
-    def network(self, adapters: ClipAdapters | None, layer_stats: dict[str, Any]) -> Network:
+    def network(self, adapters: ClipAdapters | None, memory: Memory) -> Network:
         """The image tower with its stored moments, and the class names as its classifier."""
         adapted = with_clip_adapters(self.clip, self.base, adapters)
         head = class_text_features(self.clip, adapted, self.tokens).T
-        return Network(Variables(adapted.image.params, layer_stats), head)
+        return Network(Variables(adapted.image.params, memory.layer_moments), head)
 
 
 @flax.struct.dataclass
@@ -62,8 +68,7 @@ class ClipState:
     teacher: ClipAdapters  # frozen before this task
     opt_state: Any  # of the phase in progress
     memory: Memory  # Gaussians of a class stay as they were when its images were there
-    layer_stats: dict[str, Any]  # moments of layer inputs of the image tower, merged over tasks
-    raw_stats: ClassStats  # class Gaussians of the image features without adapters
+    base_memory: Memory | tuple[()]  # the same of the base, where some classes have only a name
     replay: Replay  # synthetic images of old classes
     name_images: Replay  # synthetic images of classes with only a name
     accuracy: jax.Array  # f32[T, T], NaN where not yet measured

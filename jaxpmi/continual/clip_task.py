@@ -27,18 +27,15 @@ from jaxpmi.continual.clip_train import clip_train_steps
 from jaxpmi.continual.memory import LabelledImages
 from jaxpmi.continual.memory import update_memory
 from jaxpmi.continual.state import Replay
-from jaxpmi.continual.state import merge_moments
 from jaxpmi.continual.task import Tick
 from jaxpmi.data.augment import denormalise
-from jaxpmi.data.augment import normalise
-from jaxpmi.features.gaussian import fit_class_stats
+from jaxpmi.features.projection import neighbour_shares
 from jaxpmi.features.projection import project_features
+from jaxpmi.inversion.block_inverse import share_class_offsets
 from jaxpmi.inversion.synthesis import synthesize
 from jaxpmi.inversion.targets import Targets
-from jaxpmi.models.blockwise import forward
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
-from jaxpmi.types import Moments
 
 AFTER_TASKS, LEARNED, UPPER_BOUND = range(3)  # of `ClipState.name_accuracy`
 
@@ -58,7 +55,7 @@ def begin_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
 
 def invert_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
     """Synthesises images of all old classes through the image tower as it was trained last."""
-    yield from tasks.invert_phase(run, state, run.network(state.teacher, state.layer_stats))
+    yield from tasks.invert_phase(run, state, run.network(state.teacher, state.memory))
 
 
 def train_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
@@ -72,20 +69,29 @@ def train_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
 
 
 def remember_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
-    """Describes the new classes, and merges what their images show of the layers."""
-    task, config = int(state.task), run.config
-    sizes = [run.stream.train_size(t) for t in range(run.stream.num_tasks)]
-    labels = run.stream.train_labels(task)
-    real = LabelledImages(functools.partial(run.stream.train_images, task), labels)
-    images, old_labels = jax.device_get((state.replay.images, state.replay.labels))
-    replay = LabelledImages(images.__getitem__, old_labels[: int(state.replay.count)])
-    network = run.network(state.adapters, state.layer_stats)
-    memory = update_memory(
-        state.memory,
+    """Describes the new classes, and what their images show of the layers.
+
+    Where classes with only a name follow, it does so for the base as well.
+    """
+    describe = functools.partial(_describe, run, state)
+    memory = describe(state.adapters, state.memory, run.config)
+    state = state.replace(memory=memory)
+    if run.named is not None:
+        state = state.replace(base_memory=describe(None, state.base_memory, run.base_config))
+    yield Tick(state, 1, 1, {}, {}, run.stream.train_size(int(state.task)))
+
+
+def _describe(run, state, adapters, memory, config):
+    """The memory of one network after a task; class Gaussians, once there, stay as they were."""
+    task, stream = int(state.task), run.stream
+    sizes = [stream.train_size(t) for t in range(stream.num_tasks)]
+    images, labels = jax.device_get((state.replay.images, state.replay.labels))
+    updated = update_memory(
+        memory,
         run.model,
-        network.variables,
-        real,
-        replay,
+        run.network(adapters, memory).variables,
+        LabelledImages(functools.partial(stream.train_images, task), stream.train_labels(task)),
+        LabelledImages(images.__getitem__, labels[: int(state.replay.count)]),
         state.mean,
         state.std,
         tasks.phase_key(state),
@@ -93,31 +99,11 @@ def remember_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
         capacity=max(sizes),
         max_images=max(sizes) + len(images),
     )
-    old = state.memory
-    known = old.class_stats.count > 0
-    memory = memory._replace(
-        class_stats=_keep(known, old.class_stats, memory.class_stats),
-        feature_models=_keep(known, old.feature_models, memory.feature_models),
+    keep = functools.partial(_keep, memory.class_stats.count > 0)
+    return updated._replace(
+        class_stats=keep(memory.class_stats, updated.class_stats),
+        feature_models=keep(memory.feature_models, updated.feature_models),
     )
-    raw = run.network(None, state.layer_stats).variables
-    layer_stats, num_seen, features = state.layer_stats, old.num_images, []
-    size = config.inversion.batch_size
-    for first in range(0, len(labels), size):
-        images = jnp.asarray(real.read(np.arange(first, min(first + size, len(labels)))))
-        moments, raw_features = _look(
-            network.variables, raw, images, state.mean, state.std, model=run.model
-        )
-        layer_stats = _merge_layers(layer_stats, num_seen, moments, float(len(images)))
-        num_seen = num_seen + len(images)
-        features.append(raw_features)
-    raw_stats = fit_class_stats(
-        jnp.concatenate(features), jnp.asarray(labels), state.raw_stats.count.shape[0],
-        full=config.inversion.covariance == "full",
-    )  # fmt: skip
-    state = state.replace(
-        memory=memory, layer_stats=layer_stats, raw_stats=_keep(known, state.raw_stats, raw_stats)
-    )
-    yield Tick(state, 1, 1, {}, {}, len(labels))
 
 
 def evaluate_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
@@ -125,7 +111,7 @@ def evaluate_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
     task, stream = int(state.task), run.stream
     new, old = tasks.class_masks(stream, task)
     everything = jnp.ones_like(new)
-    base, adapted = (run.network(a, state.layer_stats) for a in (None, state.adapters))
+    base, adapted = (run.network(a, state.memory) for a in (None, state.adapters))
     accuracy, within, zero_shot = state.accuracy, state.task_accuracy, state.zero_shot
     for i in range(task + 1):
         own, _ = tasks.class_masks(stream, i)
@@ -149,12 +135,13 @@ def evaluate_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
 
 def invert_names_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
     """Synthesises images of classes with only a name, through the base (PMI, section 7)."""
-    settings, stream = run.config.clip.name_only, run.stream
+    settings, stream, memory = run.config.clip.name_only, run.stream, state.base_memory
     classes = stream.task_classes(stream.num_tasks - 1)
-    network = run.network(None, state.layer_stats)
+    network = run.network(None, memory)
     prototypes = network.head.T
     per_class = settings.images_per_class
-    seen = jax.tree.map(lambda leaf: leaf[: classes.start], state.raw_stats)
+    num_neighbours = min(settings.num_neighbours, classes.start)
+    seen = jax.tree.map(lambda leaf: leaf[: classes.start], memory.class_stats)
     key_features, key_images = jax.random.split(tasks.phase_key(state))
     features = [
         project_features(
@@ -163,12 +150,14 @@ def invert_names_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
             prototypes[label],
             jax.random.fold_in(key_features, label),
             num_features=per_class,
-            num_neighbours=min(settings.num_neighbours, classes.start),
+            num_neighbours=num_neighbours,
             average=settings.average,
             text_share=settings.text_share,
         )
         for label in classes
     ]
+    shares = neighbour_shares(prototypes, classes.start, num_neighbours)
+    memory = memory._replace(inverses=share_class_offsets(memory.inverses, shares))
     # Directions only: the length is that of the seen classes' features.
     length = jnp.linalg.norm(seen.mean, axis=1).mean()
     targets = shard_batch(
@@ -183,7 +172,7 @@ def invert_names_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
         run.model,
         network.variables,
         targets,
-        tasks.layer_knowledge(run, state, network),
+        tasks.layer_knowledge(run, state.replace(memory=memory), network),
         key_images,
         config=run.config.inversion,
     )
@@ -265,22 +254,8 @@ def _measure_names(run, state, adapters):
     """Accuracy on real test images of classes with only a name, among all classes."""
     own, others = tasks.class_masks(run.stream, run.stream.num_tasks - 1)
     labels = run.named.test_labels(0) + int(others.sum())
-    network = run.network(adapters, state.layer_stats)
+    network = run.network(adapters, state.memory)
     return _measure(run, state, run.named.test_images(0), labels, network, own + others, own).seen
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def _look(variables, raw, images, mean, std, *, model):
-    """Moments of the layer inputs of the adapted tower, and features of the base."""
-    x = normalise(images, mean, std)
-    return forward(model, variables, x).moments, forward(model, raw, x).features
-
-
-@jax.jit
-def _merge_layers(a, num_a, b, num_b):
-    merge = functools.partial(merge_moments, num_a=num_a, num_b=num_b)
-    is_moments = lambda node: isinstance(node, Moments)  # noqa: E731
-    return jax.tree.map(lambda x, y: merge(a=x, b=y), a, b, is_leaf=is_moments)
 
 
 def _keep(known, old, new):

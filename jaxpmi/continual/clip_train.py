@@ -33,7 +33,7 @@ from jaxpmi.models.clip import similarity_logits
 from jaxpmi.models.clip import with_clip_adapters
 from jaxpmi.types import PRNGKey
 
-TERMS = ("cross_entropy", "replay_logits", "text_features", "all_classes")
+TERMS = ("cross_entropy", "replay_logits", "text_features", "all_classes", "joint")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,9 +136,15 @@ def _loss(adapters, *, batch, task, teacher, program, key):
     # Without stop_gradient on the text side the published teacher would move with the student.
     wanted = jax.lax.stop_gradient(logits(encode_images(model, teacher, replay), teacher_texts))
     seen = task.new_mask + task.old_mask
-    detached = jax.lax.stop_gradient((features, replay_features))
-    over_all = losses.masked_cross_entropy(logits(detached[0]), labels, seen)
-    over_all += losses.masked_cross_entropy(logits(detached[1]), replay_labels, seen)
+
+    def over_all(features, replay_features, texts):
+        new = losses.masked_cross_entropy(logits(features, texts), labels, seen)
+        return new + losses.masked_cross_entropy(
+            logits(replay_features, texts), replay_labels, seen
+        )
+
+    to_text = over_all(*jax.lax.stop_gradient((features, replay_features)), texts)
+    to_image = over_all(features, replay_features, jax.lax.stop_gradient(texts))
     old = task.old_mask[:, None]
     moved = jnp.abs(texts - teacher_texts) * old
     factors = losses.distillation_factors(
@@ -155,7 +161,8 @@ def _loss(adapters, *, batch, task, teacher, program, key):
         "replay_logits": factors.hkd
         * losses.hard_distillation(logits(replay_features), wanted, task.old_mask),
         "text_features": factors.rkd * moved.sum() / jnp.maximum(old.sum() * texts.shape[1], 1.0),
-        "all_classes": later * config.ft_weight * over_all,
+        "all_classes": later * config.ft_weight * to_text,
+        "joint": later * config.joint_weight * to_image,
     }
     return sum(terms.values()), terms
 

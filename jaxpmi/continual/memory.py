@@ -7,6 +7,7 @@ from scratch drift (PMI, section 3).
 
 import functools
 from collections.abc import Callable
+from typing import Any
 from typing import NamedTuple
 
 import jax
@@ -42,6 +43,7 @@ class _LayerStats(NamedTuple):
     block_inputs: tuple[Moments, ...]
     pixels: Moments
     spectrum: jax.Array
+    layer_moments: dict[str, Any]
     num_images: jax.Array
 
 
@@ -79,12 +81,17 @@ def update_memory(
     """
     num_classes = memory.class_stats.count.shape[0]
     features, labels, histogram = [], [], memory.histogram
-    stats = _LayerStats(memory.block_inputs, memory.pixels, memory.spectrum, memory.num_images)
+    stats = _LayerStats(*(getattr(memory, name) for name in _LayerStats._fields))
+    keep_layers = bool(memory.layer_moments)
     batch_size = config.inversion.batch_size
     for part, is_real in ((real, True), (replay, False)):
         for images, part_labels, weights in _padded_batches(part, batch_size):
-            batch_features, measured = _measure(variables, images, weights, mean, std, model=model)
             valid = len(part_labels)
+            if keep_layers:  # blocks count what is padding as well
+                images, weights = images[:valid], weights[:valid]
+            batch_features, measured = _measure(
+                variables, images, weights, mean, std, model=model, keep_layers=keep_layers
+            )
             features.append(np.asarray(batch_features)[:valid])
             labels.append(part_labels)
             if is_real:
@@ -163,8 +170,8 @@ def _weighted_batches(parts, share, mean, std, batch_size):
 _fit_class_stats = jax.jit(gaussian.fit_class_stats, static_argnames=("num_classes", "full"))
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _measure(variables, images, weights, mean, std, *, model):
+@functools.partial(jax.jit, static_argnames=("model", "keep_layers"))
+def _measure(variables, images, weights, mean, std, *, model, keep_layers):
     """Features f32[B, D] of a padded batch, and its `_LayerStats`."""
     x = normalise(images, mean, std)
     count = weights.sum()
@@ -173,15 +180,19 @@ def _measure(variables, images, weights, mean, std, *, model):
     pixels = Moments(pixel_mean, (pixel_share * jnp.square(x - pixel_mean[None])).sum(0))
     spectrum = (pixel_share * power_spectrum(x)).sum(0)
     seen = forward(model, variables, x, weights=weights)
-    return seen.features, _LayerStats(seen.block_inputs, pixels, spectrum, count)
+    layers = seen.moments if keep_layers else {}
+    return seen.features, _LayerStats(seen.block_inputs, pixels, spectrum, layers, count)
 
 
 @jax.jit
 def _merge(a, b):
     """Statistics of the union of the images behind `a` and `b`."""
-    merge = functools.partial(merge_moments, num_a=a.num_images, num_b=b.num_images)
-    pairs = zip(a.block_inputs, b.block_inputs, strict=True)
-    block_inputs = tuple(merge(a=old, b=new) for old, new in pairs)
     num_images = a.num_images + b.num_images
-    spectrum = a.spectrum + (b.num_images / num_images) * (b.spectrum - a.spectrum)
-    return _LayerStats(block_inputs, merge(a=a.pixels, b=b.pixels), spectrum, num_images)
+
+    def merge(old, new):
+        if isinstance(old, Moments):
+            return merge_moments(old, a.num_images, new, b.num_images)
+        return old + (b.num_images / num_images) * (new - old)
+
+    merged = jax.tree.map(merge, a, b, is_leaf=lambda node: isinstance(node, Moments))
+    return merged._replace(num_images=num_images)

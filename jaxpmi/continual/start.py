@@ -131,8 +131,11 @@ def _from_noise(config):
     return dataclasses.replace(config, inversion=inversion)
 
 
-def empty_memory(run, network):
-    """Memory of no data; only what the method uses takes space."""
+def empty_memory(run, network, layer_moments=None):
+    """Memory of no data; only what the method uses takes space.
+
+    `layer_moments` are given where the network keeps no running ones.
+    """
     config, stream = run.config, run.stream
     dim, num_classes = network.head.shape
     if run.method.replay != "inversion":
@@ -164,6 +167,7 @@ def empty_memory(run, network):
         pixels=Moments(jnp.zeros(stream.image_shape), jnp.ones(stream.image_shape)),
         histogram=jnp.zeros((256, channels)),
         spectrum=jnp.zeros((height, width // 2 + 1, channels)),
+        layer_moments=layer_moments or {},
         num_images=jnp.zeros(()),
         inverses=inverses,
     )

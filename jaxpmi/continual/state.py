@@ -31,7 +31,9 @@ class Memory(NamedTuple):
     pixels: Moments  # f32[H, W, C] each, merged over tasks by image count
     histogram: jax.Array  # f32[256, C], of the pixel values 0..255, summed over tasks
     spectrum: jax.Array  # f32[H, W//2+1, C], mean power spectrum of the images of all tasks
-    num_images: jax.Array  # f32[], behind the four before
+    layer_moments: dict[str, Any]  # of layer inputs, merged over tasks by image count; {} where
+    # the network itself keeps running ones, as BatchNorms do
+    num_images: jax.Array  # f32[], behind the five before
     inverses: tuple[BlockInverse, ...]  # of the newest network
 
 

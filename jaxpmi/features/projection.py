@@ -109,6 +109,30 @@ def nearest_classes(
     return seen[order], cosines
 
 
+@functools.partial(jax.jit, static_argnames=("num_seen", "num_neighbours"))
+def neighbour_shares(prototypes: jax.Array, num_seen: int, num_neighbours: int) -> jax.Array:
+    """Says by which seen classes every class is stood for, in equal parts: f32[C, C].
+
+    Args:
+      prototypes: f32[C, D], of any norm above 0; the first `num_seen` are of seen classes.
+      num_seen: how many.
+      num_neighbours: by how many a class that is not seen is stood for, in [1, num_seen].
+
+    Returns:
+      A row per class that sums to 1: a seen class stands for itself.
+
+    Raises:
+      ValueError: as `nearest_classes`.
+    """
+
+    def row(prototype):
+        nearest, _ = nearest_classes(prototypes, jnp.arange(num_seen), prototype, num_neighbours)
+        return jax.nn.one_hot(nearest, len(prototypes)).mean(0)
+
+    itself = jnp.eye(len(prototypes))[:num_seen]
+    return jnp.concatenate([itself, jax.vmap(row)(prototypes[num_seen:])])
+
+
 def project_features(
     stats: ClassStats,
     prototypes: jax.Array,
@@ -117,7 +141,7 @@ def project_features(
     *,
     num_features: int,
     num_neighbours: int = 5,
-    average: bool = False,
+    average: bool = True,
     text_share: float = 0.1,
     pivot: Pivot = "text",
 ) -> jax.Array:
@@ -133,8 +157,10 @@ def project_features(
       num_features: how many features to draw, at least 1.
       num_neighbours: how many of the nearest seen classes to draw from, at least 1.
       average: each feature is the mean of one draw from every neighbour, as published, which
-        shrinks the variance within the class about `num_neighbours`-fold; by default feature i
-        is one draw, from neighbour i modulo `num_neighbours`.
+        shrinks the variance within the class about `num_neighbours`-fold, but lies far closer to
+        the class where neighbours lead to different places (cosine to the mean of real features
+        .82 against .68 in `configs/clip_tiny.py`); if not, feature i is one draw, from neighbour i
+        modulo `num_neighbours`.
       text_share: weight of `new_prototype` in the result, in [0, 1].
       pivot: what is rotated to `new_prototype`, the neighbour's "text" prototype or the direction
         of its "image_mean".

@@ -119,6 +119,28 @@ def fit_block_inverses(
     )
 
 
+@jax.jit
+def share_class_offsets(
+    inverses: tuple[BlockInverse, ...], shares: jax.Array
+) -> tuple[BlockInverse, ...]:
+    """Gives classes that the fit has not seen the offsets of others.
+
+    Args:
+      inverses: of all blocks; only the last one, whose output is a feature vector, has offsets
+        per class.
+      shares: f32[C, C]; the new offset of class c is the sum of shares[c, k] times that of k.
+
+    Returns:
+      The inverses with these offsets; () stays ().
+    """
+    if not inverses:
+        return inverses
+    *others, last = inverses
+    weight, first = last.weight, last.weight.shape[0] - shares.shape[0]
+    offsets = jnp.dot(shares, weight[first:], precision=jax.lax.Precision.HIGHEST)
+    return (*others, last._replace(weight=jnp.concatenate([weight[:first], offsets])))
+
+
 @functools.partial(jax.jit, static_argnames=("input_shape", "residual_scale", "noise_scale"))
 def invert_linearly(
     inverse: BlockInverse,

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -25,7 +26,7 @@ MODEL = clip.clip(
     context=6, text_width=16, text_depth=2, text_num_heads=2,
 )  # fmt: skip
 CLASSES, BATCH, REPLAY = 4, 6, 5
-CONFIG = ClipTrainConfig(learning_rate=3e-3, warmup_steps=2)
+CONFIG = ClipTrainConfig(learning_rate=3e-3, warmup_steps=2, joint_weight=0.5)
 MEAN, STD = jnp.full(3, 0.5), jnp.full(3, 0.25)
 
 
@@ -127,10 +128,25 @@ def test_terms_of_the_first_step_against_their_definitions(monkeypatch):
         "replay_logits": 0.1 * alpha * beta * gap.mean(),
         "text_features": 0.2 * alpha * beta * np.abs(texts - old_texts)[:2].mean(),
         "all_classes": 0.001 * over_all,
+        "joint": 0.5 * over_all,
     }
     for name in TERMS:
         np.testing.assert_allclose(metrics.terms[name], want[name], rtol=1e-3)
     jax.clear_caches()
+
+
+def test_each_part_of_the_loss_over_all_classes_trains_one_tower():
+    """`ft_weight` moves the names alone, `joint_weight` the images alone."""
+    off = {"ce_weight": 0.0, "hkd_weight": 0.0, "tkd_weight": 0.0}
+    for field, still in (("ft_weight", "image"), ("joint_weight", "text")):
+        weights = {**off, "ft_weight": 0.0, "joint_weight": 0.0, field: 1.0}
+        config = dataclasses.replace(CONFIG, **weights)
+        before = jax.tree.map(np.array, learner().adapters)
+        after, _ = train(2, 2, program=dataclasses.replace(PROGRAM, train=config))
+        moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before, after.adapters)
+        for tower in ("image", "text"):
+            largest = max(jax.tree.leaves(getattr(moved, tower)))
+            assert (largest == 0) == (tower == still), (field, tower)
 
 
 def test_only_adapters_change_and_the_loss_falls():

@@ -38,7 +38,7 @@ CONFIG = Config(
 FEATURES = 16
 
 
-def empty_memory(inverses=()):
+def empty_memory(inverses=(), layer_moments=None):
     net = trained()
     shapes = blockwise.block_input_shapes(net.model, net.variables, SHAPE)[:-1]
     return Memory(
@@ -48,6 +48,7 @@ def empty_memory(inverses=()):
         pixels=Moments(jnp.zeros(SHAPE), jnp.ones(SHAPE)),
         histogram=jnp.zeros((256, SHAPE[-1])),
         spectrum=jnp.zeros((SHAPE[0], SHAPE[1] // 2 + 1, SHAPE[2])),
+        layer_moments=layer_moments or {},
         num_images=jnp.zeros(()),
         inverses=inverses,
     )
@@ -117,6 +118,22 @@ def test_full_covariances_are_kept_if_asked():
     np.testing.assert_allclose(
         memory.class_stats.cov[3], np.cov(members.T, bias=True), rtol=1e-3, atol=1e-3
     )
+
+
+def test_moments_of_layer_inputs_are_merged_where_they_are_kept():
+    """Batches of 24 divide no count here: what pads an image batch must not count."""
+    net = trained()
+    first = update(empty_memory(layer_moments=net.variables.batch_stats), FIRST, NONE)
+    second = update(first, SECOND, REPLAY)
+    x = normalise(jnp.concatenate([all_of(FIRST), all_of(SECOND)]), MEAN, STD)
+    wanted = jax.jit(functools.partial(blockwise.forward, net.model))(net.variables, x).moments
+    assert jax.tree.structure(second.layer_moments) == jax.tree.structure(wanted)
+    jax.tree.map(
+        lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4),
+        second.layer_moments,
+        wanted,
+    )
+    assert memories()[1].layer_moments == {}
 
 
 def test_layer_knowledge_is_that_of_the_union_of_all_real_images():

@@ -126,6 +126,18 @@ def test_nearest_classes_are_the_seen_ones_of_the_highest_cosine():
     np.testing.assert_allclose(cosines, prototypes[ranked[1:4]] @ new, **CLOSE)
 
 
+def test_neighbours_stand_for_classes_that_are_not_seen():
+    _, prototypes, _ = problem()
+    shares = np.asarray(projection.neighbour_shares(jnp.asarray(prototypes), 4, 2))
+    np.testing.assert_array_equal(shares[:4], np.eye(NUM_CLASSES)[:4])
+    for label in (4, 5):
+        nearest = np.argsort(-prototypes[:4] @ prototypes[label])[:2]
+        want = np.isin(np.arange(NUM_CLASSES), nearest) / 2
+        np.testing.assert_allclose(shares[label], want, **CLOSE)
+    with pytest.raises(ValueError, match="got num_neighbours=5 with 4 seen classes"):
+        projection.neighbour_shares(jnp.asarray(prototypes), 4, 5)
+
+
 @pytest.mark.parametrize("text_share", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("pivot", ["text", "image_mean"])
 @pytest.mark.parametrize("average", [False, True])

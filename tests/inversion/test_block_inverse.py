@@ -242,6 +242,19 @@ def test_each_class_has_an_offset_of_its_own():
     np.testing.assert_allclose(got, np.concatenate([pattern, -pattern]), atol=2e-2)
 
 
+def test_offsets_can_be_shared_with_a_class_that_has_no_images():
+    """Class 2 gets the mean of the offsets of 0 and 1; all else stays."""
+    rng = np.random.default_rng(0)
+    weight = jnp.asarray(rng.normal(size=(4 + 3, 5)), jnp.float32)  # 4 features, 3 classes
+    inverse = block_inverse.BlockInverse(weight, jnp.zeros((0, 5)), jnp.ones(5))
+    shares = jnp.asarray([[1, 0, 0], [0, 1, 0], [0.5, 0.5, 0]], jnp.float32)
+    first, last = block_inverse.share_class_offsets((inverse, inverse), shares)
+    assert_same(first, inverse)
+    np.testing.assert_array_equal(last.weight[:6], weight[:6])
+    np.testing.assert_allclose(last.weight[6], weight[4:6].mean(0), rtol=1e-6)
+    assert block_inverse.share_class_offsets((), shares) == ()
+
+
 def test_odd_sizes_are_padded_by_their_edge_and_cut_again():
     x = normal(0, 2, 7, 7, 3)
     rows = block_inverse._space_to_depth(jnp.asarray(x), (2, 4, 4, 5))
