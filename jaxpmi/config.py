@@ -97,12 +97,18 @@ class ClipTrainConfig:
     replay_batch_size: int = 64  # synthetic images per step, beside the real ones
     learning_rate: float = 1e-3  # AdamW, peak
     weight_decay: float = 0.0  # AdamW
-    warmup_steps: int = 30  # linear, before a cosine to 0 at the last step
+    warmup_steps: int = 30  # linear, before the schedule
+    schedule: Literal["cosine", "quarter_cosine"] = "cosine"  # to 0, or as published in a later
+    # copy to 1.6 % of the peak, cos(99 pi t / 200)
+    schedule_epochs: int | None = None  # its length, of name-only training as well; None: all
+    # epochs. Published: 3, after which a cosine rises again and a quarter cosine is negative
     ce_weight: float = 1.0  # lambda_ce: cross-entropy on new classes only
     hkd_weight: float = 0.1  # lambda_hkd: L1 between old and new logits of synthetic images
     tkd_weight: float = 0.2  # lambda_tkd: L1 between old and new text features of old classes
     ft_weight: float = 0.001  # lambda_ft, not scaled: cross-entropy over all classes, texts only
     joint_weight: float = 0.0  # the same for the image tower alone; not published
+    teacher_texts: Literal["frozen", "live"] = "frozen"  # text features in the teacher's logits:
+    # its own, or (as published) the student's, through which gradients then flow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +122,10 @@ class ContrastiveConfig:
     temperature: float = 1.0  # tau of the uniformity loss
     num_rounds: int = 40  # P: rounds in which features are drawn
     keep_rate: float = 0.5  # share of a round's candidates that are kept
+    oversampling: int = 1  # features drawn per feature used, which are a random choice of them;
+    # published for CLIP: 20 or 50, for 5 images per class
+    moment_match: Literal["sound", "published", "none"] = "sound"  # of drawn features to those of
+    # their class; published: misses the mean wherever the deviation has to be corrected
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +148,7 @@ class PerLayerConfig:
     boost_weights: bool = True  # double a term's weight while it exceeds its first value
     coarse_to_fine_steps: int = 0  # Adam steps of the last block to be inverted, from a 2 x 2 grid
     # of its input upwards; 0: like every other block
+    coarse_to_fine_iterate: Literal["best", "last"] = "best"  # what goes on; last: as published
     search_learning_rates: tuple[float, ...] = ()  # multipliers tried for every batch and block
     search_statistics_weights: tuple[float, ...] = ()  # multipliers tried with them
 
@@ -150,11 +161,16 @@ class FullModelConfig:
     learning_rate: float = 0.1  # Adam, peak, in normalised pixel units
     warmup_steps: int = 5  # linear warm-up
     schedule: Literal["cosine", "step"] = "cosine"  # after warm-up; step: halved at 1/2 and 3/4
+    schedule_steps: int | None = None  # its length; None: num_steps. Published for CLIP: 2000, of
+    # which 600 are run, so that a cosine ends at 79 % of the peak
+    iterate: Literal["best", "last"] = "best"  # images that are returned; last: published for CLIP
     feature_weight: float = 1.0  # of the squared error to the sampled target features
     cross_entropy_weight: float = 0.0  # of the intended label under the old network
     statistics_weight: float = 0.25  # of all layers' statistics
     pixel_statistics_weight: float = 0.0  # of per-pixel moments, measured on real data
-    total_variation_weight: float = 0.0  # of neighbouring pixels' absolute differences
+    total_variation_weight: float = 0.0  # of differences of neighbouring pixels
+    total_variation_norm: Literal["l1", "l2"] = "l1"  # l1: their mean absolute value; l2: their
+    # root of the sum of squares over an image, as published for CLIP
     spectrum_weight: float = 0.0  # of the distance to the power spectrum of real images
     histogram_weight: float = 0.0  # of the distance to the histogram of real pixel values; if not
     # 0, the images are also given exactly that histogram at the end
@@ -208,7 +224,11 @@ class NameOnlyConfig:
     num_neighbours: int = 5  # seen classes whose features are rotated
     average: bool = True  # mean of one draw from each, as published; else single draws, which are
     # more varied but lie farther from the class
+    pivot: Literal["text", "image_mean"] = "text"  # what is rotated to the new name: a neighbour's
+    # text feature, or the mean of its image features (the published alternative)
     text_share: float = 0.1  # of the class's own text feature in its image features
+    match: Literal["features", "directions"] = "features"  # what inversion aims at: features as
+    # long as those of seen classes, or (as published) unit features, whatever their length
     epochs: int = 10  # passes over these images
     learning_rate: float = 5e-4  # AdamW, peak
 
@@ -223,6 +243,14 @@ class ClipConfig:
     templates: tuple[str, ...] = ("a photo of a {}.",)  # prompts; {} stands for the class name
     num_experts: int = 2  # per block of both towers
     adapter_rank: int = 64  # channels of an expert's bottleneck
+    statistics_axis: Literal["channel", "token"] = "channel"  # per what moments of layer inputs
+    # are kept; token: per position in the sequence, as published
+    layer_statistics: Literal["trained", "previous"] = "trained"  # network in which they are
+    # measured: the one just trained, or (as published) the one before the task
+    merge_head_statistics: bool = True  # over tasks; False: as published, the moments of the last
+    # block's input stay those of the first task
+    refresh_old_classes: bool = False  # describe old classes anew by their synthetic images after
+    # every task, as for ResNets; False: as published, as they were when their images were there
     train: ClipTrainConfig = ClipTrainConfig()
     name_only: NameOnlyConfig = NameOnlyConfig()
 

@@ -97,9 +97,12 @@ RANGES = {
     "num_steps": COUNT,
     "num_tasks": COUNT,
     "num_unseen_classes": NOT_NEGATIVE,
+    "oversampling": COUNT,
     "pretraining_classes": COUNT,
     "replay_batch_size": COUNT,
     "residual_scale": NOT_NEGATIVE,
+    "schedule_epochs": COUNT,
+    "schedule_steps": COUNT,
     "search_learning_rates": POSITIVE,
     "search_statistics_weights": POSITIVE,
     "seed": Range(0, 2**32 - 1),
@@ -226,6 +229,13 @@ def _check_clip(config: Config) -> None:
         raise ValueError(
             "inversion.targets='label' is not made for model.name='clip'; use 'cfs' or 'gaussian'."
         )
+    start = config.inversion.per_layer.start
+    if config.clip.name_only.match == "directions" and start == "inverse":
+        raise ValueError(
+            "clip.name_only.match='directions' with inversion.per_layer.start='inverse' would give "
+            "unit features to a linear inverse that was fitted to features; set start to "
+            "'gaussian' with num_steps of 1 or more, or to 'noise'."
+        )
     wrong = [template for template in config.clip.templates if "{}" not in template]
     if wrong or not config.clip.templates:
         raise ValueError(
@@ -270,6 +280,12 @@ def _check_inversion(config: Config) -> None:
             f"inversion.targets='{inversion.targets}' draws target features that "
             "inversion.full_model.feature_weight=0 ignores; raise the weight or set "
             "targets='label'."
+        )
+    if full.schedule_steps is not None and full.schedule_steps < full.num_steps:
+        raise ValueError(
+            f"inversion.full_model.schedule_steps={full.schedule_steps} ends before "
+            f"num_steps={full.num_steps}, so the last steps would do nothing; give at least as "
+            "many, or None."
         )
     _check_per_layer(config)
 

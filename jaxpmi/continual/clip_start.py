@@ -56,14 +56,15 @@ def open_clip_run(config: Config) -> tuple[ClipRun, tuple[int, ...]]:
     order = (*known, *unseen)
     names = [source.class_names[label] for label in (*order, *pretraining)]
     prompts = [t.format(name) for name in names for t in config.clip.templates]
+    axis = config.clip.statistics_axis
     if config.clip.weights is not None:
-        loaded = load_clip(config.clip.weights)
+        loaded = load_clip(config.clip.weights, statistics_axis=axis)
         model, tokenizer = loaded.model, loaded.tokenizer
         base = loaded.variables
     else:
         context = 2 + max(len(prompt.split()) + 1 for prompt in prompts)
         tokenizer = word_tokenizer(prompts, context)
-        model = clip_tiny(tokenizer.vocabulary, context)
+        model = clip_tiny(tokenizer.vocabulary, context, statistics_axis=axis)
     tokens = tokenizer.encode(prompts).reshape(len(names), len(config.clip.templates), -1)
     wanted = (model.image_size, model.image_size, 3)
     if source.image_shape != wanted:

@@ -2,7 +2,7 @@
 
 Between tasks only adapters change. The Gaussian of a class is kept as it was when its images were
 there, as published; moments of layers are measured on real images with the network just trained
-and merged over tasks (the published code measures them with the network before).
+and merged over tasks. `ClipConfig` can ask for other ways, the published ones among them.
 """
 
 import dataclasses
@@ -34,6 +34,7 @@ from jaxpmi.features.projection import project_features
 from jaxpmi.inversion.block_inverse import share_class_offsets
 from jaxpmi.inversion.synthesis import synthesize
 from jaxpmi.inversion.targets import Targets
+from jaxpmi.models.vit import with_unit_features
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
 
@@ -82,8 +83,14 @@ def remember_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
 
 
 def _describe(run, state, adapters, memory, config):
-    """The memory of one network after a task; class Gaussians, once there, stay as they were."""
-    task, stream = int(state.task), run.stream
+    """The memory of one network after a task; class Gaussians, once there, stay as they were.
+
+    The base (no adapters) is the same before and after, whatever the settings.
+    """
+    task, stream, settings = int(state.task), run.stream, run.config.clip
+    layer_variables = None
+    if adapters is not None and settings.layer_statistics == "previous":
+        layer_variables = run.network(state.teacher, memory).variables
     sizes = [stream.train_size(t) for t in range(stream.num_tasks)]
     images, labels = jax.device_get((state.replay.images, state.replay.labels))
     updated = update_memory(
@@ -98,8 +105,15 @@ def _describe(run, state, adapters, memory, config):
         config=config,
         capacity=max(sizes),
         max_images=max(sizes) + len(images),
+        layer_variables=layer_variables,
     )
-    keep = functools.partial(_keep, memory.class_stats.count > 0)
+    if task > 0 and not settings.merge_head_statistics:
+        block_inputs = (*updated.block_inputs[:-1], memory.block_inputs[-1])
+        updated = updated._replace(block_inputs=block_inputs)
+    kept = memory.class_stats.count > 0
+    if adapters is not None and settings.refresh_old_classes:
+        kept = kept & (updated.class_stats.count == 0)
+    keep = functools.partial(_keep, kept)
     return updated._replace(
         class_stats=keep(memory.class_stats, updated.class_stats),
         feature_models=keep(memory.feature_models, updated.feature_models),
@@ -153,13 +167,16 @@ def invert_names_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
             num_neighbours=num_neighbours,
             average=settings.average,
             text_share=settings.text_share,
+            pivot=settings.pivot,
         )
         for label in classes
     ]
     shares = neighbour_shares(prototypes, classes.start, num_neighbours)
     memory = memory._replace(inverses=share_class_offsets(memory.inverses, shares))
-    # Directions only: the length is that of the seen classes' features.
-    length = jnp.linalg.norm(seen.mean, axis=1).mean()
+    # Directions only: the length is that of the seen classes' features, unless none is asked for.
+    model, length = with_unit_features(run.model), 1.0
+    if settings.match == "features":
+        model, length = run.model, jnp.linalg.norm(seen.mean, axis=1).mean()
     targets = shard_batch(
         {
             "features": length * jnp.concatenate(features),
@@ -169,7 +186,7 @@ def invert_names_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
     )
     targets = Targets(**targets, head=network.head, class_mask=jnp.ones(len(prototypes), bool))
     result = synthesize(
-        run.model,
+        model,
         network.variables,
         targets,
         tasks.layer_knowledge(run, state.replace(memory=memory), network),

@@ -70,15 +70,26 @@ def clip_optimiser(config: ClipTrainConfig) -> optax.GradientTransformation:
 
 
 def clip_learning_rates(config: ClipTrainConfig, num_steps: int) -> np.ndarray:
-    """The learning rate of every step, f32[S]: linear warm-up, then a cosine that ends near 0.
+    """The learning rate of every step, f32[S]: linear warm-up, then a cosine.
 
-    The whole length of the task is spanned; the published code's cosine has a fixed length and
-    becomes negative where training is longer (PMI, section 7).
+    It spans all steps, or as many as `config.schedule_epochs` have; beyond these it goes on as a
+    cosine does. At progress t, 1 being its end, it is (1 + cos(pi t)) / 2 of the peak: 0 at the
+    end, .75 at 5/3. The "quarter_cosine" is cos(99 pi t / 200): .016 at the end, -.85 at 5/3
+    (PMI, sections 6 and 7).
     """
-    warmup = min(config.warmup_steps, num_steps - 1)
-    schedule = optax.warmup_cosine_decay_schedule(
-        config.learning_rate / max(warmup, 1), config.learning_rate, warmup, num_steps
-    )
+    length = num_steps
+    if config.schedule_epochs is not None:
+        length = max(round(num_steps * config.schedule_epochs / config.epochs), 1)
+    warmup, peak = min(config.warmup_steps, length - 1), config.learning_rate
+
+    def decay(step):
+        angle = jnp.pi * step / float(length - warmup)
+        if config.schedule == "quarter_cosine":
+            return peak * jnp.cos(0.495 * angle)
+        return peak * (0.5 * (1.0 + jnp.cos(angle)))
+
+    ramp = optax.linear_schedule(peak / max(warmup, 1), peak, warmup)
+    schedule = optax.join_schedules([ramp, decay], [warmup])
     return np.asarray(jax.vmap(schedule)(jnp.arange(num_steps)), np.float32)
 
 
@@ -133,8 +144,9 @@ def _loss(adapters, *, batch, task, teacher, program, key):
     def logits(image_features, texts=texts):
         return similarity_logits(image_features, texts, task.base.logit_scale)
 
-    # Without stop_gradient on the text side the published teacher would move with the student.
-    wanted = jax.lax.stop_gradient(logits(encode_images(model, teacher, replay), teacher_texts))
+    # With "live" texts, whose gradient is not stopped, the teacher moves with the student.
+    live = config.teacher_texts == "live"
+    wanted = logits(encode_images(model, teacher, replay), texts if live else teacher_texts)
     seen = task.new_mask + task.old_mask
 
     def over_all(features, replay_features, texts):
@@ -159,7 +171,7 @@ def _loss(adapters, *, batch, task, teacher, program, key):
         "cross_entropy": factors.ce
         * losses.masked_cross_entropy(logits(features), labels, task.new_mask),
         "replay_logits": factors.hkd
-        * losses.hard_distillation(logits(replay_features), wanted, task.old_mask),
+        * losses.hard_distillation(logits(replay_features), wanted, task.old_mask, detach=not live),
         "text_features": factors.rkd * moved.sum() / jnp.maximum(old.sum() * texts.shape[1], 1.0),
         "all_classes": later * config.ft_weight * to_text,
         "joint": later * config.joint_weight * to_image,

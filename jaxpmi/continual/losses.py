@@ -80,11 +80,15 @@ def inverse_count_weights(counts: jax.Array) -> jax.Array:
 
 
 def hard_distillation(
-    logits: jax.Array, teacher_logits: jax.Array, old_mask: jax.Array
+    logits: jax.Array, teacher_logits: jax.Array, old_mask: jax.Array, *, detach: bool = True
 ) -> jax.Array:
-    """Mean absolute difference of f32[B, C] logits over batch and old classes (L_hkd)."""
+    """Mean absolute difference of f32[B, C] logits over batch and old classes (L_hkd).
+
+    With `detach` no gradient reaches the teacher's logits.
+    """
     mask = jnp.asarray(old_mask, logits.dtype)
-    distance = jnp.abs(logits - jax.lax.stop_gradient(teacher_logits)) * mask[None]
+    wanted = jax.lax.stop_gradient(teacher_logits) if detach else teacher_logits
+    distance = jnp.abs(logits - wanted) * mask[None]
     return distance.sum(1).mean() / jnp.maximum(mask.sum(), 1.0)
 
 

@@ -60,6 +60,7 @@ def update_memory(
     config: Config,
     capacity: int,
     max_images: int,
+    layer_variables: Variables | None = None,
 ) -> Memory:
     """Describes the classes seen so far for the new network.
 
@@ -75,6 +76,7 @@ def update_memory(
       config: of the run.
       capacity: most images any class can have; static shape of the feature models' data.
       max_images: most images any task can have, synthetic ones included; static shape.
+      layer_variables: those of the network whose layer inputs are measured; None: `variables`.
 
     Returns:
       The new memory.
@@ -89,11 +91,15 @@ def update_memory(
             valid = len(part_labels)
             if keep_layers:  # blocks count what is padding as well
                 images, weights = images[:valid], weights[:valid]
-            batch_features, measured = _measure(
-                variables, images, weights, mean, std, model=model, keep_layers=keep_layers
-            )
+            measure = functools.partial(
+                _measure, images=images, weights=weights, mean=mean, std=std, model=model,
+                keep_layers=keep_layers,
+            )  # fmt: skip
+            batch_features, measured = measure(variables)
             features.append(np.asarray(batch_features)[:valid])
             labels.append(part_labels)
+            if is_real and layer_variables is not None:
+                _, measured = measure(layer_variables)
             if is_real:
                 stats = _merge(stats, measured)
                 histogram = histogram + pixel_histogram(images[:valid])

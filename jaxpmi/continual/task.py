@@ -312,6 +312,8 @@ def _draw_targets(run, state, key):
             num_per_class=most,
             num_rounds=config.contrastive.num_rounds,
             keep_rate=config.contrastive.keep_rate,
+            moment_match=config.contrastive.moment_match,
+            oversampling=config.contrastive.oversampling,
         )
         places = np.zeros(count, np.int32)
         for label in range(num_old):

@@ -209,7 +209,8 @@ def select(embeddings: jax.Array, kept_mean: jax.Array, num_kept: int) -> jax.Ar
 
 
 @functools.partial(
-    jax.jit, static_argnames=("num_per_class", "num_rounds", "keep_rate", "moment_match")
+    jax.jit,
+    static_argnames=("num_per_class", "num_rounds", "keep_rate", "moment_match", "oversampling"),
 )
 def sample_features(
     model: ContrastiveModel,
@@ -220,6 +221,7 @@ def sample_features(
     num_rounds: int = 40,
     keep_rate: float = 0.5,
     moment_match: MomentMatch = "sound",
+    oversampling: int = 1,
 ) -> jax.Array:
     """Contrastive feature sampling, the same number of features for every class (PMI, section 3).
 
@@ -235,27 +237,34 @@ def sample_features(
       num_rounds: P; fewer where a round would keep less than 2.
       keep_rate: r in (0, 1]; 1 keeps every draw.
       moment_match: variant of `match_moments`, or "none" for the draws as they are.
+      oversampling: all this is done for `oversampling` times as many features, of which a random
+        K of every class are returned (PMI for CLIP, where K is 5 and moments of 5 say little).
 
     Returns:
       f32[C, K, D].
     """
     if not 0.0 < keep_rate <= 1.0:
         raise ValueError(f"{keep_rate=} is not in (0, 1]; it is the share of draws that is kept.")
-    per_round = min(max(num_per_class // num_rounds, 2), num_per_class)
+    key_draw, key_subset = jax.random.split(key) if oversampling > 1 else (key, None)
+    num_samples = oversampling * num_per_class
+    per_round = min(max(num_samples // num_rounds, 2), num_samples)
     # 3 / 0.2 is 14.999...; it means 15 candidates.
     num_candidates = int(per_round / keep_rate + 1e-6)
     sample = functools.partial(
         _sample_class,
-        num_samples=num_per_class,
+        num_samples=num_samples,
         per_round=per_round,
         num_candidates=num_candidates,
     )
-    rounds_left = -(-num_per_class // per_round) - 1
-    draws = _draw(stats, key, per_round + rounds_left * num_candidates)
+    rounds_left = -(-num_samples // per_round) - 1
+    draws = _draw(stats, key_draw, per_round + rounds_left * num_candidates)
     features = jax.vmap(sample)(model, draws)
-    if moment_match == "none":
+    if moment_match != "none":
+        features = match_moments(features, stats.mean, stats.std, variant=moment_match)
+    if oversampling == 1:
         return features
-    return match_moments(features, stats.mean, stats.std, variant=moment_match)
+    keys = jax.random.split(key_subset, features.shape[0])
+    return jax.vmap(lambda key, x: jax.random.permutation(key, x)[:num_per_class])(keys, features)
 
 
 def match_moments(

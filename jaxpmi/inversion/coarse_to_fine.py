@@ -67,12 +67,12 @@ def invert_coarse_to_fine(
       input_moments: stored moments of the block's input.
       key: key[], consumed.
       block: the block.
-      config: learning rate and weight, as for every block, and `coarse_to_fine_steps`, split
-        evenly over the grids; Adam starts afresh on each.
+      config: learning rate and weight, as for every block; `coarse_to_fine_steps`, split evenly
+        over the grids, on each of which Adam starts afresh; and `coarse_to_fine_iterate`, which
+        of a grid's iterates goes on to the next.
 
     Returns:
-      As `invert_block`; `losses` are those of all grids, one after the other. On every grid the
-      best iterate goes on (the published code takes the last).
+      As `invert_block`; `losses` are those of all grids, one after the other.
     """
     height, width = start.shape[1:3]
     num_steps = config.coarse_to_fine_steps
@@ -101,6 +101,7 @@ def invert_coarse_to_fine(
             jax.random.fold_in(key, i),
             weights=weights,
             learning_rates=jnp.full(end - first, config.learning_rate),
+            iterate=config.coarse_to_fine_iterate,
         )
         x, finite = solution.x, finite & solution.finite
         losses.append(solution.losses)

@@ -55,14 +55,15 @@ def learning_rates(config: FullModelConfig) -> jax.Array:
 
     Linear warm-up from 1/warmup_steps of the peak, which step 0 and 1 share as in the published
     code (0.08, 0.08, 0.16, 0.24, 0.32, 0.4 for a peak of 0.4 after 5 steps), then a cosine to 0
-    or, for `schedule="step"`, halvings at 1/2 and 3/4 of the steps counted after warm-up.
+    or, for `schedule="step"`, halvings at 1/2 and 3/4 of the steps counted after warm-up. With
+    `schedule_steps` these are the first `num_steps` rates of a run of that length.
     """
-    steps, warmup = config.num_steps, config.warmup_steps
+    length, warmup = config.schedule_steps or config.num_steps, config.warmup_steps
     if config.schedule == "cosine":
-        decay = optax.cosine_decay_schedule(1.0, max(steps - warmup, 1))
+        decay = optax.cosine_decay_schedule(1.0, max(length - warmup, 1))
     else:
-        decay = optax.piecewise_constant_schedule(1.0, {steps // 2: 0.5, steps * 3 // 4: 0.5})
-    index = jnp.arange(steps)
+        decay = optax.piecewise_constant_schedule(1.0, {length // 2: 0.5, length * 3 // 4: 0.5})
+    index = jnp.arange(config.num_steps)
     ramp = jnp.minimum(jnp.maximum(index, 1) / max(warmup, 1), 1.0)
     after = jnp.maximum(index - warmup, 0)
     return config.learning_rate * jnp.where(index < warmup, ramp, jax.vmap(decay)(after))
@@ -107,7 +108,7 @@ def refine_images(
             batch = Moments(x.mean(0), x.var(0))
             named["pixel_statistics"] = objectives.moment_kl(batch, pixels.moments)
         if config.total_variation_weight > 0:
-            named["total_variation"] = priors.total_variation(x)
+            named["total_variation"] = priors.total_variation(x, norm=config.total_variation_norm)
         if config.spectrum_weight > 0:
             named["spectrum"] = priors.spectrum_distance(x, pixels.spectrum)
         if config.histogram_weight > 0:
@@ -135,6 +136,7 @@ def refine_images(
         if config.boost_weights
         else None,
         project=clip if config.clip_pixels else None,
+        iterate=config.iterate,
     )
 
 

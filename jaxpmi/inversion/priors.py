@@ -1,6 +1,7 @@
 """What is known of images without seeing one: smoothness, valid pixels, shifted views."""
 
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +10,26 @@ import numpy as np
 from jaxpmi.types import PRNGKey
 
 
-def total_variation(images: jax.Array) -> jax.Array:
-    """Mean absolute difference of f32[B, H, W, C] to the right, lower and two diagonal neighbours.
+def total_variation(images: jax.Array, *, norm: Literal["l1", "l2"] = "l1") -> jax.Array:
+    """Differences of f32[B, H, W, C] to the right, lower and two diagonal neighbours, as a scalar.
 
-    DeepInversion's l1 form: the mean of each direction's own tensor, summed over directions.
+    Args:
+      images: x.
+      norm: "l1": mean absolute difference of each direction, summed over directions
+        (DeepInversion). "l2": the Euclidean norm over space of each direction's differences, mean
+        over images and channels, summed over directions (PMI for CLIP); it grows with the image.
     """
     x = images
     right, down = x[:, :, 1:] - x[:, :, :-1], x[:, 1:] - x[:, :-1]
     diagonal, other = x[:, 1:, 1:] - x[:, :-1, :-1], x[:, 1:, :-1] - x[:, :-1, 1:]
-    return sum(jnp.abs(d).mean() for d in (right, down, diagonal, other))
+    size = _spatial_norms if norm == "l2" else jnp.abs
+    return sum(size(d).mean() for d in (right, down, diagonal, other))
+
+
+def _spatial_norms(x):
+    """Euclidean norms f32[B, C] of f32[B, H, W, C]; a map of zeros has a finite gradient."""
+    square = jnp.square(x).sum((1, 2))
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
 
 
 def pixel_histogram(images: np.ndarray) -> np.ndarray:

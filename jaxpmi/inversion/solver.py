@@ -1,4 +1,4 @@
-"""The one inner loop of inversion: Adam on the input, weight boosting, best iterate.
+"""The one inner loop of inversion: Adam on the input, weight boosting, best or last iterate.
 
 Per-layer inversion, full-model refinement and inversion from noise all minimise a weighted sum of
 named terms over an array; they differ in the terms only.
@@ -6,6 +6,7 @@ named terms over an array; they differ in the terms only.
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from typing import Literal
 from typing import NamedTuple
 
 import jax
@@ -20,10 +21,10 @@ TermsFn = Callable[[jax.Array, PRNGKey], dict[str, jax.Array]]
 class Solution(NamedTuple):
     """What `minimise` returns."""
 
-    x: jax.Array  # the best iterate
+    x: jax.Array  # the best iterate, or the last
     loss: jax.Array  # f32[], its loss (unboosted weights)
-    losses: jax.Array  # f32[S], loss of every iterate, step 0 being the start
-    terms: dict[str, jax.Array]  # unweighted terms at the best iterate
+    losses: jax.Array  # f32[S], loss before every step, that of step 0 being the start's
+    terms: dict[str, jax.Array]  # its unweighted terms
     finite: jax.Array  # bool[], False if any loss was NaN or infinite
 
 
@@ -47,6 +48,7 @@ def minimise(
     learning_rates: jax.Array,
     max_boost: Mapping[str, float] | None = None,
     project: Callable[[jax.Array], jax.Array] | None = None,
+    iterate: Literal["best", "last"] = "best",
 ) -> Solution:
     """Minimises `sum_k weights[k] * terms_fn(x, key)[k]` over x with Adam.
 
@@ -60,10 +62,11 @@ def minimise(
         value at step 0 its weight doubles, up to this factor; weights never fall again (PMI,
         section 1). None: no boosting. Terms not named are not boosted.
       project: applied after every update, e.g. clipping to valid pixels.
+      iterate: which to return, the "best" of those before a step by unboosted loss, or the "last",
+        after all steps (as published for CLIP), for which the terms are evaluated once more.
 
     Returns:
-      The best iterate by unboosted loss. The loss of an iterate is stored with that very iterate
-      (the published code is off by one).
+      The iterate with its own unboosted loss and terms (the published code is off by one).
     """
     weights = {name: jnp.asarray(weight, jnp.float32) for name, weight in weights.items()}
     max_boost = dict(max_boost or {})
@@ -113,4 +116,8 @@ def minimise(
     )
     steps = jnp.arange(learning_rates.shape[0])
     carry, losses = jax.lax.scan(step, carry, (steps, learning_rates))
-    return Solution(carry.best_x, carry.best_loss, losses, carry.best_terms, carry.finite)
+    if iterate == "best":
+        return Solution(carry.best_x, carry.best_loss, losses, carry.best_terms, carry.finite)
+    terms = terms_fn(carry.x, jax.random.fold_in(key, learning_rates.shape[0]))
+    loss = sum(weights[k] * terms[k] for k in weights)
+    return Solution(carry.x, loss, losses, terms, carry.finite & jnp.isfinite(loss))

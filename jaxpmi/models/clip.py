@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxpmi.models.adapters import init_adapters
 from jaxpmi.models.adapters import with_adapters
 from jaxpmi.models.blockwise import Stack
+from jaxpmi.models.blockwise import StatisticsAxis
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_name
 from jaxpmi.models.blockwise import forward
@@ -85,7 +86,7 @@ def clip(
     text_num_heads: int = 8,
     end_token: int | None = None,
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu",
-    statistics_axis: Literal["channel", "token"] = "channel",
+    statistics_axis: StatisticsAxis = "channel",
 ) -> Clip:
     """A CLIP of these sizes; `end_token` is the last of the vocabulary unless given."""
     image = vision_transformer(
@@ -130,7 +131,9 @@ def clip_vit_l14() -> Clip:
     )
 
 
-def clip_tiny(vocabulary: int, context: int) -> Clip:
+def clip_tiny(
+    vocabulary: int, context: int, *, statistics_axis: StatisticsAxis = "channel"
+) -> Clip:
     """For images of 28 x 28 pixels and captions of few words: about 84,000 parameters."""
     return clip(
         image_size=28,
@@ -144,6 +147,7 @@ def clip_tiny(vocabulary: int, context: int) -> Clip:
         text_width=32,
         text_depth=1,
         text_num_heads=2,
+        statistics_axis=statistics_axis,
     )
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxpmi.models.blockwise import StatisticsAxis
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.clip import Clip
 from jaxpmi.models.clip import ClipVariables
@@ -64,7 +65,9 @@ _NO_PICKLE = (
 )
 
 
-def load_clip(path: str | Path, *, model: Clip | None = None) -> PretrainedClip:
+def load_clip(
+    path: str | Path, *, model: Clip | None = None, statistics_axis: StatisticsAxis = "channel"
+) -> PretrainedClip:
     """Reads a CLIP with two transformers, its weights and its tokenizer.
 
     Args:
@@ -76,6 +79,8 @@ def load_clip(path: str | Path, *, model: Clip | None = None) -> PretrainedClip:
           does, heads have 64 channels and the activation is `quick_gelu`, as in OpenAI's models.
           The weights of a folder of the other kinds stand for that folder.
       model: what the weights must be of, for instance `clip_vit_b16()`; None: whatever they are.
+      statistics_axis: per what the image tower keeps moments, "token" as published; a given
+        `model` has its own.
 
     Returns:
       The model, its variables in f32 whatever the file's float type, and the tokenizer. Stored
@@ -94,7 +99,8 @@ def load_clip(path: str | Path, *, model: Clip | None = None) -> PretrainedClip:
         else:
             sizes = openai_sizes(weights, shapes)
             sizes |= openai_conventions(weights, sizes) if model is None else {}
-        model = clip(**sizes) if model is None else _agreed(weights, sizes, model)
+        kept = {"statistics_axis": statistics_axis}
+        model = clip(**sizes, **kept) if model is None else _agreed(weights, sizes, model)
         fresh = jax.eval_shape(lambda: init_clip(model, jax.random.key(0)))
         _check_tensors(weights, naming, shapes, fresh)
         tokenizer = _matching_tokenizer(weights.with_name("tokenizer.json"), model)

@@ -139,6 +139,7 @@ class ClassTokenHead:
 
     features: int
     statistics_axis: StatisticsAxis = "channel"  # of its input
+    unit_norm: bool = False  # features of length 1
 
     def init(self, key, input_shape):
         """See `Block.init`."""
@@ -149,7 +150,10 @@ class ClassTokenHead:
     def apply(self, params, batch_stats, x, *, train=False):
         """See `Block.apply`."""
         del batch_stats, train
-        return layer_norm(params["norm"], x[:, 0]) @ params["projection"], {}
+        features = layer_norm(params["norm"], x[:, 0]) @ params["projection"]
+        if self.unit_norm:
+            features = features / jnp.linalg.norm(features, axis=-1, keepdims=True)
+        return features, {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +185,12 @@ def vision_transformer(
             ClassTokenHead(features, statistics_axis),
         )
     )
+
+
+def with_unit_features(model: VisionTransformer) -> VisionTransformer:
+    """The same tower, whose features have length 1; it takes the same variables."""
+    *blocks, head = model.blocks
+    return VisionTransformer((*blocks, dataclasses.replace(head, unit_norm=True)))
 
 
 def transformer_block(width: int, depth: int, num_heads: int, **options) -> TransformerBlock:
