@@ -229,12 +229,12 @@ def _check_clip(config: Config) -> None:
         raise ValueError(
             "inversion.targets='label' is not made for model.name='clip'; use 'cfs' or 'gaussian'."
         )
-    start = config.inversion.per_layer.start
-    if config.clip.name_only.match == "directions" and start == "inverse":
+    linear = config.method == "pmi" and config.inversion.per_layer.start == "inverse"
+    if config.clip.name_only.match == "directions" and linear:
         raise ValueError(
             "clip.name_only.match='directions' with inversion.per_layer.start='inverse' would give "
-            "unit features to a linear inverse that was fitted to features; set start to "
-            "'gaussian' with num_steps of 1 or more, or to 'noise'."
+            "unit features to a linear inverse that was fitted to features of any length; set "
+            "start to 'gaussian' with num_steps of 1 or more, or to 'noise'."
         )
     wrong = [template for template in config.clip.templates if "{}" not in template]
     if wrong or not config.clip.templates:

@@ -324,6 +324,14 @@ def test_not_finite(value):
             },
             "coarse_to_fine_steps=60 with start='noise' has no per-layer phase",
         ),
+        (
+            {"model.name": "clip", "clip.name_only.match": "directions"},
+            "match='directions' with inversion.per_layer.start='inverse' would give unit features",
+        ),
+        (
+            {"inversion.full_model.schedule_steps": 59},
+            "schedule_steps=59 ends before num_steps=60, so the last steps would do nothing",
+        ),
     ],
 )
 def test_fields_that_do_not_fit_together(changes, message):
@@ -337,6 +345,8 @@ def test_fields_that_do_not_fit_together(changes, message):
 def test_what_a_method_does_not_use_is_not_compared():
     validate(change(Config(method="lwf"), "inversion.images_per_task", 0))
     validate(change(Config(method="abd"), "inversion.full_model.feature_weight", 0.0))
+    clip = change(Config(method="finetune"), "model.name", "clip")
+    validate(change(clip, "clip.name_only.match", "directions"))
     validate(change(Config(method="finetune"), "inversion.batch_size", 7), num_devices=8)
 
 

@@ -98,9 +98,9 @@ def update_memory(
             batch_features, measured = measure(variables)
             features.append(np.asarray(batch_features)[:valid])
             labels.append(part_labels)
-            if is_real and layer_variables is not None:
-                _, measured = measure(layer_variables)
             if is_real:
+                if layer_variables is not None:
+                    _, measured = measure(layer_variables)
                 stats = _merge(stats, measured)
                 histogram = histogram + pixel_histogram(images[:valid])
     features, labels = np.concatenate(features), np.concatenate(labels)

@@ -149,6 +149,50 @@ def test_each_part_of_the_loss_over_all_classes_trains_one_tower():
             assert (largest == 0) == (tower == still), (field, tower)
 
 
+@pytest.mark.parametrize("teacher_texts", ["frozen", "live"])
+def test_the_teacher_moves_with_live_texts_only(teacher_texts, monkeypatch):
+    """Adam's first moment is a tenth of the gradient: of the replay's logits, here nothing else."""
+    monkeypatch.setattr("jaxpmi.models.adapters.DROPOUT", 0.0)
+    monkeypatch.setattr("jaxpmi.models.adapters.NOISE_FLOOR", 0.0)
+    monkeypatch.setattr(jax.nn, "softplus", jnp.zeros_like)
+    jax.clear_caches()
+    alone = {"ce_weight": 0.0, "tkd_weight": 0.0, "ft_weight": 0.0, "hkd_weight": 1.0}
+    config = dataclasses.replace(CONFIG, **alone, teacher_texts=teacher_texts)
+    program = ClipProgram(MODEL, config, AugmentConfig())
+    after, metrics = train(1, 2, seed=2, program=program)
+    given = task(2)
+    replay = normalise(jnp.asarray(chunk(1, 4, 2).replay_images[0]), MEAN, STD)
+    teacher = clip.with_clip_adapters(MODEL, base(), adapters(1))
+
+    def distance(text_adapters, through_teacher):
+        own = adapters(2)._replace(text=text_adapters)
+        student = clip.with_clip_adapters(MODEL, base(), own)
+        texts = class_text_features(MODEL, student, given.tokens)
+        old = class_text_features(MODEL, teacher, given.tokens)
+        wanted = {"frozen": old, "live": texts, "detached": jax.lax.stop_gradient(texts)}
+        logits = lambda v, t: clip.similarity_logits(  # noqa: E731
+            clip.encode_images(MODEL, v, replay), t, base().logit_scale
+        )
+        gap = logits(student, texts) - logits(teacher, wanted[through_teacher])
+        return jnp.abs(gap[:, :2]).mean()
+
+    def gradient(through_teacher):
+        grads = jax.grad(distance)(adapters(2).text, through_teacher)
+        return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(grads)])
+
+    want = gradient(teacher_texts)
+    moments = after.opt_state[0].mu.text
+    got = np.concatenate([10 * np.ravel(leaf) for leaf in jax.tree.leaves(moments)])
+    scale = np.abs(want).max()
+    np.testing.assert_allclose(got, want, atol=2e-3 * scale)
+    np.testing.assert_allclose(
+        metrics.terms["replay_logits"], distance(adapters(2).text, teacher_texts), rtol=1e-3
+    )
+    if teacher_texts == "live":  # the path through the teacher matters
+        assert np.abs(want - gradient("detached")).max() > 0.1 * scale
+    jax.clear_caches()
+
+
 def test_only_adapters_change_and_the_loss_falls():
     before = learner()
     start = jax.tree.map(np.array, before.adapters)
@@ -208,3 +252,34 @@ def test_learning_rates_span_the_real_length(num_steps):
         np.testing.assert_allclose(rates[30], 1e-3, rtol=1e-5)
         assert (np.diff(rates[:31]) > 0).all() and (np.diff(rates[30:]) < 0).all()
         assert rates[-1] < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("schedule", "want"),
+    [
+        ("cosine", lambda t: 0.5 * (1 + np.cos(np.pi * t))),
+        ("quarter_cosine", lambda t: np.cos(99 * np.pi * t / 200)),
+    ],
+)
+def test_a_schedule_of_fixed_length_goes_on_beyond_it(schedule, want):
+    """The published schedule has three epochs; with five the one rises, the other is negative."""
+    config = ClipTrainConfig(epochs=5, schedule=schedule, schedule_epochs=3, warmup_steps=30)
+    rates = clip_learning_rates(config, 5 * 50)
+    progress = (np.arange(250) - 30) / (3 * 50 - 30)
+    np.testing.assert_allclose(rates[30:], 1e-3 * want(progress)[30:], atol=1e-8)
+    np.testing.assert_allclose(
+        rates[:30], 1e-3 * (1 / 30 + np.arange(30) / 30 * 29 / 30), rtol=1e-4
+    )
+    alone = dataclasses.replace(config, warmup_steps=0)
+    end, last = clip_learning_rates(alone, 5 * 5000)[[15000, -1]]
+    assert end == pytest.approx({"cosine": 0.0, "quarter_cosine": 1.57e-5}[schedule], abs=1e-7)
+    assert last == pytest.approx(
+        {"cosine": 0.75e-3, "quarter_cosine": -0.853e-3}[schedule], abs=1e-6
+    )
+
+
+def test_a_quarter_cosine_of_the_real_length_ends_above_0():
+    config = ClipTrainConfig(schedule="quarter_cosine", warmup_steps=0)
+    rates = clip_learning_rates(config, 3000)
+    np.testing.assert_allclose(rates[[0, -1]], [1e-3, 1e-3 * np.cos(0.495 * np.pi * 2999 / 3000)])
+    assert (np.diff(rates) < 0).all() and rates[-1] > 1.5e-5

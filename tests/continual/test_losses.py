@@ -75,6 +75,12 @@ def test_hard_distillation_averages_over_batch_and_old_classes():
     np.testing.assert_allclose(grad[:, :3], np.sign(logits - teacher)[:, :3] / 12, rtol=1e-5)
     np.testing.assert_array_equal(grad[:, 3:], 0.0)
     np.testing.assert_array_equal(teacher_grad, 0.0)
+    live = jax.value_and_grad(
+        lambda a, b: losses.hard_distillation(a, b, OLD, detach=False), argnums=(0, 1)
+    )
+    same, (grad, teacher_grad) = live(logits, teacher)
+    np.testing.assert_array_equal(same, value)
+    np.testing.assert_array_equal(teacher_grad, -grad)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])

@@ -205,6 +205,26 @@ def test_sampling_can_use_the_published_match_or_none():
         sample(moment_match="exact")
 
 
+def test_oversampling_returns_a_random_choice_of_more_samples():
+    """Of five times as many, whose moments are those of the class; each class its own choice."""
+    (model, stats), key, places = trained(), jax.random.key(27), []
+    samples = contrastive.sample_features(model, stats, key, **SAMPLING, oversampling=5)
+    more, key_draw = SAMPLING | {"num_per_class": 300}, jax.random.split(key)[0]
+    drawn = contrastive.sample_features(model, stats, key_draw, **more)
+    assert samples.shape == (NUM_CLASSES, 60, DIM)
+    for chosen, pool in zip(np.asarray(samples), np.asarray(drawn), strict=True):
+        same = np.abs(chosen[:, None] - pool[None]).max(-1) < 1e-5
+        assert (same.sum(1) == 1).all(), "every sample is a draw"
+        places.append(same.argmax(1))
+        assert len(set(places[-1])) == 60, "and none is taken twice"
+        assert places[-1].min() < 60 and places[-1].max() >= 240
+    assert not np.array_equal(places[0], places[1])
+    # 60 of 300: the deviation of their mean is sigma sqrt((1 - 1/5) / 60).
+    error = (samples.mean(1) - stats.mean) / stats.std
+    assert 0.0 < float(jnp.abs(error).max()) < 4 * (0.8 / 60) ** 0.5
+    np.testing.assert_allclose(samples.std(1) / stats.std, 1.0, atol=0.4)
+
+
 @pytest.mark.parametrize("keep_rate", [0.0, 1.5])
 def test_a_keep_rate_outside_its_range_is_an_error(keep_rate):
     model, stats = trained()

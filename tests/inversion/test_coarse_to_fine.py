@@ -13,10 +13,11 @@ from jaxpmi.models.blockwise import input_moments
 BLOCK = vit.TokenEmbedding()
 
 
-def config_of(num_steps):
+def config_of(num_steps, learning_rate=0.1, **options):
     return PerLayerConfig(
-        start="gaussian", learning_rate=0.1, statistics_weight=0.01, coarse_to_fine_steps=num_steps
-    )
+        start="gaussian", learning_rate=learning_rate, statistics_weight=0.01,
+        coarse_to_fine_steps=num_steps, **options,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -50,10 +51,10 @@ def problem(height, width, dim=8):
     return params, truth, start, target
 
 
-def solve(height, width, num_steps):
+def solve(height, width, num_steps, **options):
     params, truth, start, target = problem(height, width)
     moments = input_moments(BLOCK, truth)
-    config = config_of(num_steps)
+    config = config_of(num_steps, **options)
     solution = invert_coarse_to_fine(
         params, {}, start, target, moments, jax.random.key(1), block=BLOCK, config=config
     )
@@ -78,6 +79,18 @@ def test_a_finer_grid_starts_where_the_coarser_one_ended():
     assert losses[100] < 1.5 * losses[:100].min()
     assert losses[100:].min() <= losses[:100].min() * 1.01
     np.testing.assert_allclose(float(solution.loss), losses[100:].min(), rtol=1e-5)
+
+
+def test_the_last_iterate_of_every_grid_goes_on_if_asked():
+    """With steps so large that the last iterates are not the best."""
+    best, *_ = solve(4, 4, 40, learning_rate=2.0)
+    last, params, truth, target = solve(4, 4, 40, learning_rate=2.0, coarse_to_fine_iterate="last")
+    np.testing.assert_array_equal(last.losses[:20], best.losses[:20])
+    assert abs(float(last.losses[20] - best.losses[20])) > 0.01 * float(best.losses[20])
+    output, _ = BLOCK.apply(params, {}, last.x)
+    match = float(jnp.square(output - target).mean())
+    np.testing.assert_allclose(last.terms["feature_match"], match, rtol=1e-4)
+    assert np.abs(last.loss / np.asarray(last.losses) - 1.0).min() > 1e-4  # none of those before
 
 
 def test_the_coarse_phase_cannot_show_detail():

@@ -103,6 +103,18 @@ def test_a_cosine_falls_from_the_peak_to_0():
     np.testing.assert_allclose(rates[5:], want, atol=1e-6)
 
 
+def test_a_schedule_may_be_longer_than_the_run():
+    """PMI for CLIP: 600 steps of a cosine of 2000 fall to 79 % of the peak only."""
+    clip = FullModelConfig(num_steps=600, schedule_steps=2000, learning_rate=0.01, warmup_steps=0)
+    rates = np.asarray(learning_rates(clip))
+    assert rates.shape == (600,)
+    want = 0.005 * (1.0 + np.cos(np.pi * np.arange(600) / 2000))
+    np.testing.assert_allclose(rates, want, rtol=1e-5)
+    np.testing.assert_allclose(rates[-1] / rates[0], 0.794, atol=1e-3)
+    step = np.asarray(learning_rates(dataclasses.replace(PUBLISHED, schedule_steps=320)))
+    np.testing.assert_allclose(step[5:], 0.4, rtol=1e-5)  # the halvings are still to come
+
+
 @pytest.mark.parametrize("schedule", ["step", "cosine"])
 @pytest.mark.parametrize("steps", [1, 2, 4, 7])
 def test_few_steps_have_a_schedule_too(schedule, steps):
@@ -145,6 +157,24 @@ def test_labels_are_reached():
         solution = refine(config, goal=goal)
         logits = blockwise.forward(MODEL, variables(), solution.x).features @ goal.head
         np.testing.assert_array_equal(logits[:, :2].argmax(1), labels)
+
+
+def test_the_last_iterate_is_returned_if_asked():
+    """After steps so large that it is not the best."""
+    config = dataclasses.replace(OFF, feature_weight=1.0, learning_rate=5.0)
+    best, last = refine(config), refine(dataclasses.replace(config, iterate="last"))
+    np.testing.assert_array_equal(best.losses, last.losses)
+    assert last.loss > 1.1 * best.loss
+    np.testing.assert_allclose(last.loss, unweighted_terms(last.x)["feature_match"], rtol=1e-3)
+
+
+def test_total_variation_has_the_norm_asked_for():
+    start = jnp.asarray(2.0 * normal(1, BATCH, *SHAPE))
+    want = float(priors.total_variation(start, norm="l2"))
+    config = dataclasses.replace(OFF, total_variation_weight=2.5, total_variation_norm="l2")
+    solution = refine(config, start)
+    np.testing.assert_allclose(solution.losses[0], 2.5 * want, rtol=1e-4)
+    assert solution.loss < 0.9 * solution.losses[0]
 
 
 # Pixels.

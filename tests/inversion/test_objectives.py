@@ -136,6 +136,32 @@ def test_total_variation_of_ramps():
     assert priors.total_variation(jnp.full((1, 4, 4, 1), 7.0)) == 0.0
 
 
+def test_the_l2_total_variation_against_numpy():
+    """PMI for CLIP, section 6: one direction, image and channel at a time."""
+    x = np.random.default_rng(0).standard_normal((3, 5, 4, 2)).astype(np.float32)
+    want = 0.0
+    for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        norms = []
+        for image in x:
+            for c in range(2):
+                differences = [
+                    image[i + dy, j + dx, c] - image[i, j, c]
+                    for i in range(5 - dy)
+                    for j in range(4)
+                    if 0 <= j + dx < 4
+                ]
+                norms.append(np.linalg.norm(differences))
+        want += np.mean(norms)
+    np.testing.assert_allclose(priors.total_variation(x, norm="l2"), want, rtol=1e-5)
+
+
+def test_the_l2_total_variation_of_an_even_image_has_a_finite_gradient():
+    even = jnp.full((1, 4, 4, 1), 7.0).at[0, 0, 0, 0].set(7.0)
+    value, grad = jax.value_and_grad(lambda x: priors.total_variation(x, norm="l2"))(even)
+    assert value == 0.0
+    np.testing.assert_array_equal(grad, 0.0)
+
+
 def test_jitter_rolls_the_whole_batch_within_its_range():
     image = np.arange(64.0, dtype=np.float32).reshape(1, 8, 8, 1)
     images = np.concatenate([image, image + 100.0])

@@ -88,6 +88,44 @@ def test_loss_at_the_returned_iterate_is_the_recorded_best(rate):
     assert bool(solution.finite)
 
 
+@pytest.mark.parametrize("max_boost", [None, LIMITS])
+def test_the_last_iterate_comes_with_its_own_loss(max_boost):
+    """It lies after the last update, so its loss is none of those before the steps."""
+    rates = np.asarray([0.3] * 22 + [2.0] * 8, np.float32)  # worse at the end than in the middle
+    solve = lambda **options: minimise(  # noqa: E731
+        terms, START, KEY, weights=WEIGHTS, learning_rates=rates, max_boost=max_boost, **options
+    )
+    last, best = solve(iterate="last"), solve()
+    want = written_out(START, [*rates, 0.0], WEIGHTS, max_boost)[0][-1]
+    np.testing.assert_allclose(last.x, want, rtol=1e-3, atol=1e-3)
+    again = terms(last.x)
+    np.testing.assert_allclose(sum(WEIGHTS[k] * again[k] for k in again), last.loss, rtol=1e-6)
+    for name, value in last.terms.items():
+        np.testing.assert_allclose(value, again[name], rtol=1e-6)
+    np.testing.assert_array_equal(last.losses, best.losses)
+    assert last.loss > 1.1 * best.loss and bool(last.finite)
+
+
+def test_a_last_iterate_that_is_not_finite_is_told():
+    solution = minimise(
+        lambda x, key: {"bowl": jnp.where(x.min() < 1.8, jnp.nan, jnp.square(x).mean())},
+        jnp.full((1, 2), 2.0),
+        KEY,
+        weights={"bowl": 1.0},
+        learning_rates=jnp.full(2, 0.15),
+        iterate="last",
+    )
+    assert np.isfinite(solution.losses).all() and not bool(solution.finite)
+
+
+def test_random_terms_of_the_last_iterate_have_a_key_of_their_own():
+    noisy = lambda x, key: {"noise": jax.random.normal(key) + 0.0 * x.sum()}  # noqa: E731
+    solution = minimise(
+        noisy, START, KEY, weights={"noise": 1.0}, learning_rates=jnp.ones(3), iterate="last"
+    )
+    np.testing.assert_allclose(solution.loss, jax.random.normal(jax.random.fold_in(KEY, 3)))
+
+
 def test_the_best_iterate_is_the_one_before_the_update():
     """The published code stores the iterate after the step whose loss it is."""
     solution = minimise(

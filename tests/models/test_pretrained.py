@@ -121,7 +121,11 @@ def test_loading_twice_is_equal_and_a_right_model_may_be_given(name):
     assert_equal(load_clip(GOLDEN / name), load_golden(name))
     assert_equal(load_clip(str(GOLDEN / name), model=MODELS[name]), load_golden(name))
     token = clip.clip(**SIZES, statistics_axis="token")  # no file tells how moments are kept
-    assert load_clip(GOLDEN / name, model=token).model == token
+    for option in ({"model": token}, {"statistics_axis": "token"}):
+        loaded = load_clip(GOLDEN / name, **option)
+        assert loaded.model == token
+        moments = loaded.variables.image.batch_stats["block02"]["mlp"]
+        assert moments.mean.shape == (2, 10, 1)  # blocks, positions, one for all channels
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])

@@ -172,3 +172,13 @@ def test_sizes_that_do_not_divide_are_errors():
     block = vit.TransformerBlock(3, 32)
     with pytest.raises(ValueError, match="a width of 8 does not divide into 3 heads"):
         block.init(jax.random.key(0), (5, 8))
+
+
+def test_a_tower_of_unit_features_takes_the_same_variables():
+    variables, x = variables_of(MODEL), images()
+    unit = blockwise.forward(vit.with_unit_features(MODEL), variables, x)
+    plain = blockwise.forward(MODEL, variables, x)
+    lengths = np.linalg.norm(plain.features, axis=1)
+    assert np.abs(lengths - 1.0).min() > 0.1
+    np.testing.assert_allclose(unit.features, plain.features / lengths[:, None], rtol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, unit.block_inputs, plain.block_inputs)
