@@ -75,5 +75,5 @@ def test_named_options_exist():
     """Options in running text and tables, with the value that is given beside them."""
     for name, value in re.findall(r"`(--[\w.-]+)(?: ([\w.]+))?`", TEXT):
         if name not in ("--help", "--workdir", "--method"):
-            flag = name in ("--save-images",)
+            flag = name in ("--save-images", "--clip.no-merge-head-statistics")
             jaxpmi.load_config(None, [name] if flag else [name, value or "1"])
