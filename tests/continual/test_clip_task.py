@@ -74,7 +74,7 @@ def next_task(run, state):
 
 def looked(run, state, adapters, images):
     """One pass of all images through the tower with these adapters."""
-    variables = run.network(adapters, state.layer_stats).variables
+    variables = run.network(adapters, state.memory).variables
     return jax.jit(functools.partial(forward, run.model))(
         variables, normalise(jnp.asarray(images), state.mean, state.std)
     )
@@ -102,11 +102,12 @@ def test_moments_are_those_of_the_network_asked_for(workdir, network, axis):
     after, images = remembered(run, state), run.stream.train_images(0)
     of = {"trained": state.adapters, "previous": state.teacher}
     seen = {name: looked(run, state, adapters, images) for name, adapters in of.items()}
-    assert_close(after.layer_stats, seen[network].moments)
+    assert_close(after.memory.layer_moments, seen[network].moments)
     assert_close(after.memory.block_inputs, seen[network].block_inputs)
+    assert_close(after.base_memory.layer_moments, looked(run, state, None, images).moments)
     other = seen["previous" if network == "trained" else "trained"]
     if axis == "channel":  # per token, the outputs of a fresh LayerNorm are all alike
-        assert differs(after.layer_stats, other.moments)
+        assert differs(after.memory.layer_moments, other.moments)
     assert differs(after.memory.block_inputs, other.block_inputs)
     stats = after.memory.class_stats
     own = fit_class_stats(
@@ -116,7 +117,7 @@ def test_moments_are_those_of_the_network_asked_for(workdir, network, axis):
     assert_close(stats.mean, own.mean)  # class Gaussians are always of the network just trained
     width, tokens, depth = 48, 17, 2
     shape = {"channel": (width,), "token": (tokens, 1)}[axis]
-    assert after.layer_stats["block02"]["attention"].mean.shape == (depth, *shape)
+    assert after.memory.layer_moments["block02"]["attention"].mean.shape == (depth, *shape)
     assert after.memory.block_inputs[STACK].var.shape == (depth, *shape)
     assert after.memory.block_inputs[HEAD].var.shape == shape
     assert after.memory.block_inputs[1].var.shape == (width,)  # of patch embeddings in any case
@@ -149,15 +150,15 @@ def test_old_classes_are_described_anew_only_if_asked(workdir, refresh):
     state = next_task(run, first.replace(replay=replay))
     both = remembered(run, state)
     features = looked(run, state, state.adapters, images).features
-    anew = fit_class_stats(features, jnp.asarray(labels), len(both.raw_stats.count), full=True)
     before, stats = first.memory.class_stats, both.memory.class_stats
+    anew = fit_class_stats(features, jnp.asarray(labels), len(before.count), full=True)
     weights = [s.memory.feature_models.params["weight"] for s in (first, both)]
     for label in old:
         changed = refresh and label != old[-1]
         assert_close(stats.mean[label], (anew if changed else before).mean[label])
         assert differs(weights[0][label], weights[1][label]) == changed
     assert stats.count[: run.stream.task_classes(1).stop].min() > 0
-    raw = [s.raw_stats.mean[: old.stop] for s in (first, both)]
+    raw = [s.base_memory.class_stats.mean[: old.stop] for s in (first, both)]
     np.testing.assert_array_equal(*raw)
 
 
@@ -198,7 +199,7 @@ def aims(workdir):
 def test_directions_are_matched_at_length_1(aims):
     run, state, features, result = aims(match="directions")
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1.0, rtol=1e-5)
-    variables = run.network(None, state.layer_stats).variables
+    variables = run.network(None, state.base_memory).variables
     reached = np.asarray(forward(run.model, variables, result.images).features)
     reached = reached / np.linalg.norm(reached, axis=1, keepdims=True)
     np.testing.assert_allclose(
@@ -208,11 +209,11 @@ def test_directions_are_matched_at_length_1(aims):
 
 def test_features_are_as_long_as_those_of_seen_classes(aims):
     run, state, features, result = aims()
-    seen = state.raw_stats.mean[: run.stream.task_classes(0).stop]
+    seen = state.base_memory.class_stats.mean[: run.stream.task_classes(0).stop]
     length = float(jnp.linalg.norm(seen, axis=1).mean())
     assert abs(length - 1.0) > 0.1
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), length, rtol=1e-4)
-    variables = run.network(None, state.layer_stats).variables
+    variables = run.network(None, state.base_memory).variables
     reached = np.asarray(forward(run.model, variables, result.images).features)
     np.testing.assert_allclose(
         result.terms["feature_match"], np.square(reached - features).mean(), rtol=1e-3
