@@ -134,8 +134,8 @@ class PerLayerConfig:
 
     start: Literal["inverse", "gaussian", "noise"] = "inverse"  # each block's input before Adam:
     # the closed-form linear inverse of the block; Gaussian with the block input's moments (as
-    # published); or no per-layer phase at all, the full model starts from noise images, as it
-    # always does with method="deep_inversion"
+    # published); or no per-layer phase at all, the full model starts from noise, as it always
+    # does with method="deep_inversion"
     inverse_rank: int = 32  # directions of what the pooled features lose, for start="inverse"
     residual_scale: float = 0.5  # of the draw along these directions
     noise_scale: float = 0.0  # of the white noise added for what neither explains
@@ -175,7 +175,7 @@ class FullModelConfig:
     histogram_weight: float = 0.0  # of the distance to the histogram of real pixel values; if not
     # 0, the images are also given exactly that histogram at the end
     jitter_pixels: int = 0  # random cyclic shift of the batch before every step
-    clip_pixels: bool = True  # keep pixels in the valid range
+    clip_pixels: bool = True  # keep pixels in the valid range; patch embeddings have none
     boost_weights: bool = True  # double a term's weight while it exceeds its first value
 
 
@@ -183,6 +183,8 @@ class FullModelConfig:
 class InversionConfig:
     """What is synthesised before a task, and how."""
 
+    space: Literal["pixels", "patch_embeddings"] = "pixels"  # what a sample is: an image, or (CLIP
+    # only; as published) f32[h, w, D], the output of the patch embedding, 0.6 MB with ViT-B/16
     targets: Literal["cfs", "gaussian", "label"] = "cfs"  # features drawn by CFS, drawn from the
     # class Gaussians, or no features: the label's cross-entropy alone
     covariance: Literal["diagonal", "full"] = "full"  # of the class Gaussians
@@ -191,6 +193,11 @@ class InversionConfig:
     batch_size: int = 240  # images inverted together; their statistics are matched as one batch
     per_layer: PerLayerConfig = PerLayerConfig()
     full_model: FullModelConfig = FullModelConfig()
+
+    @property
+    def first_block(self) -> int:
+        """The block whose inputs are synthesised and replayed; those before it are not inverted."""
+        return ("pixels", "patch_embeddings").index(self.space)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,6 +286,6 @@ class Config:
     generator: GeneratorConfig = GeneratorConfig()
     clip: ClipConfig = ClipConfig()
     continual: ContinualConfig = ContinualConfig()
-    save_images: bool = False  # also write images/task{t}.npz
+    save_images: bool = False  # also write the synthetic samples, as images/task{t}.npz
     checkpoint_every: int = 500  # training steps or inverted batches between checkpoints
     log_every_seconds: float = 5.0  # between progress lines

@@ -13,6 +13,7 @@ from typing import Literal
 from typing import NamedTuple
 
 from jaxpmi.config import Config
+from jaxpmi.config import FullModelConfig
 from jaxpmi.models import MODELS
 
 INVERSION_METHODS = ("deep_inversion", "pmi")  # these synthesise images by inversion
@@ -219,6 +220,11 @@ def _check_clip(config: Config) -> None:
                 f"model.name='{config.model.name}' knows no class by its name alone; drop "
                 "continual.unseen_classes and num_unseen_classes, or set model.name='clip'."
             )
+        if config.inversion.space != "pixels":
+            raise ValueError(
+                f"inversion.space='{config.inversion.space}' is for CLIP only, whose patch "
+                f"embedding is frozen; model.name='{config.model.name}' needs 'pixels'."
+            )
         return
     if config.method not in CLIP_METHODS:
         raise ValueError(
@@ -287,7 +293,20 @@ def _check_inversion(config: Config) -> None:
             f"num_steps={full.num_steps}, so the last steps would do nothing; give at least as "
             "many, or None."
         )
+    if inversion.space == "patch_embeddings":
+        _check_no_pixel_terms(full)
     _check_per_layer(config)
+
+
+def _check_no_pixel_terms(full: FullModelConfig) -> None:
+    """Patch embeddings have no pixel values; their neighbours may still be smooth."""
+    names = ("pixel_statistics_weight", "spectrum_weight", "histogram_weight", "jitter_pixels")
+    wrong = [f"{name}={getattr(full, name):g}" for name in names if getattr(full, name)]
+    if wrong:
+        raise ValueError(
+            f"inversion.space='patch_embeddings' makes no pixels for inversion.full_model."
+            f"{', '.join(wrong)} to act on; set to 0 each of {', '.join(names)}."
+        )
 
 
 def _check_per_layer(config: Config) -> None:

@@ -80,7 +80,7 @@ def fail_to_replace(path):
 
 
 def fail_to_compress(path):
-    writers.write_images_npz(path, np.zeros((2, 3, 3, 1), np.uint8), np.zeros(2))
+    writers.write_samples_npz(path, np.zeros((2, 3, 3, 1), np.uint8), np.zeros(2))
 
 
 @pytest.mark.parametrize("write", [fail_to_encode, fail_to_replace, fail_to_compress])
@@ -98,15 +98,19 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch, write):
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
 
 
-def test_images_npz_round_trip(tmp_path):
-    x = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
-    writers.write_images_npz(tmp_path / "task1.npz", x, np.arange(5))
+@pytest.mark.parametrize("name, dtype", [("x", np.uint8), ("patch_embeddings", np.float32)])
+def test_samples_npz_round_trip(name, dtype, tmp_path):
+    samples = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3)).astype(dtype)
+    writers.write_samples_npz(tmp_path / "task1.npz", samples, np.arange(5))
     with np.load(tmp_path / "task1.npz") as arrays:
-        np.testing.assert_array_equal(arrays["x"], x)
+        assert set(arrays) == {name, "y"} and arrays[name].dtype == dtype
+        np.testing.assert_array_equal(arrays[name], samples)
         np.testing.assert_array_equal(arrays["y"], np.arange(5))
-        assert arrays["x"].dtype == np.uint8
-    with pytest.raises(ValueError, match=r"got images float32\[2, 4, 4, 3\] and labels \[5\]"):
-        writers.write_images_npz(tmp_path / "x.npz", x[:2].astype(np.float32), np.arange(5))
+    for wrong in (samples[:2], samples.astype(np.float64)):
+        with pytest.raises(
+            ValueError, match=rf"got samples {wrong.dtype}\[., 4, 4, 3\] and labels"
+        ):
+            writers.write_samples_npz(tmp_path / "x.npz", wrong, np.arange(5))
 
 
 def test_metrics_lines(tmp_path):

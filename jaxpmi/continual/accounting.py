@@ -124,6 +124,7 @@ def _summary(run, state, accounts, num_tasks, kept):
             "compile": accounts.compile_seconds,
         },
         "inversion": {
+            "space": settings.space,
             "per_layer_start": settings.per_layer.start,
             "per_layer_steps": settings.per_layer.num_steps,
             "full_model_steps": settings.full_model.num_steps,

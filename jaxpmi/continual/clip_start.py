@@ -18,8 +18,8 @@ from jaxpmi.continual.clip_train import clip_optimiser
 from jaxpmi.continual.methods import METHODS
 from jaxpmi.continual.start import empty_memory
 from jaxpmi.continual.start import empty_replay
+from jaxpmi.continual.start import most_replay_samples
 from jaxpmi.continual.state import Network
-from jaxpmi.continual.state import Replay
 from jaxpmi.continual.train import NonFiniteLossError
 from jaxpmi.data import TaskStream
 from jaxpmi.data import class_order
@@ -107,22 +107,18 @@ def _first_state(run, adapters, order, mean, std, key):
         base_memory = empty_memory(plain, network, moments)
     unmeasured = jnp.full((stream.num_tasks, stream.num_tasks), jnp.nan)
     zero = jnp.zeros((), jnp.int32)
-    name_images = 0
+    name_samples = 0
     if run.named is not None:
         classes = len(stream.tasks[-1])
-        name_images = run.config.clip.name_only.images_per_class * classes
+        name_samples = run.config.clip.name_only.images_per_class * classes
     return ClipState(
         adapters=adapters,
         teacher=adapters,
         opt_state=clip_optimiser(run.config.clip.train).init(adapters),
         memory=memory,
         base_memory=base_memory,
-        replay=empty_replay(run),
-        name_images=Replay(
-            jnp.zeros((name_images, *stream.image_shape), jnp.uint8),
-            jnp.zeros(name_images, jnp.int32),
-            zero,
-        ),
+        replay=empty_replay(run, network, most_replay_samples(run)),
+        name_samples=empty_replay(run, network, name_samples),
         accuracy=unmeasured,
         task_accuracy=unmeasured,
         zero_shot=unmeasured[0],

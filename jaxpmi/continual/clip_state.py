@@ -69,8 +69,8 @@ class ClipState:
     opt_state: Any  # of the phase in progress
     memory: Memory  # Gaussians of a class stay as they were when its images were there
     base_memory: Memory | tuple[()]  # the same of the base, where some classes have only a name
-    replay: Replay  # synthetic images of old classes
-    name_images: Replay  # synthetic images of classes with only a name
+    replay: Replay  # synthetic samples of old classes
+    name_samples: Replay  # the same of classes with only a name
     accuracy: jax.Array  # f32[T, T], NaN where not yet measured
     task_accuracy: jax.Array  # f32[T, T], the same with the task given
     zero_shot: jax.Array  # f32[T], of the base on every task, among all classes

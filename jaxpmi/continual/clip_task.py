@@ -24,11 +24,11 @@ from jaxpmi.continual.clip_train import ClipTask
 from jaxpmi.continual.clip_train import clip_learning_rates
 from jaxpmi.continual.clip_train import clip_optimiser
 from jaxpmi.continual.clip_train import clip_train_steps
-from jaxpmi.continual.memory import LabelledImages
 from jaxpmi.continual.memory import update_memory
+from jaxpmi.continual.samples import LabelledSamples
+from jaxpmi.continual.samples import to_samples
 from jaxpmi.continual.state import Replay
 from jaxpmi.continual.task import Tick
-from jaxpmi.data.augment import denormalise
 from jaxpmi.features.projection import neighbour_shares
 from jaxpmi.features.projection import project_features
 from jaxpmi.inversion.block_inverse import share_class_offsets
@@ -55,18 +55,17 @@ def begin_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
 
 
 def invert_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
-    """Synthesises images of all old classes through the image tower as it was trained last."""
+    """Synthesises samples of all old classes through the image tower as it was trained last."""
     yield from tasks.invert_phase(run, state, run.network(state.teacher, state.memory))
 
 
 def train_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
-    """Trains the adapters on the task's real images and the synthetic ones of old classes."""
+    """Trains the adapters on the task's real images and the synthetic samples of old classes."""
     task = int(state.task)
-    labels, read = tasks.training_data(run, task)
     new, old = tasks.class_masks(run.stream, task)
     if run.method.all_data:
         new, old = new + old, jnp.zeros_like(old)
-    yield from _train(run, state, labels, read, new, old)
+    yield from _train(run, state, tasks.training_data(run, task), new, old)
 
 
 def remember_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
@@ -92,19 +91,18 @@ def _describe(run, state, adapters, memory, config):
     if adapters is not None and settings.layer_statistics == "previous":
         layer_variables = run.network(state.teacher, memory).variables
     sizes = [stream.train_size(t) for t in range(stream.num_tasks)]
-    images, labels = jax.device_get((state.replay.images, state.replay.labels))
     updated = update_memory(
         memory,
         run.model,
         run.network(adapters, memory).variables,
-        LabelledImages(functools.partial(stream.train_images, task), stream.train_labels(task)),
-        LabelledImages(images.__getitem__, labels[: int(state.replay.count)]),
+        LabelledSamples(functools.partial(stream.train_images, task), stream.train_labels(task)),
+        tasks.replay_samples(run, state.replay),
         state.mean,
         state.std,
         tasks.phase_key(state),
         config=config,
         capacity=max(sizes),
-        max_images=max(sizes) + len(images),
+        max_images=max(sizes) + state.replay.samples.shape[0],
         layer_variables=layer_variables,
     )
     if task > 0 and not settings.merge_head_statistics:
@@ -148,7 +146,7 @@ def evaluate_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
 
 
 def invert_names_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
-    """Synthesises images of classes with only a name, through the base (PMI, section 7)."""
+    """Synthesises samples of classes with only a name, through the base (PMI, section 7)."""
     settings, stream, memory = run.config.clip.name_only, run.stream, state.base_memory
     classes = stream.task_classes(stream.num_tasks - 1)
     network = run.network(None, memory)
@@ -156,7 +154,7 @@ def invert_names_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
     per_class = settings.images_per_class
     num_neighbours = min(settings.num_neighbours, classes.start)
     seen = jax.tree.map(lambda leaf: leaf[: classes.start], memory.class_stats)
-    key_features, key_images = jax.random.split(tasks.phase_key(state))
+    key_features, key_samples = jax.random.split(tasks.phase_key(state))
     features = [
         project_features(
             seen,
@@ -190,55 +188,59 @@ def invert_names_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
         network.variables,
         targets,
         tasks.layer_knowledge(run, state.replace(memory=memory), network),
-        key_images,
+        key_samples,
         config=run.config.inversion,
     )
-    images = denormalise(result.images, state.mean, state.std)
-    count = jnp.asarray(len(images), jnp.int32)
+    first_block = run.config.inversion.first_block
+    samples = to_samples(result.images, state.mean, state.std, first_block=first_block)
+    count = jnp.asarray(len(samples), jnp.int32)
     state = state.replace(
-        name_images=Replay(*replicate((images, targets.labels, count), run.mesh)),
+        name_samples=Replay(*replicate((samples, targets.labels, count), run.mesh)),
         step=jnp.asarray(1, jnp.int32),
     )
     scalars = {"initial_loss": result.initial_loss, "final_loss": result.final_loss}
     bad = {"inversion": jnp.where(result.finite, -1, 0)}
-    yield Tick(state, 1, 1, scalars, bad, len(images))
+    yield Tick(state, 1, 1, scalars, bad, len(samples))
 
 
 def train_names_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
-    """Trains the adapters on the synthetic images of classes with only a name."""
-    images, labels = jax.device_get((state.name_images.images, state.name_images.labels))
-    yield from _train_names(run, state, labels, images.__getitem__)
+    """Trains the adapters on the synthetic samples of classes with only a name."""
+    yield from _train_names(run, state, tasks.replay_samples(run, state.name_samples))
 
 
 def upper_bound_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
     """Measures what the same training reaches on real images; the adapters stay as they were."""
     named, first = run.named, run.stream.task_classes(run.stream.num_tasks - 1).start
     start = state.replace(adapters=jax.tree.map(jnp.copy, state.teacher))
-    labels, read = named.train_labels(0) + first, functools.partial(named.train_images, 0)
-    for tick in _train_names(run, start, labels, read):
+    read = functools.partial(named.train_images, 0)
+    real = LabelledSamples(read, named.train_labels(0) + first)
+    for tick in _train_names(run, start, real):
         trained = tick.state
     bound = _measure_names(run, state, trained.adapters)
     names = state.name_accuracy.at[UPPER_BOUND].set(bound)
     yield Tick(state.replace(name_accuracy=names), 1, 1, {"accuracy": names[UPPER_BOUND]}, {}, 0)
 
 
-def _train_names(run, state, labels, read):
+def _train_names(run, state, new_samples):
     settings = run.config.clip.name_only
     train = dataclasses.replace(
         run.config.clip.train, epochs=settings.epochs, learning_rate=settings.learning_rate
     )
     new, old = tasks.class_masks(run.stream, run.stream.num_tasks - 1)
-    yield from _train(run, state, labels, read, new, old, train)
+    yield from _train(run, state, new_samples, new, old, train)
 
 
-def _train(run, state, labels, read, new, old, train=None):
+def _train(run, state, new_samples, new, old, train=None):
     """AdamW on the adapters, in chunks of steps; the base is passed, never updated."""
     train = run.config.clip.train if train is None else train
-    steps_per_epoch = math.ceil(len(labels) / train.batch_size)
+    steps_per_epoch = math.ceil(len(new_samples.labels) / train.batch_size)
     total = train.epochs * steps_per_epoch
     rates = clip_learning_rates(train, total)
     # One program for all: epochs and learning rate of `train` only shape `rates`.
-    program = ClipProgram(run.clip, run.config.clip.train, run.config.data.augment)
+    program = ClipProgram(
+        run.clip, run.config.clip.train, run.config.data.augment,
+        new_samples.first_block, run.config.inversion.first_block,
+    )  # fmt: skip
     task = ClipTask(run.base, state.teacher, run.tokens, new, old, state.mean, state.std)
     task = replicate(task, run.mesh)
     if int(state.step) == 0:
@@ -247,12 +249,12 @@ def _train(run, state, labels, read, new, old, train=None):
     seed = (run.config.seed, int(state.task), int(state.phase))
     replay = jax.device_get(state.replay)
     if int(replay.count) == 0 or not bool(old.any()):  # its terms have weight 0
-        shape = (1, *run.stream.image_shape)
-        replay = Replay(np.zeros(shape, np.uint8), np.zeros(1, np.int32), np.asarray(1))
-    size, key = tasks.chunk_steps(run, train), tasks.phase_key(state)
+        nothing = np.zeros((1, *replay.samples.shape[1:]), replay.samples.dtype)
+        replay = Replay(nothing, np.zeros(1, np.int32), np.asarray(1))
+    size, key = tasks.chunk_steps(run, train, replay), tasks.phase_key(state)
     for first in range(int(state.step), total, size):
         count = min(size, total - first)
-        chunk = tasks.make_chunk(run, train, labels, read, replay, rates, seed, first, count, size)
+        chunk = tasks.make_chunk(run, train, new_samples, replay, rates, seed, first, count, size)
         learner = ClipLearner(state.adapters, state.opt_state)
         learner, metrics = clip_train_steps(learner, chunk, task, key, program=program)
         state = state.replace(**learner._asdict(), step=jnp.asarray(first + count, jnp.int32))

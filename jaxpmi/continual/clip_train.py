@@ -17,12 +17,12 @@ import optax
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import ClipTrainConfig
 from jaxpmi.continual import losses
+from jaxpmi.continual.samples import from_samples
 from jaxpmi.continual.train import Chunk
 from jaxpmi.continual.train import ChunkMetrics
 from jaxpmi.continual.train import add_terms
 from jaxpmi.continual.train import no_terms
 from jaxpmi.data.augment import augment
-from jaxpmi.data.augment import normalise
 from jaxpmi.features.projection import text_prototypes
 from jaxpmi.models.clip import Clip
 from jaxpmi.models.clip import ClipAdapters
@@ -43,6 +43,8 @@ class ClipProgram:
     model: Clip
     train: ClipTrainConfig
     augment: AugmentConfig
+    first_block: int = 0  # whose inputs the samples of the task are: images, unless synthetic
+    replay_first_block: int = 0  # whose inputs the samples of old classes are
 
 
 class ClipLearner(NamedTuple):
@@ -133,20 +135,24 @@ def _loss(adapters, *, batch, task, teacher, program, key):
     images, labels, replay_images, replay_labels = batch
     teacher, teacher_texts = teacher
     keys = jax.random.split(key, 5)
-    real = normalise(images, task.mean, task.std)
-    real = augment(real, keys[0], program.augment, -task.mean / task.std)
-    replay = normalise(replay_images, task.mean, task.std)
+    moments = task.mean, task.std
+    x = from_samples(images, *moments, first_block=program.first_block)
+    if program.first_block == 0:
+        x = augment(x, keys[0], program.augment, -task.mean / task.std)
+    replay = from_samples(replay_images, *moments, first_block=program.replay_first_block)
+    encode = functools.partial(encode_images, model, first_block=program.first_block)
+    encode_old = functools.partial(encode_images, model, first_block=program.replay_first_block)
     student = with_clip_adapters(model, task.base, adapters)
     texts = _class_text_features(model, student, task.tokens, keys[1])
-    features = encode_images(model, student, real, key=keys[2])
-    replay_features = encode_images(model, student, replay, key=keys[3])
+    features = encode(student, x, key=keys[2])
+    replay_features = encode_old(student, replay, key=keys[3])
 
     def logits(image_features, texts=texts):
         return similarity_logits(image_features, texts, task.base.logit_scale)
 
     # With "live" texts, whose gradient is not stopped, the teacher moves with the student.
     live = config.teacher_texts == "live"
-    wanted = logits(encode_images(model, teacher, replay), texts if live else teacher_texts)
+    wanted = logits(encode_old(teacher, replay), texts if live else teacher_texts)
     seen = task.new_mask + task.old_mask
 
     def over_all(features, replay_features, texts):

@@ -48,8 +48,8 @@ from jaxpmi.writers import summary_table
 from jaxpmi.writers import to_plain
 from jaxpmi.writers import write_accuracy_plot
 from jaxpmi.writers import write_image_grid
-from jaxpmi.writers import write_images_npz
 from jaxpmi.writers import write_json
+from jaxpmi.writers import write_samples_npz
 
 PhaseFn = Callable[[Any, Any], Iterator[Tick]]
 
@@ -242,7 +242,7 @@ class _Session:
         jax.block_until_ready(self.state)
         self.accounts.add_seconds(name, time.monotonic() - since)
         if name in ("invert", "generate"):
-            self._write_pictures(task)
+            self._write_samples(task)
 
     def _log(self, task, name, tick, number):
         """Checks, writes and shows one tick."""
@@ -274,23 +274,26 @@ class _Session:
         self.saved_step = self.accounts.ticks
         self.checkpoints.save(self.accounts.ticks, self.state, self.accounts.to_dict())
 
-    def _write_pictures(self, task):
+    def _write_samples(self, task):
         stream, count = self.run.stream, int(self.state.replay.count)
-        images, labels = jax.device_get((self.state.replay.images, self.state.replay.labels))
-        images, labels = images[:count], labels[:count]
-        real = [(stream.test_images(t), stream.test_labels(t)) for t in range(task)]
+        samples, labels = jax.device_get((self.state.replay.samples, self.state.replay.labels))
+        samples, labels = samples[:count], labels[:count]
         folder = self.workdir / "images"
-        write_image_grid(
-            folder / f"task{task}.png",
-            images,
-            labels,
-            np.concatenate([x for x, _ in real]),
-            np.concatenate([y for _, y in real]),
-            stream.class_names,
-        )
+        if self.config.inversion.space == "pixels":
+            real = [(stream.test_images(t), stream.test_labels(t)) for t in range(task)]
+            write_image_grid(
+                folder / f"task{task}.png",
+                samples,
+                labels,
+                np.concatenate([x for x, _ in real]),
+                np.concatenate([y for _, y in real]),
+                stream.class_names,
+            )
+        else:
+            self.progress.message(f"no images/task{task}.png: patch embeddings cannot be drawn")
         if self.config.save_images:
             order = np.asarray(self.state.class_order)
-            write_images_npz(folder / f"task{task}.npz", images, order[labels])
+            write_samples_npz(folder / f"task{task}.npz", samples, order[labels])
 
 
 def _train_with(phase):

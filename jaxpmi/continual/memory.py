@@ -6,7 +6,6 @@ from scratch drift (PMI, section 3).
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
 
@@ -15,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.config import Config
+from jaxpmi.continual.samples import LabelledSamples
+from jaxpmi.continual.samples import from_samples
 from jaxpmi.continual.state import Memory
 from jaxpmi.continual.state import merge_moments
-from jaxpmi.data.augment import normalise
 from jaxpmi.features import contrastive
 from jaxpmi.features import gaussian
 from jaxpmi.inversion.block_inverse import fit_block_inverses
@@ -25,16 +25,10 @@ from jaxpmi.inversion.priors import pixel_histogram
 from jaxpmi.inversion.priors import power_spectrum
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Variables
+from jaxpmi.models.blockwise import block_input
 from jaxpmi.models.blockwise import forward
 from jaxpmi.types import Moments
 from jaxpmi.types import PRNGKey
-
-
-class LabelledImages(NamedTuple):
-    """Raw images on the host, read in batches: a task of ImageNet does not fit into memory."""
-
-    read: Callable[[np.ndarray], np.ndarray]  # indices i64[n] below N to images u8[n, H, W, C]
-    labels: np.ndarray  # i32[N]
 
 
 class _LayerStats(NamedTuple):
@@ -51,8 +45,8 @@ def update_memory(
     memory: Memory,
     model: BlockwiseModel,
     variables: Variables,
-    real: LabelledImages,
-    replay: LabelledImages,
+    real: LabelledSamples,
+    replay: LabelledSamples,
     mean: jax.Array,
     std: jax.Array,
     key: PRNGKey,
@@ -69,13 +63,13 @@ def update_memory(
       model: the backbone, just trained, in evaluation mode.
       variables: its parameters and running statistics.
       real: the real images of the new classes; their moments are merged into the layer knowledge.
-      replay: the synthetic images of the old classes; empty in the first task.
+      replay: the synthetic samples of the old classes; empty in the first task.
       mean: f32[C], of pixels in [0, 1].
       std: f32[C].
       key: key[], consumed.
       config: of the run.
       capacity: most images any class can have; static shape of the feature models' data.
-      max_images: most images any task can have, synthetic ones included; static shape.
+      max_images: most samples any task can have, synthetic ones included; static shape.
       layer_variables: those of the network whose layer inputs are measured; None: `variables`.
 
     Returns:
@@ -87,13 +81,13 @@ def update_memory(
     keep_layers = bool(memory.layer_moments)
     batch_size = config.inversion.batch_size
     for part, is_real in ((real, True), (replay, False)):
-        for images, part_labels, weights in _padded_batches(part, batch_size):
+        for samples, part_labels, weights in _padded_batches(part, batch_size):
             valid = len(part_labels)
             if keep_layers:  # blocks count what is padding as well
-                images, weights = images[:valid], weights[:valid]
+                samples, weights = samples[:valid], weights[:valid]
             measure = functools.partial(
-                _measure, images=images, weights=weights, mean=mean, std=std, model=model,
-                keep_layers=keep_layers,
+                _measure, samples=samples, weights=weights, mean=mean, std=std, model=model,
+                first_block=part.first_block, keep_layers=keep_layers,
             )  # fmt: skip
             batch_features, measured = measure(variables)
             features.append(np.asarray(batch_features)[:valid])
@@ -102,7 +96,7 @@ def update_memory(
                 if layer_variables is not None:
                     _, measured = measure(layer_variables)
                 stats = _merge(stats, measured)
-                histogram = histogram + pixel_histogram(images[:valid])
+                histogram = histogram + pixel_histogram(samples[:valid])
     features, labels = np.concatenate(features), np.concatenate(labels)
     class_stats, feature_models = _describe_classes(
         features, labels, key, config=config, capacity=capacity, max_images=max_images,
@@ -115,9 +109,10 @@ def update_memory(
         inverses = fit_block_inverses(
             model,
             variables,
-            _weighted_batches((real, replay), share, mean, std, batch_size),
+            _weighted_batches((real, replay), share, mean, std, model, variables, config.inversion),
             num_classes=num_classes,
             rank=config.inversion.per_layer.inverse_rank,
+            first_block=config.inversion.first_block,
         )
     if feature_models is None:
         feature_models = memory.feature_models
@@ -155,37 +150,42 @@ def _describe_classes(features, labels, key, *, config, capacity, max_images, nu
 
 
 def _padded_batches(part, batch_size):
-    """Batches of one shape: images u8[B, H, W, C], labels without padding, weights f32[B]."""
+    """Batches of one shape: samples [B, ...], labels without padding, weights f32[B]."""
     for start in range(0, len(part.labels), batch_size):
         labels = part.labels[start : start + batch_size]
-        images = part.read(np.arange(start, start + len(labels)))
+        samples = part.read(np.arange(start, start + len(labels)))
         padding = batch_size - len(labels)
         weights = np.pad(np.ones(len(labels), np.float32), (0, padding))
-        yield np.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0))), labels, weights
+        yield np.pad(samples, ((0, padding), (0, 0), (0, 0), (0, 0))), labels, weights
 
 
-def _weighted_batches(parts, share, mean, std, batch_size):
-    """Normalised images, labels and weights `share[label]`, in padded batches of one shape."""
+def _weighted_batches(parts, share, mean, std, model, variables, config):
+    """Inputs of the first inverted block, labels and weights `share[label]`, padded."""
     for part in parts:
-        for images, labels, weights in _padded_batches(part, batch_size):
-            labels = np.pad(labels, (0, batch_size - len(labels)))
+        blocks = {"block": config.first_block, "first_block": part.first_block}
+        for samples, labels, weights in _padded_batches(part, config.batch_size):
+            labels = np.pad(labels, (0, config.batch_size - len(labels)))
             weights = weights * share[labels].astype(np.float32)
-            yield normalise(jnp.asarray(images), mean, std), jnp.asarray(labels), weights
+            x = from_samples(jnp.asarray(samples), mean, std, first_block=part.first_block)
+            yield _block_input(model, variables, x, **blocks), jnp.asarray(labels), weights
 
 
+_block_input = jax.jit(block_input, static_argnames=("model", "block", "first_block"))
 _fit_class_stats = jax.jit(gaussian.fit_class_stats, static_argnames=("num_classes", "full"))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "keep_layers"))
-def _measure(variables, images, weights, mean, std, *, model, keep_layers):
-    """Features f32[B, D] of a padded batch, and its `_LayerStats`."""
-    x = normalise(images, mean, std)
+@functools.partial(jax.jit, static_argnames=("model", "first_block", "keep_layers"))
+def _measure(variables, samples, weights, mean, std, *, model, first_block, keep_layers):
+    """Features f32[B, D] of a padded batch, and its `_LayerStats` if it is one of images."""
+    x = from_samples(samples, mean, std, first_block=first_block)
+    seen = forward(model, variables, x, weights=weights, first_block=first_block)
+    if first_block > 0:
+        return seen.features, None
     count = weights.sum()
     pixel_share = (weights / count)[:, None, None, None]
     pixel_mean = (pixel_share * x).sum(0)
     pixels = Moments(pixel_mean, (pixel_share * jnp.square(x - pixel_mean[None])).sum(0))
     spectrum = (pixel_share * power_spectrum(x)).sum(0)
-    seen = forward(model, variables, x, weights=weights)
     layers = seen.moments if keep_layers else {}
     return seen.features, _LayerStats(seen.block_inputs, pixels, spectrum, layers, count)
 

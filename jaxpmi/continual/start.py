@@ -111,7 +111,7 @@ def _first_state(run, network, order, mean, std, keys):
         opt_state=optimiser(config.train).init(trainable_parts(network, projections)),
         memory=empty_memory(run, network),
         generator=generator,
-        replay=empty_replay(run),
+        replay=empty_replay(run, network, most_replay_samples(run)),
         class_counts=jnp.ones(stream.num_classes),
         accuracy=unmeasured,
         task_accuracy=unmeasured,
@@ -150,6 +150,7 @@ def empty_memory(run, network, layer_moments=None):
             stream.image_shape,
             num_classes=num_classes,
             rank=config.inversion.per_layer.inverse_rank,
+            first_block=config.inversion.first_block,
         )
     empty_models = jax.eval_shape(
         functools.partial(
@@ -180,13 +181,19 @@ def _standard_moments(run, network):
     return tuple(Moments(jnp.zeros(m.mean.shape), jnp.ones(m.var.shape)) for m in seen.block_inputs)
 
 
-def empty_replay(run):
-    """Room for the most synthetic images that any task needs."""
-    count = 0
-    if run.method.replay != "none":
-        count = num_replay_images(run.config, run.stream.num_tasks - 1)
+def most_replay_samples(run):
+    """The most synthetic samples that any task needs."""
+    if run.method.replay == "none":
+        return 0
+    return num_replay_images(run.config, run.stream.num_tasks - 1)
+
+
+def empty_replay(run, network, count):
+    """Room for that many synthetic samples."""
+    first_block = run.config.inversion.first_block
+    shapes = block_input_shapes(run.model, network.variables, run.stream.image_shape)
     return Replay(
-        jnp.zeros((count, *run.stream.image_shape), jnp.uint8),
+        jnp.zeros((count, *shapes[first_block]), jnp.uint8 if first_block == 0 else jnp.float32),
         jnp.zeros(count, jnp.int32),
         jnp.zeros((), jnp.int32),
     )

@@ -38,9 +38,9 @@ class Memory(NamedTuple):
 
 
 class Replay(NamedTuple):
-    """Synthetic images of old classes, rebuilt before every task."""
+    """Synthetic samples of old classes, rebuilt before every task."""
 
-    images: jax.Array  # u8[N, H, W, C], zeros from `count` on
+    samples: jax.Array  # u8[N, H, W, C] or patch embeddings f32[N, h, w, D]; zeros from `count` on
     labels: jax.Array  # i32[N]
     count: jax.Array  # i32[]
 

@@ -15,10 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.config import Config
-from jaxpmi.continual.memory import LabelledImages
 from jaxpmi.continual.memory import update_memory
 from jaxpmi.continual.methods import Method
 from jaxpmi.continual.methods import Phase
+from jaxpmi.continual.samples import LabelledSamples
+from jaxpmi.continual.samples import from_samples
+from jaxpmi.continual.samples import to_samples
 from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.state import Network
 from jaxpmi.continual.state import Replay
@@ -31,7 +33,6 @@ from jaxpmi.continual.train import phase_learning_rates
 from jaxpmi.continual.train import train_steps
 from jaxpmi.continual.train import trainable_parts
 from jaxpmi.data.augment import denormalise
-from jaxpmi.data.augment import normalise
 from jaxpmi.data.batches import epoch_batches
 from jaxpmi.data.stream import TaskStream
 from jaxpmi.features import contrastive
@@ -48,7 +49,7 @@ from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
 
 CHUNK_STEPS = 32  # most training steps per compiled call
-CHUNK_BYTES = 2**28  # most bytes of raw images per compiled call
+CHUNK_BYTES = 2**28  # most bytes of real and synthetic samples per compiled call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +99,8 @@ def phase_key(state: ContinualState) -> jax.Array:
 def train_phase(run: Run, state: ContinualState, phase: Phase) -> Iterator[Tick]:
     """Supervised training on the task's real images, and on synthetic ones if the phase has any."""
     task, train = int(state.task), run.config.train
-    labels, read = training_data(run, task)
-    steps_per_epoch = math.ceil(len(labels) / train.batch_size)
+    real = training_data(run, task)
+    steps_per_epoch = math.ceil(len(real.labels) / train.batch_size)
     total = max(round(phase.share * train.epochs * steps_per_epoch), 1)
     rates = phase_learning_rates(phase, total)
     program = TrainProgram(run.model, phase, train, run.config.losses, run.config.data.augment)
@@ -113,11 +114,11 @@ def train_phase(run: Run, state: ContinualState, phase: Phase) -> Iterator[Tick]
         state = state.replace(opt_state=replicate(optimiser(train).init(parts), run.mesh))
     seed = (run.config.seed, task, int(state.phase))
     replay = jax.device_get(state.replay) if phase.replay else None
-    size = chunk_steps(run, train)
+    size = chunk_steps(run, train, replay)
     key = phase_key(state)
     for first in range(int(state.step), total, size):
         count = min(size, total - first)
-        chunk = make_chunk(run, train, labels, read, replay, rates, seed, first, count, size)
+        chunk = make_chunk(run, train, real, replay, rates, seed, first, count, size)
         learner = Learner(state.network, state.projections, state.opt_state, state.class_counts)
         learner, metrics = train_steps(learner, chunk, data, key, program=program)
         state = state.replace(**learner._asdict(), step=jnp.asarray(first + count, jnp.int32))
@@ -127,7 +128,7 @@ def train_phase(run: Run, state: ContinualState, phase: Phase) -> Iterator[Tick]
 
 
 def invert_phase(run: Run, state: ContinualState, network: Network | None = None) -> Iterator[Tick]:
-    """Synthesises images of all old classes through the frozen network, batch by batch.
+    """Synthesises samples of all old classes through the frozen network, batch by batch.
 
     `network` is the teacher unless given.
     """
@@ -147,13 +148,15 @@ def invert_phase(run: Run, state: ContinualState, network: Network | None = None
         synthesis = synthesize(
             run.model, network.variables, targets, knowledge, key, config=inversion
         )
-        images = denormalise(synthesis.images, state.mean, state.std)
+        first_block = inversion.first_block
+        samples = to_samples(synthesis.images, state.mean, state.std, first_block=first_block)
         agreement = _agreement(
-            network.variables, images, targets, state.mean, state.std, model=run.model
-        )
+            network.variables, samples, targets, state.mean, state.std,
+            model=run.model, first_block=first_block,
+        )  # fmt: skip
         replay = Replay(
             jax.lax.dynamic_update_slice_in_dim(
-                state.replay.images, replicate(images, run.mesh), rows.start, 0
+                state.replay.samples, replicate(samples, run.mesh), rows.start, 0
             ),
             jax.lax.dynamic_update_slice_in_dim(
                 state.replay.labels, replicate(targets.labels, run.mesh), rows.start, 0
@@ -211,7 +214,7 @@ def generate_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
         learning_rate=settings.learning_rate,
     )
     count = num_replay_images(config, task)
-    capacity = state.replay.images.shape[0]
+    capacity = state.replay.samples.shape[0]
     images = generators.sample_images(generator, key_sample, capacity)
     logits = forward(run.model, network.variables, images).features @ network.head
     labels = jnp.argmax(jnp.where(old_mask > 0, logits, -jnp.inf), 1).astype(jnp.int32)
@@ -230,19 +233,18 @@ def remember_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
     count = int(state.replay.count)
     sizes = [run.stream.train_size(t) for t in range(run.stream.num_tasks)]
     read_real = functools.partial(run.stream.train_images, task)
-    images, labels = jax.device_get((state.replay.images, state.replay.labels))
     memory = update_memory(
         state.memory,
         run.model,
         state.network.variables,
-        LabelledImages(read_real, run.stream.train_labels(task)),
-        LabelledImages(images.__getitem__, labels[:count]),
+        LabelledSamples(read_real, run.stream.train_labels(task)),
+        replay_samples(run, state.replay),
         state.mean,
         state.std,
         phase_key(state),
         config=config,
         capacity=max(sizes),
-        max_images=max(sizes) + state.replay.images.shape[0],
+        max_images=max(sizes) + state.replay.samples.shape[0],
     )
     yield Tick(state.replace(memory=memory), 1, 1, {}, {}, run.stream.train_size(task) + count)
 
@@ -254,33 +256,42 @@ def begin_task(run: Run, state: ContinualState, projections: object) -> Continua
 
 
 def training_data(run, task):
-    """Labels i32[N] of the images that a task trains on, and a function that reads images."""
+    """The images that a task trains on."""
     stream = run.stream
     if run.method.all_data:
-        return stream.seen_train_labels(), stream.seen_train_images
-    return stream.train_labels(task), lambda indices: stream.train_images(task, indices)
+        return LabelledSamples(stream.seen_train_images, stream.seen_train_labels())
+    read = functools.partial(stream.train_images, task)
+    return LabelledSamples(read, stream.train_labels(task))
 
 
-def chunk_steps(run, train):
+def replay_samples(run, replay):
+    """Synthetic samples as they are read in batches; those not yet made have no label."""
+    samples, labels = jax.device_get((replay.samples, replay.labels[: int(replay.count)]))
+    return LabelledSamples(samples.__getitem__, labels, run.config.inversion.first_block)
+
+
+def chunk_steps(run, train, replay):
     """Training steps per compiled call."""
     per_step = train.batch_size * int(np.prod(run.stream.image_shape))
+    if replay is not None:
+        per_step += train.replay_batch_size * replay.samples[0].nbytes
     return int(np.clip(CHUNK_BYTES // per_step, 1, CHUNK_STEPS))
 
 
-def make_chunk(run, train, labels, read, replay, rates, seed, first, count, size):
+def make_chunk(run, train, real, replay, rates, seed, first, count, size):
     """Raw batches of `count` steps, padded to `size` steps."""
-    shape = run.stream.image_shape
-    rows = epoch_batches(len(labels), train.batch_size, count, seed, first)
+    rows = epoch_batches(len(real.labels), train.batch_size, count, seed, first)
     rows = np.concatenate([rows, np.zeros((size - count, train.batch_size), rows.dtype)])
-    images = read(rows.reshape(-1)).reshape(size, train.batch_size, *shape)
-    steps = size if replay is not None else 1
-    replay_images = np.zeros((steps, train.replay_batch_size, *shape), np.uint8)
+    images = real.read(rows.reshape(-1))
+    steps, like = (1, images) if replay is None else (size, replay.samples)
+    replay_images = np.zeros((steps, train.replay_batch_size, *like.shape[1:]), like.dtype)
     replay_labels = np.zeros((steps, train.replay_batch_size), np.int32)
     if replay is not None:
         picks = epoch_batches(int(replay.count), train.replay_batch_size, count, (*seed, 1), first)
-        replay_images[:count] = replay.images[picks]
+        replay_images[:count] = replay.samples[picks]
         replay_labels[:count] = replay.labels[picks]
-    batches = (images, labels[rows], replay_images, replay_labels)
+    images = images.reshape(size, train.batch_size, *images.shape[1:])
+    batches = (images, real.labels[rows], replay_images, replay_labels)
     batches = shard_batch(batches, run.mesh, axis=1)
     padded = np.zeros(size, np.float32)
     padded[:count] = rates[first : first + count]
@@ -324,9 +335,10 @@ def _draw_targets(run, state, key):
     return np.asarray(drawn), labels
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _agreement(variables, images, targets, mean, std, *, model):
-    """Share of raw images that the old network gives the intended label."""
-    features = forward(model, variables, normalise(images, mean, std)).features
+@functools.partial(jax.jit, static_argnames=("model", "first_block"))
+def _agreement(variables, samples, targets, mean, std, *, model, first_block):
+    """Share of samples, as they are kept, that the old network gives the intended label."""
+    x = from_samples(samples, mean, std, first_block=first_block)
+    features = forward(model, variables, x, first_block=first_block).features
     logits = jnp.where(targets.class_mask, features @ targets.head, -jnp.inf)
     return (logits.argmax(1) == targets.labels).mean()

@@ -58,7 +58,10 @@ class Learner(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Up to S steps' worth of raw batches; steps from `num_steps` on are padding."""
+    """Up to S steps' worth of raw batches; steps from `num_steps` on are padding.
+
+    Synthetic images of CLIP may be patch embeddings f32[..., h, w, D] instead.
+    """
 
     images: jax.Array  # u8[S, B, H, W, C], real images of this task
     labels: jax.Array  # i32[S, B]

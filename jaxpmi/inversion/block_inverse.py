@@ -54,6 +54,7 @@ def init_block_inverses(
     *,
     num_classes: int,
     rank: int = 0,
+    first_block: int = 0,
 ) -> tuple[BlockInverse, ...]:
     """Inverses of zeros, for checkpoints and counting.
 
@@ -63,13 +64,14 @@ def init_block_inverses(
       image_shape: (H, W, C).
       num_classes: C.
       rank: as in `fit_block_inverses`.
+      first_block: as there.
 
     Returns:
-      One `BlockInverse` per block.
+      One `BlockInverse` per block, () for those before `first_block`.
     """
-    inverses, shapes = [], block_input_shapes(model, variables, image_shape)
-    for block, inputs, outputs in zip(model.blocks, shapes, shapes[1:], strict=False):
-        kept = 0
+    inverses, shapes = [()] * first_block, block_input_shapes(model, variables, image_shape)
+    for i in range(first_block, len(model.blocks)):
+        block, inputs, outputs, kept = model.blocks[i], shapes[i], shapes[i + 1], 0
         if len(outputs) == 3:
             scale = -(-inputs[0] // outputs[0])
             rows, columns = 9 * outputs[-1] + 1, scale * scale * inputs[-1]
@@ -91,32 +93,37 @@ def fit_block_inverses(
     num_classes: int,
     rank: int = 0,
     ridge: float = 1e-4,
+    first_block: int = 0,
 ) -> tuple[BlockInverse, ...]:
     """Fits the linear inverse of every block by ridge regression.
 
     Args:
       model: the backbone, in evaluation mode.
       variables: its parameters and running statistics.
-      batches: normalised images f32[B, H, W, C], labels i32[B], weights f32[B] (0 for padding).
+      batches: normalised images f32[B, H, W, C] (or inputs of `first_block`), labels i32[B],
+        weights f32[B] (0 for padding).
       num_classes: number of label values.
       rank: directions of the residual covariance kept at a pooled block, by a Nystrom sketch.
       ridge: added to the diagonal of the regressors' second moments, relative to their mean.
+      first_block: the first to be inverted.
 
     Returns:
-      One `BlockInverse` per block.
+      One `BlockInverse` per block, () for those before `first_block`.
     """
     total = None
     for images, labels, weights in batches:
         part = _normal_equations(
-            variables, images, labels, weights, model=model, num_classes=num_classes, rank=rank
-        )
+            variables, images, labels, weights, model=model, num_classes=num_classes, rank=rank,
+            first_block=first_block,
+        )  # fmt: skip
         total = part if total is None else _add(total, part)
     if total is None:
         raise ValueError("fit_block_inverses got no batch of images; give at least one.")
-    return tuple(
+    inverses = (
         _solve_stack(equations, ridge) if isinstance(block, Stack) else _solve(equations, ridge)
-        for block, equations in zip(model.blocks, total, strict=True)
+        for block, equations in zip(model.blocks[first_block:], total, strict=True)
     )
+    return ((),) * first_block + tuple(inverses)
 
 
 @jax.jit
@@ -189,11 +196,10 @@ def invert_linearly(
     return rows.reshape(-1, *input_shape)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "num_classes", "rank"))
-def _normal_equations(variables, images, labels, weights, *, model, num_classes, rank):
-    equations, x = [], images
-    one_hot = jax.nn.one_hot(labels, num_classes)
-    for i, block in enumerate(model.blocks):
+@functools.partial(jax.jit, static_argnames=("model", "num_classes", "rank", "first_block"))
+def _normal_equations(variables, x, labels, weights, *, model, num_classes, rank, first_block):
+    equations, one_hot = [], jax.nn.one_hot(labels, num_classes)
+    for i, block in enumerate(model.blocks[first_block:], first_block):
         own = variables.params[block_name(i)], variables.batch_stats[block_name(i)]
         step = functools.partial(_equations_of, one_hot=one_hot, weights=weights, rank=rank)
         if isinstance(block, Stack):

@@ -87,11 +87,14 @@ def refine_images(
 
     `start` is donated. The statistics couple the whole batch, so the batch is never split; on
     several devices they are those of the global batch. With a `first_block` above 0 the images are
-    inputs of that block, such as patch embeddings, and `config` must not ask for terms of pixels.
+    inputs of that block, such as patch embeddings: they have no valid range to be clipped to, and
+    `config` must not ask for terms of pixels.
     """
     stored = {k: v for k, v in variables.batch_stats.items() if k >= block_name(first_block)}
     low, high = pixels.low.reshape(1, 1, 1, -1), pixels.high.reshape(1, 1, 1, -1)
-    clip = lambda x: jnp.clip(x, low, high)  # noqa: E731
+    clip = None
+    if config.clip_pixels and first_block == 0:
+        clip = lambda x: jnp.clip(x, low, high)  # noqa: E731
 
     def terms(x, key):
         views = priors.jitter(x, key, config.jitter_pixels) if config.jitter_pixels else x
@@ -128,14 +131,14 @@ def refine_images(
     weights = {name: weight for name, weight in weights.items() if weight > 0}
     return minimise(
         terms,
-        clip(start) if config.clip_pixels else start,
+        start if clip is None else clip(start),
         key,
         weights=weights,
         learning_rates=learning_rates(config),
         max_boost={k: v for k, v in MAX_BOOST.items() if k in weights}
         if config.boost_weights
         else None,
-        project=clip if config.clip_pixels else None,
+        project=clip,
         iterate=config.iterate,
     )
 

@@ -1,4 +1,7 @@
-"""One batch of synthetic images: targets -> per-layer inversion -> full-model refinement."""
+"""One batch of synthetic images: targets -> per-layer inversion -> full-model refinement.
+
+Or, where inversion stops before the first block, of that block's inputs (`InversionConfig.space`).
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,6 +19,7 @@ from jaxpmi.inversion.per_layer import invert_blocks
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Variables
+from jaxpmi.models.blockwise import block_input_shapes
 from jaxpmi.types import Moments
 from jaxpmi.types import PRNGKey
 
@@ -31,7 +35,7 @@ class LayerKnowledge(NamedTuple):
 class Synthesis(NamedTuple):
     """Synthetic images with the losses of the full-model phase."""
 
-    images: jax.Array  # f32[B, H, W, C], normalised pixel units
+    images: jax.Array  # f32[B, H, W, C], normalised pixels; or patch embeddings f32[B, h, w, D]
     initial_loss: jax.Array  # f32[], of the start
     final_loss: jax.Array  # f32[], of the returned images
     terms: dict[str, jax.Array]  # unweighted terms of the returned images
@@ -50,15 +54,18 @@ def synthesize(
 ) -> Synthesis:
     """Synthesises one batch of images for `targets` by PMI and full-model refinement.
 
-    With `config.per_layer.start == "noise"` the full model starts from standard-normal images
-    (the DeepInversion-style baseline).
+    With `config.per_layer.start == "noise"` the full model starts from noise (the
+    DeepInversion-style baseline): standard-normal images, or patch embeddings with their moments.
     """
     key_start, key_refine = jax.random.split(key)
-    image_shape = knowledge.pixels.moments.mean.shape
+    first_block, image_shape = config.first_block, knowledge.pixels.moments.mean.shape
     finite = jnp.asarray(True)
     if config.per_layer.start == "noise":
-        standard = Moments(jnp.zeros(image_shape[-1]), jnp.ones(image_shape[-1]))
-        start = draw_start(standard, image_shape, key_start, targets.features)
+        moments = Moments(jnp.zeros(image_shape[-1]), jnp.ones(image_shape[-1]))
+        if first_block > 0:
+            moments = knowledge.block_inputs[first_block]
+        shape = block_input_shapes(model, variables, image_shape)[first_block]
+        start = draw_start(moments, shape, key_start, targets.features)
     else:
         start, solutions = invert_blocks(
             model,
@@ -71,6 +78,7 @@ def synthesize(
             inverses=knowledge.inverses,
             scales=scales,
             labels_only=config.targets == "label",
+            first_block=first_block,
         )
         for solution in solutions:
             finite = finite & solution.finite.all()
@@ -82,6 +90,7 @@ def synthesize(
         key_refine,
         model=model,
         config=config.full_model,
+        first_block=first_block,
     )
     images = solution.x
     if config.full_model.histogram_weight > 0:

@@ -224,6 +224,17 @@ def forward(
     return Forward(x, moments, tuple(block_inputs))
 
 
+def block_input(
+    model: BlockwiseModel, variables: Variables, x: jax.Array, block: int, *, first_block: int = 0
+) -> jax.Array:
+    """Runs inputs `x` of `first_block` up to `block`, in evaluation mode: the inputs of that."""
+    for i in range(first_block, block):
+        name = block_name(i)
+        own = variables.params[name], variables.batch_stats[name]
+        x, _ = model.blocks[i].apply(*own, x, train=False)
+    return x
+
+
 def update_batch_stats(batch_stats: Any, moments: Any, momentum: float = 0.1) -> Any:
     """Moves running moments towards the batch's by `momentum` (PyTorch's convention)."""
     return jax.tree.map(lambda old, new: old + momentum * (new - old), batch_stats, moments)

@@ -208,10 +208,18 @@ def _image_stack(model):
 
 
 def encode_images(
-    model: Clip, variables: ClipVariables, images: jax.Array, *, key: PRNGKey | None = None
+    model: Clip,
+    variables: ClipVariables,
+    images: jax.Array,
+    *,
+    key: PRNGKey | None = None,
+    first_block: int = 0,
 ) -> jax.Array:
-    """Image features f32[B, E], not normalised, of normalised images f32[B, H, W, 3]."""
-    return forward(model.image, variables.image, images, key=key).features
+    """Image features f32[B, E], not normalised, of normalised images f32[B, H, W, 3].
+
+    With a `first_block`, `images` are the inputs of that block of the image tower.
+    """
+    return forward(model.image, variables.image, images, key=key, first_block=first_block).features
 
 
 def encode_text(

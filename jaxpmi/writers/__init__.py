@@ -3,8 +3,8 @@
 from jaxpmi.writers.files import MetricsWriter
 from jaxpmi.writers.files import read_json
 from jaxpmi.writers.files import to_plain
-from jaxpmi.writers.files import write_images_npz
 from jaxpmi.writers.files import write_json
+from jaxpmi.writers.files import write_samples_npz
 from jaxpmi.writers.pictures import write_accuracy_plot
 from jaxpmi.writers.pictures import write_image_grid
 from jaxpmi.writers.progress import Progress
@@ -18,6 +18,6 @@ __all__ = [
     "to_plain",
     "write_accuracy_plot",
     "write_image_grid",
-    "write_images_npz",
     "write_json",
+    "write_samples_npz",
 ]

@@ -52,16 +52,21 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     return obj
 
 
-def write_images_npz(path: str | os.PathLike, x: np.ndarray, y: np.ndarray) -> None:
-    """Writes images u8[N, H, W, C] as `x` and their intended labels [N] as `y`."""
-    x, y = np.asarray(x), np.asarray(y)
-    if x.dtype != np.uint8 or x.ndim != 4 or y.shape != x.shape[:1]:
+def write_samples_npz(path: str | os.PathLike, samples: np.ndarray, y: np.ndarray) -> None:
+    """Writes synthetic samples and their intended labels [N], the latter as `y`.
+
+    Images u8[N, H, W, C] are written as `x`, patch embeddings f32[N, h, w, D] as
+    `patch_embeddings`.
+    """
+    samples, y = np.asarray(samples), np.asarray(y)
+    name = {"uint8": "x", "float32": "patch_embeddings"}.get(samples.dtype.name)
+    if name is None or samples.ndim != 4 or y.shape != samples.shape[:1]:
         raise ValueError(
-            f"got images {x.dtype}{list(x.shape)} and labels {list(y.shape)}; expected "
-            "uint8[N, H, W, C] and [N]."
+            f"got samples {samples.dtype}{list(samples.shape)} and labels {list(y.shape)}; "
+            "expected uint8[N, H, W, C] or float32[N, h, w, D], and [N]."
         )
     with replace_file(path) as file:
-        np.savez_compressed(file, x=x, y=y)
+        np.savez_compressed(file, **{name: samples}, y=y)
 
 
 class MetricsWriter:

@@ -391,7 +391,7 @@ def test_images_of_past_tasks_cannot_be_read(tmp_path, monkeypatch):
     def greedy(run, task):
         if task == 0:
             return honest(run, task)
-        return run.stream.train_labels(task), lambda _: run.stream.train_images(task - 1)
+        return honest(run, task)._replace(read=lambda _: run.stream.train_images(task - 1))
 
     monkeypatch.setattr(tasks, "training_data", greedy)
     with pytest.raises(PastDataError, match="images of task 0 were asked for during task 1"):

@@ -16,8 +16,8 @@ from jaxpmi.config import Config
 from jaxpmi.config import ContrastiveConfig
 from jaxpmi.config import InversionConfig
 from jaxpmi.config import PerLayerConfig
-from jaxpmi.continual.memory import LabelledImages
 from jaxpmi.continual.memory import update_memory
+from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.state import Memory
 from jaxpmi.continual.state import merge_moments
 from jaxpmi.data.augment import normalise
@@ -61,10 +61,10 @@ def all_of(part):
 def images_of(classes, num_per_class, seed):
     images, labels = blobs(num_per_class, seed=seed)
     chosen = np.flatnonzero(np.isin(labels, classes))
-    return LabelledImages(lambda rows: images[chosen[rows]], labels[chosen])
+    return LabelledSamples(lambda rows: images[chosen[rows]], labels[chosen])
 
 
-NONE = LabelledImages(np.zeros((0, *SHAPE), np.uint8).__getitem__, np.zeros(0, np.int32))
+NONE = LabelledSamples(np.zeros((0, *SHAPE), np.uint8).__getitem__, np.zeros(0, np.int32))
 FIRST, SECOND = images_of([0, 1], 10, seed=1), images_of([2, 3], 17, seed=2)
 REPLAY = images_of([0, 1], 13, seed=3)
 
@@ -201,7 +201,7 @@ def test_inverses_give_every_class_the_same_say():
     config = dataclasses.replace(CONFIG, inversion=inversion)
     few = images_of([0, 1], 6, 5)
     size = len(few.labels)
-    twice = LabelledImages(lambda rows: few.read(rows % size), np.tile(few.labels, 2))
+    twice = LabelledSamples(lambda rows: few.read(rows % size), np.tile(few.labels, 2))
     once = update(empty_memory(), SECOND, images_of([0, 1], 6, 5), config).inverses
     doubled = update(empty_memory(), SECOND, twice, config).inverses
     assert len(once) == 5

@@ -76,7 +76,7 @@ def test_every_array_is_bit_equal(runs):
     (undisturbed, _), (killed, _) = runs
     wanted, found = last_state(undisturbed), last_state(killed)
     assert wanted.keys() == found.keys() and len(wanted) > 50
-    assert any("replay.images" in name for name in wanted)
+    assert any("replay.samples" in name for name in wanted)
     different = [n for n, array in wanted.items() if array.tobytes() != found[n].tobytes()]
     assert different == []
 

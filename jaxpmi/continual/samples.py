@@ -1,0 +1,34 @@
+"""Samples to train on and to remember: a sample is the input of some block of the network.
+
+Real samples are images, the inputs of block 0, and are kept as raw pixels. Synthetic ones are
+inputs of `config.inversion.first_block`, which stay as they are where they are no images.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxpmi.data.augment import denormalise
+from jaxpmi.data.augment import normalise
+
+
+class LabelledSamples(NamedTuple):
+    """Samples on the host, read in batches: a task of ImageNet does not fit into memory."""
+
+    read: Callable[[np.ndarray], np.ndarray]  # indices i64[n] below N to samples [n, ...]
+    labels: np.ndarray  # i32[N]
+    first_block: int = 0  # whose inputs they are
+
+
+def to_samples(x: jax.Array, mean: jax.Array, std: jax.Array, *, first_block: int) -> jax.Array:
+    """What is kept of inputs f32[B, ...] of a block: of images u8[B, H, W, C], rounded."""
+    return denormalise(x, mean, std) if first_block == 0 else x
+
+
+def from_samples(
+    samples: jax.Array, mean: jax.Array, std: jax.Array, *, first_block: int
+) -> jax.Array:
+    """The inputs f32[B, ...] of the block that samples are of: images are normalised."""
+    return normalise(samples, mean, std) if first_block == 0 else samples
