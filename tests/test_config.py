@@ -243,6 +243,14 @@ OUT_OF_RANGE = [
 ]
 
 
+PIXEL_TERMS = {
+    "inversion.full_model.pixel_statistics_weight": 0.5,
+    "inversion.full_model.spectrum_weight": 0.5,
+    "inversion.full_model.histogram_weight": 0.5,
+    "inversion.full_model.jitter_pixels": 2,
+}
+
+
 @pytest.mark.parametrize(("path", "value"), OUT_OF_RANGE)
 def test_out_of_range(path, value):
     with pytest.raises(ValueError) as caught:
@@ -307,6 +315,17 @@ def test_not_finite(value):
             "method='abd' is not made for model.name='clip'; use one of joint, finetune, pmi",
         ),
         (
+            {"inversion.space": "patch_embeddings"},
+            "'patch_embeddings' is for CLIP only, whose patch embedding is frozen; model.name='res",
+        ),
+        *(
+            (
+                {"model.name": "clip", "inversion.space": "patch_embeddings", name: value},
+                rf"makes no pixels for {name}={value:g} to act on; set to 0 each of pixel_statist",
+            )
+            for name, value in PIXEL_TERMS.items()
+        ),
+        (
             {"model.name": "clip", "clip.templates": ("a photo",)},
             "needs one or more texts, each with {} where the class name goes",
         ),
@@ -340,6 +359,12 @@ def test_fields_that_do_not_fit_together(changes, message):
         config = change(config, path, value)
     with pytest.raises(ValueError, match=message):
         validate(config)
+
+
+def test_patch_embeddings_may_be_smooth():
+    config = change(change(Config(), "model.name", "clip"), "inversion.space", "patch_embeddings")
+    assert (Config().inversion.first_block, config.inversion.first_block) == (0, 1)
+    validate(change(config, "inversion.full_model.total_variation_weight", 0.005))
 
 
 def test_what_a_method_does_not_use_is_not_compared():

@@ -11,9 +11,15 @@ from jaxpmi.checkpoint import Checkpointer
 from jaxpmi.config_file import load_config
 from jaxpmi.continual import clip_start
 from jaxpmi.continual import loop
+from jaxpmi.continual import task as tasks
+from jaxpmi.continual.state import Replay
 from jaxpmi.sharding import make_mesh
 
 ROOT = Path(__file__).parents[2]
+EMBEDDINGS = """--inversion.space patch_embeddings --inversion.full-model.spectrum-weight 0
+  --inversion.full-model.histogram-weight 0 --inversion.per-layer.coarse-to-fine-steps 4""".split()
+SPACES = {"pixels": [], "patch_embeddings": EMBEDDINGS}
+NAMES = {"pixels": "x", "patch_embeddings": "patch_embeddings"}  # of the samples in a .npz
 # Only sizes; what kind of losses and starts the config chooses stays.
 SMALL = """--clip.pretraining.num-steps 4 --clip.pretraining.batch-size 8 --clip.adapter-rank 4
   --clip.pretraining-classes 34 --continual.num-unseen-classes 2 --data.num-tasks 2
@@ -35,17 +41,19 @@ def one_device(monkeypatch):
         monkeypatch.setattr(module, "make_mesh", lambda: make_mesh(1))
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+@pytest.fixture(scope="module", params=SPACES)
+def finished(request, tmp_path_factory):
+    """The space of the synthetic samples, the workdir and the summary of a run."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (loop, clip_start):
             patch.setattr(module, "make_mesh", lambda: make_mesh(1))
         workdir = tmp_path_factory.mktemp("clip") / "run"
-        return workdir, loop.run(config_of(workdir, "--save-images"))
+        config = config_of(workdir, "--save-images", *SPACES[request.param])
+        return request.param, workdir, loop.run(config)
 
 
 def test_the_summary_tells_of_tasks_and_of_names(finished):
-    workdir, summary = finished
+    space, workdir, summary = finished
     assert summary["num_tasks"] == 2 and len(summary["accuracy_matrix"]) == 2
     assert summary["dataset"] == "coloured_digits" and len(summary["class_order"]) == 6
     assert len(summary["zero_shot_accuracy"]) == 2
@@ -56,17 +64,23 @@ def test_the_summary_tells_of_tasks_and_of_names(finished):
     kept = summary["bytes_kept_between_tasks"]
     assert kept["adapters"] > 0 and kept["raw_class_stats"] > 0 and kept["block_inverses"] > 0
     assert [entry["num_images"] for entry in summary["inversion"]["tasks"]] == [16, 32]
+    assert summary["inversion"]["space"] == space
     assert json.loads((workdir / "summary.json").read_text()) == summary
 
 
 def test_the_files_are_those_of_every_run(finished):
-    workdir, _ = finished
+    space, workdir, _ = finished
     names = {path.name for path in workdir.iterdir()}
     wanted = {"config.json", "metrics.jsonl", "summary.json", "accuracy.png", "pretrained.npz"}
     assert wanted <= names
+    drawn = {path.name for path in workdir.glob("images/*.png")}
+    assert drawn == ({"task1.png", "task2.png"} if space == "pixels" else set())
     with np.load(workdir / "images/task2.npz") as arrays:
-        assert arrays["x"].shape == (32, 28, 28, 3) and arrays["x"].dtype == np.uint8
-        assert np.ptp(arrays["x"]) > 0
+        samples, labels = arrays[NAMES[space]], arrays["y"]
+    shapes = {"pixels": ((28, 28, 3), np.uint8), "patch_embeddings": ((4, 4, 48), np.float32)}
+    assert (samples.shape[1:], samples.dtype) == shapes[space]
+    assert len(samples) == len(labels) == 32 and np.isfinite(samples).all()
+    assert np.ptp(samples, (1, 2)).min() > 0, "some sample was never made"
 
 
 class Killed(Exception):
@@ -85,21 +99,22 @@ def test_a_stopped_run_ends_as_one_that_was_not(num_saves, finished, tmp_path, m
             self.wait()
             raise Killed
 
-    config = config_of(tmp_path / "run", "--save-images")
+    space, undisturbed, wanted = finished
+    config = config_of(tmp_path / "run", "--save-images", *SPACES[space])
     with monkeypatch.context() as patch:
         patch.setattr(Checkpointer, "save", stop)
         with pytest.raises(Killed):
             loop.run(config)
     before = (tmp_path / "run/pretrained.npz").stat().st_mtime_ns
-    summary, wanted = loop.run(config), finished[1]
+    summary = loop.run(config)
     assert (tmp_path / "run/pretrained.npz").stat().st_mtime_ns == before
     for name in ("accuracy_matrix", "zero_shot_accuracy", "unseen_classes", "num_synthesized"):
         assert summary[name] == wanted[name], name
     for task in (1, 2):
         ours, theirs = (
-            np.load(w / f"images/task{task}.npz") for w in (tmp_path / "run", finished[0])
+            np.load(w / f"images/task{task}.npz") for w in (tmp_path / "run", undisturbed)
         )
-        np.testing.assert_array_equal(ours["x"], theirs["x"])
+        np.testing.assert_array_equal(ours[NAMES[space]], theirs[NAMES[space]])
 
 
 PUBLISHED = """--clip.train.teacher-texts live --clip.train.schedule quarter_cosine
@@ -132,6 +147,15 @@ def test_the_bounds_run_without_replay(method, tmp_path):
     assert kept["adapters"] > 0 and kept["block_inverses"] == kept["class_stats"] == 0
     unseen = summary["unseen_classes"]
     assert unseen["accuracy"] == unseen["after_tasks"] and unseen["upper_bound"] is None
+
+
+def test_large_samples_make_short_chunks(tmp_path):
+    """Of 100 samples of 1 MiB a step, two steps fill a chunk."""
+    run, _ = clip_start.open_clip_run(config_of(tmp_path))
+    replay = Replay(np.zeros((1, 512, 512), np.float32), np.zeros(1), np.ones(1))
+    train = dataclasses.replace(run.config.clip.train, replay_batch_size=100)
+    assert tasks.chunk_steps(run, train, None) == tasks.CHUNK_STEPS
+    assert tasks.chunk_steps(run, train, replay) == 2
 
 
 def test_classes_can_be_named(tmp_path):

@@ -20,6 +20,7 @@ from jaxpmi.continual.clip_train import clip_train_steps
 from jaxpmi.continual.train import Chunk
 from jaxpmi.data.augment import normalise
 from jaxpmi.models import clip
+from jaxpmi.models.blockwise import block_input
 
 MODEL = clip.clip(
     image_size=8, patch_size=4, width=16, depth=2, num_heads=2, features=8, vocabulary=12,
@@ -233,6 +234,30 @@ def test_one_program_serves_every_task():
         train(1, num_old)
         traced.append(clip_train_steps._cache_size())
     assert traced[0] == traced[1]
+
+
+@pytest.mark.parametrize("own", [0, 1], ids=["real images", "names"])
+def test_patch_embeddings_teach_what_their_images_teach(own):
+    """The patch embedding is frozen; random views are of images alone."""
+    data, key = chunk(3, 4, 2), jax.random.key(3)
+
+    def embedded(images):
+        x = normalise(jnp.asarray(images).reshape(-1, 8, 8, 3), MEAN, STD)
+        maps = block_input(MODEL.image, base().image, x, 1)
+        return np.asarray(maps).reshape(*images.shape[:2], *maps.shape[1:])
+
+    views = AugmentConfig(crop_padding=2, noise_std=1.0)
+    program = dataclasses.replace(PROGRAM, first_block=own, replay_first_block=1)
+    maps = data._replace(replay_images=embedded(data.replay_images))
+    if own:
+        maps = maps._replace(images=embedded(data.images))
+        program = dataclasses.replace(program, augment=views)
+    wanted, metrics = clip_train_steps(learner(), data, task(2), key, program=PROGRAM)
+    found, others = clip_train_steps(learner(), maps, task(2), key, program=program)
+    for name in TERMS:
+        np.testing.assert_allclose(others.terms[name], metrics.terms[name], rtol=1e-3, atol=1e-6)
+    for a, b in zip(jax.tree.leaves(found.adapters), jax.tree.leaves(wanted.adapters), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-3)
 
 
 def test_a_term_that_is_not_finite_is_told_with_its_step():

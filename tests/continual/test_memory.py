@@ -194,6 +194,27 @@ def test_feature_models_are_fitted_only_for_cfs():
     )
 
 
+def test_synthetic_samples_may_be_inputs_of_a_later_block():
+    """Made of images, they tell the same of the classes and of all blocks from there on."""
+    net = trained()
+    per_layer = dataclasses.replace(CONFIG.inversion.per_layer, start="inverse")
+    inversion = dataclasses.replace(CONFIG.inversion, per_layer=per_layer)
+    later = dataclasses.replace(inversion, space="patch_embeddings")
+    images = normalise(jnp.asarray(all_of(REPLAY)), MEAN, STD)
+    maps = np.asarray(blockwise.block_input(net.model, net.variables, images, 1))
+    replay = LabelledSamples(maps.__getitem__, REPLAY.labels, first_block=1)
+    of_images, of_maps = (
+        update(empty_memory(), SECOND, part, dataclasses.replace(CONFIG, inversion=settings))
+        for part, settings in ((REPLAY, inversion), (replay, later))
+    )
+    assert of_maps.inverses[0] == () and of_images.inverses[0] != ()
+    wanted = of_images._replace(inverses=((), *of_images.inverses[1:]))
+    assert jax.tree.structure(of_maps) == jax.tree.structure(wanted)
+    for ours, theirs in zip(jax.tree.leaves(of_maps), jax.tree.leaves(wanted), strict=True):
+        scale = np.abs(theirs).max(initial=1e-3)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=1e-2 * scale)
+
+
 def test_inverses_give_every_class_the_same_say():
     """Twice as many synthetic images of the old classes change nothing."""
     per_layer = dataclasses.replace(CONFIG.inversion.per_layer, start="inverse")

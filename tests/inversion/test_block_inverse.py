@@ -325,3 +325,21 @@ def test_a_volume_is_an_error_that_says_what_to_do():
 def test_no_images_are_an_error():
     with pytest.raises(ValueError, match="got no batch of images; give at least one"):
         fit_block_inverses(Chain((Pool(),)), variables_of(()), [], num_classes=1)
+
+
+def test_blocks_before_the_first_have_no_inverse():
+    """Fitted to the inputs of a block, the inverses from there on are those fitted to images."""
+    rng = np.random.default_rng(0)
+    variables = blockwise.init_variables(VIT, jax.random.key(0), (8, 8, 1))
+    images = jnp.asarray(rng.standard_normal((16, 8, 8, 1), np.float32))
+    rest, options = (jnp.asarray(np.arange(16) % 3), jnp.ones(16)), {"num_classes": 3, "rank": 4}
+    whole = fit_block_inverses(VIT, variables, [(images, *rest)], **options)
+    maps = blockwise.block_input(VIT, variables, images, 1)
+    part = fit_block_inverses(VIT, variables, [(maps, *rest)], first_block=1, **options)
+    empty = init_block_inverses(VIT, variables, (8, 8, 1), first_block=1, **options)
+    assert part[0] == empty[0] == () and len(part) == len(empty) == len(whole)
+    for ours, zeros, wanted in zip(*map(jax.tree.leaves, (part, empty, whole[1:])), strict=True):
+        assert ours.shape == zeros.shape
+        np.testing.assert_allclose(
+            ours, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max(initial=1)
+        )

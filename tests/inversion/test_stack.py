@@ -9,18 +9,22 @@ import numpy as np
 import pytest
 
 from jaxpmi.config import FullModelConfig
+from jaxpmi.config import InversionConfig
 from jaxpmi.config import PerLayerConfig
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion import per_layer
 from jaxpmi.inversion.block_inverse import fit_block_inverses
 from jaxpmi.inversion.full_model import PixelStats
 from jaxpmi.inversion.full_model import refine_images
+from jaxpmi.inversion.synthesis import LayerKnowledge
+from jaxpmi.inversion.synthesis import synthesize
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.models import blockwise
 from jaxpmi.models import vit
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
+from jaxpmi.types import Moments
 
 SHAPE, NUM_CLASSES, KEY = (8, 8, 1), 3, jax.random.key(5)
 GAUSSIAN = PerLayerConfig(start="gaussian", num_steps=6, statistics_weight=0.1)
@@ -101,6 +105,64 @@ def test_inversion_can_stop_at_the_patch_embeddings(config):
     )
     assert refined.x.shape == (16, 2, 2, 8)
     assert float(refined.terms["feature_match"]) < 0.5 * error
+
+
+def synthesise_maps(per_layer_config, num_steps, num_devices=1):
+    model, variables, seen, labels, inverses = problem()
+    config = InversionConfig(
+        space="patch_embeddings",
+        per_layer=per_layer_config,
+        full_model=FullModelConfig(num_steps=num_steps, total_variation_weight=1e-3),
+    )
+    mesh = make_mesh(num_devices)
+    pixels = Moments(jnp.zeros(SHAPE), jnp.ones(SHAPE))
+    knowledge = LayerKnowledge(
+        ((), *seen.block_inputs[1:]),
+        ((), *inverses[1:]),
+        PixelStats(jnp.zeros(1), jnp.ones(1), pixels, *(jnp.zeros(1),) * 2),
+    )
+    variables, knowledge = replicate((variables, knowledge), mesh)
+    targets = targets_of(*shard_batch((seen.features, labels), mesh))
+    return synthesize(model, variables, targets, knowledge, KEY, config=config)
+
+
+STARTS = {
+    "noise": dataclasses.replace(LINEAR, start="noise"),
+    "linear": LINEAR,
+    "coarse": dataclasses.replace(GAUSSIAN, coarse_to_fine_steps=8),
+}
+
+
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+def test_patch_embeddings_are_synthesised(start):
+    """They hit the targets far better than where they start, which the first step returns."""
+    model, variables, seen, _, _ = problem()
+
+    def error(maps):
+        assert maps.shape == (16, 2, 2, 8)
+        features = blockwise.forward(model, variables, maps, first_block=1).features
+        return float(objectives.feature_match(features, seen.features))
+
+    first, last = (synthesise_maps(start, num_steps) for num_steps in (1, 40))
+    assert error(last.images) < 0.5 * error(first.images)
+    np.testing.assert_allclose(last.terms["feature_match"], error(last.images), rtol=1e-3)
+    assert set(last.terms) == {"feature_match", "statistics", "total_variation"}
+    assert np.abs(last.images).max() > 1  # whatever the valid range of pixels is
+
+
+def test_noise_in_place_of_patch_embeddings_has_their_moments():
+    _, _, seen, _, _ = problem()
+    maps = np.asarray(synthesise_maps(STARTS["noise"], 1).images)
+    spread = np.sqrt(np.asarray(seen.block_inputs[1].var))
+    assert np.abs(maps.mean((0, 1, 2)) - seen.block_inputs[1].mean).max() < 0.5 * spread.max()
+    np.testing.assert_allclose(maps.std((0, 1, 2)), spread, rtol=0.4)
+
+
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+def test_eight_devices_give_the_patch_embeddings_of_one(start):
+    one, eight = (synthesise_maps(start, 3, num_devices) for num_devices in (1, 8))
+    assert eight.images.addressable_shards[0].data.shape == (2, 2, 2, 8)
+    np.testing.assert_allclose(eight.images, one.images, rtol=2e-3, atol=2e-3)
 
 
 def unit(tree, layer):

@@ -45,6 +45,9 @@ def test_blocks_in_sequence_are_the_forward_pass(name):
     for i, block in enumerate(model.blocks):
         name = blockwise.block_name(i)
         assert x.shape[1:] == shapes[i]
+        half = blockwise.block_input(model, variables, images, i // 2)
+        there = blockwise.block_input(model, variables, half, i, first_block=i // 2)
+        np.testing.assert_allclose(there, x, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(
             whole.block_inputs[i].mean, np.asarray(x).mean((0, 1, 2)), rtol=1e-5, atol=1e-5
         )
