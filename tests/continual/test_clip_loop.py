@@ -62,7 +62,7 @@ def test_the_summary_tells_of_tasks_and_of_names(finished):
     for name in ("zero_shot", "after_tasks", "accuracy", "upper_bound"):
         assert 0 <= unseen[name] <= 1
     kept = summary["bytes_kept_between_tasks"]
-    assert kept["adapters"] > 0 and kept["raw_class_stats"] > 0 and kept["block_inverses"] > 0
+    assert kept["adapters"] > 0 and kept["base_memory"] > 0 and kept["block_inverses"] > 0
     assert [entry["num_images"] for entry in summary["inversion"]["tasks"]] == [16, 32]
     assert summary["inversion"]["space"] == space
     assert json.loads((workdir / "summary.json").read_text()) == summary
