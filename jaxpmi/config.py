@@ -58,8 +58,10 @@ class TrainConfig:
     epochs: int = 20  # passes over the data of a task, all phases of a later task together
     optimiser: Literal["sgd", "adamw"] = "sgd"  # SGD with momentum, or AdamW (transformers)
     learning_rate: float = 0.1  # peak, in the first task
+    warmup_steps: int = 0  # linear from 0, before the schedule of a phase of all blocks
     momentum: float = 0.9  # of SGD
-    weight_decay: float = 5e-4  # sgd: L2, added to the gradient; adamw: decoupled from it
+    weight_decay: float = 5e-4  # sgd: L2, added to the gradient; adamw: decoupled from
+    # it, and not of gains, biases and embeddings
     schedule: Literal["cosine", "step"] = "cosine"  # of the learning rate in a phase of all blocks
     milestones: tuple[float, ...] = (0.4, 0.6)  # step: x 0.1 at each, as fractions of the phase
     augment_replay: bool = False  # random views of synthetic images as of real ones

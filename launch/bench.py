@@ -71,7 +71,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     pmi = commands.add_parser("pmi", help="a per-layer start against noise, its cost included")
     pmi.add_argument("--seeds", type=_seeds, default=(0,), help="comma-separated (default 0)")
-    models = ("resnet_small", "vit_small")
+    models = ("resnet_small", "vit_small_patch7")
     pmi.add_argument("--model", choices=models, default=models[0], help="(default resnet_small)")
     stack = commands.add_parser("stack", help="blocks inverted by one scan against unrolled ones")
     for command in (pmi, stack):

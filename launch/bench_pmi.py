@@ -75,8 +75,9 @@ CASES = {
 # How each network is trained, as options of the command line.
 TRAINING = {
     "resnet_small": [],
-    "vit_small": """--model.name vit_small --model.width 48 --train.epochs 30
-        --train.learning-rate 0.03 --data.augment.crop-padding 2""".split(),
+    "vit_small_patch7": """--model.name vit_small_patch7 --model.width 48 --train.epochs 16
+        --train.optimiser adamw --train.learning-rate 0.004 --train.warmup-steps 60
+        --train.weight-decay 0.05 --data.augment.crop-padding 2""".split(),
 }
 
 

@@ -17,6 +17,7 @@ from jaxpmi.config import AugmentConfig
 from jaxpmi.config import ClipPretrainingConfig
 from jaxpmi.continual.clip_train import class_text_features
 from jaxpmi.continual.state import Network
+from jaxpmi.continual.train import decayed
 from jaxpmi.data.augment import augment
 from jaxpmi.data.augment import normalise
 from jaxpmi.data.batches import epoch_batches
@@ -28,11 +29,9 @@ from jaxpmi.models.clip import ClipVariables
 from jaxpmi.models.clip import encode_text
 from jaxpmi.models.clip import init_clip
 from jaxpmi.models.clip import similarity_logits
-from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 
 MAX_LOGIT_SCALE = float(np.log(100.0))  # as in CLIP
-MATRICES = ("kernel", "projection")  # parameters with weight decay, by name
 
 
 class PretrainingMetrics(NamedTuple):
@@ -173,13 +172,8 @@ def _optimiser(config: ClipPretrainingConfig) -> optax.GradientTransformation:
     learning_rate = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, warmup, config.num_steps
     )
-
-    def matrices(params: Params) -> Params:
-        # By name: stacked layers give gains and biases a second axis.
-        return jax.tree.map_with_path(lambda path, _: path[-1].key in MATRICES, params)
-
     decay = config.weight_decay
-    return optax.adamw(learning_rate, b2=0.98, weight_decay=decay, mask=matrices)
+    return optax.adamw(learning_rate, b2=0.98, weight_decay=decay, mask=decayed)
 
 
 def _parameters(variables):

@@ -71,6 +71,7 @@ class Phase:
     learning_rate: float
     milestones: tuple[float, ...] = ()  # fractions of the phase at which the rate falls by 10
     schedule: Literal["cosine", "step"] = "step"
+    warmup_steps: int = 0  # in which the rate rises to its peak, before the schedule
     trainable: Literal["all", "body", "last_block", "head"] = "all"  # body: all but the stem
     new_columns_only: bool = False  # freeze the head's columns of old classes
     replay: bool = False  # uses synthetic images
@@ -251,7 +252,8 @@ def _factors(config, num_new, num_old):
 
 
 def _whole_task(loss, train, learning_rate, *, share=1.0, **options):
-    return (Phase("all", loss, share, learning_rate, train.milestones, train.schedule, **options),)
+    schedule = train.milestones, train.schedule, train.warmup_steps
+    return (Phase("all", loss, share, learning_rate, *schedule, **options),)
 
 
 def _one_phase(loss, **options):

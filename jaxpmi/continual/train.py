@@ -30,7 +30,11 @@ from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_name
 from jaxpmi.models.blockwise import forward
 from jaxpmi.models.blockwise import update_batch_stats
+from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
+
+# Parameters without weight decay. By name: stacked layers give gains and biases a second axis.
+NOT_DECAYED = ("scale", "bias", "class_token", "positions", "tokens", "logit_scale")
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -111,12 +115,20 @@ def add_terms(metrics: ChunkMetrics, terms: dict[str, jax.Array], step: jax.Arra
 def optimiser(config: TrainConfig) -> optax.GradientTransformation:
     """The direction of a step, which scales it by the learning rate.
 
-    SGD's is L2 added to the gradient, then momentum; AdamW's is Adam's, then L2.
+    SGD's is L2 added to the gradient, then momentum; AdamW's is Adam's, then L2 of matrices.
     """
-    decay = optax.add_decayed_weights(config.weight_decay)
     if config.optimiser == "adamw":
+        decay = optax.add_decayed_weights(config.weight_decay, mask=decayed)
         return optax.chain(optax.scale_by_adam(), decay)
+    decay = optax.add_decayed_weights(config.weight_decay)
     return optax.chain(decay, optax.trace(config.momentum))
+
+
+def decayed(params: Params) -> Params:
+    """Which parameters of a transformer have weight decay: all but those named `NOT_DECAYED`."""
+    return jax.tree.map_with_path(
+        lambda path, _: getattr(path[-1], "key", None) not in NOT_DECAYED, params
+    )
 
 
 def trainable_parts(network: Network, projections: Any) -> dict[str, Any]:
@@ -129,12 +141,19 @@ def trainable_parts(network: Network, projections: Any) -> dict[str, Any]:
 
 
 def phase_learning_rates(phase: Phase, num_steps: int) -> np.ndarray:
-    """The learning rate of every step of a phase, f32[S]: constant, cosine to 0, or steps."""
+    """The learning rate of every step of a phase, f32[S]: constant, cosine to 0, or steps.
+
+    A warm-up comes before, of one step less than the phase at most; milestones stay where they are.
+    """
+    warmup = min(phase.warmup_steps, num_steps - 1)
     if phase.schedule == "cosine":
-        schedule = optax.cosine_decay_schedule(phase.learning_rate, num_steps)
+        schedule = optax.cosine_decay_schedule(phase.learning_rate, num_steps - warmup)
     else:
-        edges = {round(m * num_steps): 0.1 for m in phase.milestones}
+        edges = {round(m * num_steps) - warmup: 0.1 for m in phase.milestones}
         schedule = optax.piecewise_constant_schedule(phase.learning_rate, edges)
+    if warmup:
+        ramp = optax.linear_schedule(0.0, phase.learning_rate, warmup)
+        schedule = optax.join_schedules([ramp, schedule], [warmup])
     return np.asarray(jax.vmap(schedule)(jnp.arange(num_steps)), np.float32)
 
 

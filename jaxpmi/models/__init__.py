@@ -1,5 +1,7 @@
 """Backbones by name: a plain dict of constructors, each taking `width`."""
 
+import functools
+
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
 
@@ -11,4 +13,5 @@ MODELS = {
     "preact_resnet18": resnet.preact_resnet18,
     "preact_resnet34": resnet.preact_resnet34,
     "vit_small": vit.vit_small,
+    "vit_small_patch7": functools.partial(vit.vit_small, patch_size=7),
 }

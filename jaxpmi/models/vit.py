@@ -52,13 +52,16 @@ class PatchEmbedding:
 class TokenEmbedding:
     """Flatten, class token first, positions, LayerNorm: f32[B, h, w, D] -> f32[B, N, D]."""
 
+    position_std: float | None = None  # of the initial positions; None: D^-0.5, as in CLIP
+
     def init(self, key, input_shape):
         """See `Block.init`."""
         height, width, dim = input_shape
         key_class, key_positions = jax.random.split(key)
+        std = dim**-0.5 if self.position_std is None else self.position_std
         params = {
             "class_token": draw_normal(key_class, (dim,), dim**-0.5),
-            "positions": draw_normal(key_positions, (height * width + 1, dim), dim**-0.5),
+            "positions": draw_normal(key_positions, (height * width + 1, dim), std),
             "norm": init_layer_norm(dim),
         }
         return params, {}
@@ -172,15 +175,19 @@ def vision_transformer(
     features: int,
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu",
     statistics_axis: StatisticsAxis = "channel",
+    position_std: float | None = None,
 ) -> VisionTransformer:
-    """CLIP's image tower: `depth` blocks of `width` channels, MLPs of four times that."""
+    """CLIP's image tower: `depth` blocks of `width` channels, MLPs of four times that.
+
+    `position_std` is that of `TokenEmbedding`.
+    """
     block = transformer_block(
         width, depth, num_heads, activation=activation, statistics_axis=statistics_axis
     )
     return VisionTransformer(
         (
             PatchEmbedding(patch_size, width),
-            TokenEmbedding(),
+            TokenEmbedding(position_std),
             Stack(block, depth),
             ClassTokenHead(features, statistics_axis),
         )
@@ -199,10 +206,19 @@ def transformer_block(width: int, depth: int, num_heads: int, **options) -> Tran
     return TransformerBlock(num_heads, 4 * width, residual_std=std, **options)
 
 
-def vit_small(width: int = 64) -> VisionTransformer:
-    """A small transformer for images of about 28 x 28 pixels: patches of 4, 4 blocks."""
+def vit_small(width: int = 64, *, patch_size: int = 4) -> VisionTransformer:
+    """A small transformer for images of about 28 x 28 pixels: 4 blocks, heads of 16 channels.
+
+    Its positions begin as large as its patch embeddings, or it learns slowly where things are: few
+    images train it, and CLIP's are a seventh of that at 48 channels.
+    """
     return vision_transformer(
-        patch_size=4, width=width, depth=4, num_heads=max(width // 16, 1), features=width
+        patch_size=patch_size,
+        width=width,
+        depth=4,
+        num_heads=max(width // 16, 1),
+        features=width,
+        position_std=1.0,
     )
 
 

@@ -19,6 +19,7 @@ from jaxpmi.config import TrainConfig
 from jaxpmi.continual import losses
 from jaxpmi.continual.methods import Phase
 from jaxpmi.continual.methods import classification
+from jaxpmi.continual.methods import first_phases
 from jaxpmi.continual.train import Chunk
 from jaxpmi.continual.train import Learner
 from jaxpmi.continual.train import TaskData
@@ -125,6 +126,18 @@ def test_a_cosine_has_the_length_of_the_phase():
     assert phase_learning_rates(phase, 1).shape == (1,)
 
 
+def test_a_warm_up_comes_before_the_schedule():
+    train = dataclasses.replace(TRAIN, schedule="cosine", warmup_steps=4, learning_rate=0.1)
+    (phase,) = first_phases(train, MethodConfig())
+    cosine = 0.05 * (1 + np.cos(np.pi * np.arange(8) / 8))
+    want = [0.0, 0.025, 0.05, 0.075, *cosine]
+    np.testing.assert_allclose(phase_learning_rates(phase, 12), want, rtol=1e-5)
+    np.testing.assert_allclose(phase_learning_rates(phase, 3), [0, 0.05, 0.1], rtol=1e-5)
+    steps = dataclasses.replace(phase, schedule="step", milestones=(0.25, 0.5))
+    want = [0.0, 0.025, 0.05, 0.075, 0.01, 0.01, *[0.001] * 6]
+    np.testing.assert_allclose(phase_learning_rates(steps, 12), want, rtol=1e-5)
+
+
 # Steps.
 
 
@@ -166,15 +179,17 @@ def test_steps_are_sgd_with_momentum_and_weight_decay_written_out():
     assert_close(got.network.variables.batch_stats, batch_stats, rtol=1e-3, atol=2e-5)
 
 
-def test_adamw_is_that_of_optax():
+def test_adamw_is_that_of_optax_with_gains_and_biases_left_out():
     config = dataclasses.replace(TRAIN, optimiser="adamw")
     rng = np.random.default_rng(0)
-    params = {"a": jnp.asarray(rng.standard_normal((3, 4), np.float32))}
-    ours, theirs = optimiser(config), optax.adamw(0.01, weight_decay=0.01)
+    names = ("kernel", "scale", "bias", "positions", "class_token")
+    params = {name: jnp.asarray(rng.standard_normal((3, 4), np.float32)) for name in names}
+    mask = {name: name == "kernel" for name in names}
+    ours, theirs = optimiser(config), optax.adamw(0.01, weight_decay=0.01, mask=mask)
     got, want = params, params
     ours_state, theirs_state = ours.init(params), theirs.init(params)
     for _ in range(3):
-        grads = {"a": jnp.asarray(rng.standard_normal((3, 4), np.float32))}
+        grads = jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape)), params)
         updates, ours_state = ours.update(grads, ours_state, got)
         got = jax.tree.map(lambda p, u: p - 0.01 * u, got, updates)
         updates, theirs_state = theirs.update(grads, theirs_state, want)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import jaxpmi
+from jaxpmi.models import MODELS
 from jaxpmi.models import blockwise
 from jaxpmi.models import vit
 from jaxpmi.models.blockwise import Stack
@@ -116,6 +117,19 @@ def test_blocks_in_sequence_are_the_forward_pass():
                 for got, want in zip(jax.tree.leaves(shown), jax.tree.leaves(stored), strict=True):
                     np.testing.assert_allclose(got, want, atol=1e-5)
     np.testing.assert_allclose(whole.features, x, atol=1e-5)
+
+
+def test_positions_of_the_small_transformer_begin_as_large_as_its_patches():
+    shape, x = (28, 28, 1), jax.random.normal(jax.random.key(1), (20, 28, 28, 1))
+    for name, grid in (("vit_small", 7), ("vit_small_patch7", 4)):
+        model = MODELS[name](48)
+        params = blockwise.init_variables(model, jax.random.key(0), shape).params
+        patches, _ = model.blocks[0].apply(params["block00"], {}, x)
+        assert patches.shape == (20, grid, grid, 48)
+        positions = params["block01"]["positions"]
+        assert positions.std() == pytest.approx(float(patches.std()), rel=0.1)
+    clip, _ = vit.TokenEmbedding().init(jax.random.key(0), (7, 7, 48))
+    assert clip["positions"].std() == pytest.approx(48**-0.5, rel=0.1)
 
 
 def test_vit_b16_has_15_units():
