@@ -18,6 +18,8 @@ from pathlib import Path
 # A bare clone works without `pip install`: the checkout root goes on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+MODELS = ("resnet_small", "vit_small_patch7")  # the keys of bench_pmi.PLANS
+
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command line; returns the exit code."""
@@ -49,7 +51,8 @@ def run_pmi(options: argparse.Namespace, say: Callable, write: Callable) -> str:
 
     rows, details = [], []
     for seed in options.seeds:
-        more, detail = bench_pmi.run_seed(seed, model=options.model, quick=options.quick, say=say)
+        how = {"model": options.model, "clock": options.clock, "quick": options.quick}
+        more, detail = bench_pmi.run_seed(seed, **how, say=say)
         rows, details = rows + more, [*details, detail]
         write(rows=rows, details=details)  # every seed: a run that is stopped leaves something
     return pmi_ratio.table(rows)
@@ -71,8 +74,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     pmi = commands.add_parser("pmi", help="a per-layer start against noise, its cost included")
     pmi.add_argument("--seeds", type=_seeds, default=(0,), help="comma-separated (default 0)")
-    models = ("resnet_small", "vit_small_patch7")
-    pmi.add_argument("--model", choices=models, default=models[0], help="(default resnet_small)")
+    pmi.add_argument("--model", choices=MODELS, default=MODELS[0], help=f"(default {MODELS[0]})")
+    clocks = ("wall", "cpu")
+    pmi.add_argument(
+        "--clock",
+        choices=clocks,
+        default=clocks[0],
+        help="what seconds are; cpu: of "
+        "the process, for a busy machine without accelerator (default wall)",
+    )
     stack = commands.add_parser("stack", help="blocks inverted by one scan against unrolled ones")
     for command in (pmi, stack):
         command.add_argument("--json", type=Path, help="write all that was measured here")

@@ -1,5 +1,6 @@
 """The benchmark of PMI's claim: its arithmetic on made-up curves, its descent, a smoke test."""
 
+import itertools
 import json
 import math
 import sys
@@ -13,6 +14,7 @@ import small_network
 
 from jaxpmi.config import Config
 from jaxpmi.config import FullModelConfig
+from jaxpmi.config_file import load_config
 from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.targets import Targets
 
@@ -147,6 +149,29 @@ def test_descents_descend_and_boost_does_not_count(problem, setting):
     assert bench_pmi.refine(problem, start, setting) < 0.5 * first
 
 
+def test_every_model_has_a_plan_that_can_be_run():
+    assert set(bench.MODELS) == set(bench_pmi.PLANS)
+    for model, plan in bench_pmi.PLANS.items():
+        config = load_config(str(bench_pmi.CONFIG), plan.training.split())
+        assert config.model.name == model
+        assert set(plan.pmi_lengths) < set(plan.noise_lengths)  # noise may take longer, never less
+        assert bench_pmi.TIMED_STEPS in plan.pmi_lengths  # that program is there already
+
+
+@pytest.mark.parametrize("clock", ["wall", "cpu"])
+def test_costs_are_seconds_of_the_clock(problem, clock, monkeypatch):
+    """By a clock that moves on by 3 seconds whenever it is read; the other stands still."""
+    ticks = itertools.count(step=3)
+    clocks = {"wall": lambda: 0, "cpu": lambda: 0, clock: lambda: next(ticks)}
+    monkeypatch.setattr(bench_pmi, "CLOCKS", clocks)
+    monkeypatch.setattr(bench_pmi, "fit_block_inverses", lambda *_, **__: ())
+    monkeypatch.setattr(bench_pmi, "refine", lambda *_: 0.0)
+    cases = {"a": bench_pmi.LINEAR}
+    costs = bench_pmi.measure_costs(problem, cases, jax.random.key(0), repetitions=1, clock=clock)
+    per_step = 3 / bench_pmi.TIMED_STEPS
+    assert costs == pmi_ratio.Costs({"adam": per_step, "lbfgs": per_step}, 3, {"a": 3}, 3)
+
+
 def test_command_line():
     options = bench.parse(["pmi", "--seeds", "3,4", "--quick"])
     assert options.seeds == (3, 4) and options.quick
@@ -157,9 +182,10 @@ def test_command_line():
 
 
 @pytest.mark.slow
-def test_quick_run_writes_rows(tmp_path, capsys):
+@pytest.mark.parametrize("model", bench.MODELS)
+def test_quick_run_writes_rows(model, tmp_path, capsys):
     file = tmp_path / "pmi.json"
-    assert bench.main(["pmi", "--quick", "--json", str(file)]) == 0
+    assert bench.main(["pmi", "--quick", "--model", model, "--json", str(file)]) == 0
     report = json.loads(file.read_text())
     wanted = {"case", "loss_level", "step_ratio", "total_cost_ratio", "wall_clock_ratio", "seed"}
     assert report["rows"] and all(wanted <= set(row) for row in report["rows"])
