@@ -20,6 +20,7 @@ from jaxpmi.continual.task import Tick
 
 # Phase name (up to a colon) -> key of summary["seconds"].
 CATEGORIES = {
+    "start": "start",  # of every process: data, weights, the first state; pretraining of a CLIP
     "begin": "train",
     "train": "train",
     "invert": "inversion",
@@ -36,7 +37,7 @@ class Accounts:
     def __init__(self, book: dict[str, Any]):
         """Continues from a checkpoint's book; {} for a new run."""
         self.ticks = book.get("ticks", 0)
-        self.seconds = dict(book.get("seconds", dict.fromkeys(CATEGORIES.values(), 0.0)))
+        self.seconds = dict.fromkeys(CATEGORIES.values(), 0.0) | book.get("seconds", {})
         self.inversion = [dict(entry) for entry in book.get("inversion", [])]
         self._compiled_before = book.get("compile_seconds", 0.0)
         self._compiled_here = _compile_clock()

@@ -165,6 +165,7 @@ class _Session:
     """One process's share of a run: its writers, its checkpoints and where it is."""
 
     def __init__(self, config: Config, workdir: Path, system: System):
+        since = time.monotonic()
         self.config, self.workdir, self.system = config, workdir, system
         self.run, order = system.open_run(config)
         state = system.initial_state(self.run, order)
@@ -174,6 +175,7 @@ class _Session:
         restored = self.checkpoints.restore(state)
         self.state, book = restored if restored else (state, {})
         self.accounts = Accounts(book)
+        self.accounts.add_seconds("start", time.monotonic() - since)
         self.saved_step = self.accounts.ticks
         self.metrics = MetricsWriter(workdir / "metrics.jsonl", self.accounts.ticks + 1)
         self.progress = Progress(config.log_every_seconds, num_tasks=self.run.stream.num_tasks)
