@@ -4,7 +4,9 @@ From an archive like the original to a summary, with the weights of a small CLIP
 differ from the configs'.
 """
 
+import ast
 import math
+import re
 from pathlib import Path
 
 import fake_archives
@@ -12,9 +14,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from jaxpmi.config_check import validate
 from jaxpmi.config_file import load_config
 from jaxpmi.continual import clip_start
 from jaxpmi.continual import loop
+from jaxpmi.continual.task import num_replay_images
 from jaxpmi.data import builders
 from jaxpmi.sharding import make_mesh
 
@@ -35,18 +39,22 @@ def config_of(name, *options):
     return load_config(ROOT / f"configs/{name}.py", options)
 
 
-# The numbers of pmi.md, section 6: epochs, alpha_rf, full rate, hkd, tkd, ft, r, prompt.
+def docstring_of(name):
+    return ast.get_docstring(ast.parse((ROOT / f"configs/{name}.py").read_text()))
+
+
+# The numbers of pmi.md, section 6: epochs, alpha_rf, full rate, hkd, tkd, ft, boost, r, prompt.
 TABLE = {
-    "clip_cifar100": (3, 0.002, 0.01, 0.1, 0.2, 0.001, 0.5, "a bad photo of a {}."),
-    "clip_imagenet_r": (3, 0.002, 0.01, 0.1, 0.2, 0.001, 0.2, "itap of a {}."),
-    "clip_cub": (10, 0.2, 0.02, 0.1, 0.1, 0.1, 0.5, "a bad photo of a {}."),
+    "clip_cifar100": (3, 0.002, 0.01, 0.1, 0.2, 0.001, 20, 0.5, "a bad photo of a {}."),
+    "clip_imagenet_r": (3, 0.002, 0.01, 0.1, 0.2, 0.001, 50, 0.2, "itap of a {}."),
+    "clip_cub": (10, 0.2, 0.02, 0.1, 0.1, 0.1, 20, 0.5, "a bad photo of a {}."),
 }
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_numbers_are_the_published_ones(name):
     config = config_of(name)
-    epochs, alpha, rate, hkd, tkd, ft, keep, prompt = TABLE[name]
+    epochs, alpha, rate, hkd, tkd, ft, boost, keep, prompt = TABLE[name]
     train, inversion, features = config.clip.train, config.inversion, config.contrastive
     assert (train.epochs, train.batch_size, train.replay_batch_size) == (epochs, 64, 64)
     assert (train.learning_rate, train.weight_decay, train.warmup_steps) == (1e-3, 0.0, 30)
@@ -56,13 +64,50 @@ def test_the_numbers_are_the_published_ones(name):
     assert (config.clip.num_experts, config.clip.adapter_rank) == (2, 64)
     assert (features.num_blocks, features.learning_rate, features.num_epochs) == (2, 1e-2, 200)
     assert (features.temperature, features.num_rounds, features.keep_rate) == (1.0, 5, keep)
+    assert features.oversampling == boost
+    assert inversion.space == "patch_embeddings"
     layers, full = inversion.per_layer, inversion.full_model
     assert (layers.start, layers.num_steps, layers.learning_rate) == ("gaussian", 200, 0.1)
     assert math.isclose(layers.statistics_weight, 15 * alpha)
-    assert (layers.coarse_to_fine_steps, layers.boost_weights) == (1200, False)
+    assert (layers.coarse_to_fine_steps, layers.coarse_to_fine_iterate) == (1200, "last")
     assert (full.num_steps, full.learning_rate, full.warmup_steps) == (600, rate, 0)
-    assert (full.statistics_weight, full.total_variation_weight) == (alpha, 0.005)
-    assert not full.boost_weights and inversion.batch_size == 40
+    assert (full.schedule, full.schedule_steps, full.iterate) == ("cosine", 2000, "last")
+    assert math.isclose(full.statistics_weight, 12 * alpha)  # of a mean over the 12 blocks
+    assert (full.total_variation_weight, full.total_variation_norm) == (0.005, "l2")
+    assert not (layers.boost_weights or full.boost_weights) and inversion.batch_size == 40
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_not_sound_is_not_taken_over(name):
+    """Of what the specification calls a mistake the configs keep the defaults."""
+    config, default = config_of(name), load_config(None)
+    for field in ("statistics_axis", "layer_statistics", "merge_head_statistics"):
+        assert getattr(config.clip, field) == getattr(default.clip, field)
+    for field in ("schedule", "schedule_epochs", "teacher_texts"):
+        assert getattr(config.clip.train, field) == getattr(default.clip.train, field)
+    assert config.contrastive.moment_match == "sound" and not config.clip.refresh_old_classes
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_options_of_the_first_lines_are_understood_together(name):
+    found = re.findall(r"""(--\w+\.[\w.-]+)(?: ([\w.]+|"[^"]+"))?""", docstring_of(name))
+    options = [part.strip('"') for pair in found for part in pair if part]
+    validate(load_config(ROOT / f"configs/{name}.py", options))
+    assert len(found) == {"clip_cifar100": 11, "clip_imagenet_r": 7, "clip_cub": 2}[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_lines_say_how_much_is_replayed(name):
+    config, text = config_of(name), " ".join(docstring_of(name).split())
+    per_task = len(config.data.class_order) // config.data.num_tasks
+    counts = {t: num_replay_images(config, t) for t in range(1, config.data.num_tasks)}
+    most = max(math.ceil(count / (per_task * t)) for t, count in counts.items())
+    boost = config.contrastive.oversampling
+    assert re.search(rf"up to {most} \D*, out of {boost * most} drawn by CFS, not 5 out of", text)
+    assert f"not 5 out of {5 * boost}." in text
+    sample = 14 * 14 * 768 * 4 / 1e6  # MB
+    total = max(counts.values()) * sample / 1e3
+    assert f"takes {sample:.1f} MB a sample, {total:.1f} GB before the last task" in text
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,7 +128,7 @@ def test_the_open_set_is_the_published_one(name, images, epochs):
     settings = config_of(name).clip.name_only
     assert (settings.images_per_class, settings.epochs) == (images, epochs)
     assert (settings.num_neighbours, settings.average, settings.text_share) == (5, True, 0.1)
-    assert settings.learning_rate == 5e-4
+    assert (settings.match, settings.learning_rate) == ("directions", 5e-4)
 
 
 def cifar100(folder):
