@@ -145,7 +145,7 @@ def test_old_classes_are_described_anew_only_if_asked(workdir, refresh):
     old = run.stream.task_classes(0)
     # Replay that lacks a class: it stays as it was.
     labels = np.resize(np.asarray(old)[:-1], len(first.replay.labels)).astype(np.int32)
-    images = np.random.default_rng(0).integers(0, 256, first.replay.images.shape, np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, first.replay.samples.shape, np.uint8)
     replay = Replay(jnp.asarray(images), jnp.asarray(labels), jnp.asarray(len(labels), jnp.int32))
     state = next_task(run, first.replace(replay=replay))
     both = remembered(run, state)
