@@ -55,8 +55,7 @@ from jaxpmi.config import NameOnlyConfig
 from jaxpmi.config import PerLayerConfig
 
 NUM_CLASSES, NUM_TASKS = 100, 10
-DEPTH = 12  # transformer blocks of ViT-B/16
-NUM_BLOCKS = DEPTH + 3  # and patches, tokens, head
+NUM_BLOCKS = 15  # of ViT-B/16: patches, tokens, 12 transformer blocks, head
 ALPHA = 0.002  # alpha_rf, of all statistics losses
 
 # The published order: numpy's permutation after seed 1993, for every seed of the run.
@@ -133,7 +132,7 @@ def get_config() -> Config:
                 schedule="cosine",
                 schedule_steps=2000,
                 iterate="last",
-                statistics_weight=ALPHA * DEPTH,  # published is a sum over blocks, here their mean
+                statistics_weight=ALPHA,
                 total_variation_weight=0.005,  # alpha_pr
                 total_variation_norm="l2",
                 boost_weights=False,

@@ -6,6 +6,7 @@ No weights are needed: the CLIP is trained in the run on 20 of 40 classes such a
 Twelve others are learnt in four tasks through adapters, eight have only a name.
 """
 
+from jaxpmi.config import AugmentConfig
 from jaxpmi.config import ClipConfig
 from jaxpmi.config import ClipTrainConfig
 from jaxpmi.config import Config
@@ -22,14 +23,23 @@ def get_config() -> Config:
     """See the module's first lines."""
     return Config(
         workdir="runs/clip_tiny",
-        data=DataConfig(source="coloured_digits", num_tasks=4),
+        data=DataConfig(
+            source="coloured_digits", num_tasks=4, augment=AugmentConfig(crop_padding=2)
+        ),
         model=ModelConfig(name="clip"),
         clip=ClipConfig(
             templates=("a photo of a {}.", "a {} digit."),
             train=ClipTrainConfig(
                 epochs=30, warmup_steps=10, hkd_weight=1.0, ft_weight=1.0, joint_weight=1.0
             ),
-            name_only=NameOnlyConfig(images_per_class=15),
+            name_only=NameOnlyConfig(
+                images_per_class=40,
+                average=False,
+                pivot="image_mean",
+                epochs=15,
+                learning_rate=1e-3,
+            ),
+            refresh_old_classes=True,
         ),
         continual=ContinualConfig(num_unseen_classes=8),
         inversion=InversionConfig(
@@ -37,7 +47,11 @@ def get_config() -> Config:
             batch_size=120,
             per_layer=PerLayerConfig(inverse_rank=32),
             full_model=FullModelConfig(
-                num_steps=60, total_variation_weight=0.03, spectrum_weight=1.0, histogram_weight=1.0
+                num_steps=60,
+                statistics_weight=0.125,
+                total_variation_weight=0.03,
+                spectrum_weight=1.0,
+                histogram_weight=1.0,
             ),
         ),
     )

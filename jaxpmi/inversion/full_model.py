@@ -1,6 +1,7 @@
 """Full-model inversion: images optimised through the whole frozen network, from any start."""
 
 import functools
+from typing import Any
 from typing import NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from jaxpmi.inversion.solver import minimise
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.inversion.targets import target_terms
 from jaxpmi.models.blockwise import BlockwiseModel
+from jaxpmi.models.blockwise import Stack
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_name
 from jaxpmi.models.blockwise import forward
@@ -69,6 +71,25 @@ def learning_rates(config: FullModelConfig) -> jax.Array:
     return config.learning_rate * jnp.where(index < warmup, ramp, jax.vmap(decay)(after))
 
 
+def network_statistics(
+    model: BlockwiseModel, moments: dict[str, Any], stored: dict[str, Any]
+) -> jax.Array:
+    """Sum of `objectives.statistics_loss` over all blocks, f32[]; each of a stack's counts (E2).
+
+    Args:
+      model: the network.
+      moments: `Forward.moments` of a batch, of all blocks or, from a later one on, of the others.
+      stored: running moments, `Variables.batch_stats`.
+    """
+    total = jnp.zeros(())
+    for i, block in enumerate(model.blocks):
+        name, loss = block_name(i), objectives.statistics_loss
+        if name in moments:
+            loss = jax.vmap(loss) if isinstance(block, Stack) else loss
+            total += loss(moments[name], stored[name]).sum()
+    return total
+
+
 @functools.partial(
     jax.jit, static_argnames=("model", "config", "first_block"), donate_argnames="start"
 )
@@ -90,7 +111,6 @@ def refine_images(
     inputs of that block, such as patch embeddings: they have no valid range to be clipped to, and
     `config` must not ask for terms of pixels.
     """
-    stored = {k: v for k, v in variables.batch_stats.items() if k >= block_name(first_block)}
     low, high = pixels.low.reshape(1, 1, 1, -1), pixels.high.reshape(1, 1, 1, -1)
     clip = None
     if config.clip_pixels and first_block == 0:
@@ -106,7 +126,7 @@ def refine_images(
             cross_entropy_weight=config.cross_entropy_weight,
         )
         if config.statistics_weight > 0:
-            named["statistics"] = objectives.statistics_loss(outputs.moments, stored)
+            named["statistics"] = network_statistics(model, outputs.moments, variables.batch_stats)
         if config.pixel_statistics_weight > 0:
             batch = Moments(x.mean(0), x.var(0))
             named["pixel_statistics"] = objectives.moment_kl(batch, pixels.moments)

@@ -15,6 +15,7 @@ from jaxpmi.inversion import objectives
 from jaxpmi.inversion import per_layer
 from jaxpmi.inversion.block_inverse import fit_block_inverses
 from jaxpmi.inversion.full_model import PixelStats
+from jaxpmi.inversion.full_model import network_statistics
 from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.synthesis import LayerKnowledge
 from jaxpmi.inversion.synthesis import synthesize
@@ -279,3 +280,22 @@ def test_eight_devices_give_the_images_of_one(config):
     assert len(results[1].sharding.device_set) == 8
     assert not results[1].sharding.is_fully_replicated
     np.testing.assert_allclose(*results, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("axis", ["channel", "token"])
+def test_every_block_of_a_stack_counts_in_the_statistics_of_the_network(axis):
+    model, variables, *_ = problem(axis)
+    x = jax.random.normal(jax.random.key(1), (4, *SHAPE))
+    shown = blockwise.forward(model, variables, x).moments
+    stored = jax.tree.map(lambda leaf: 2.0 * leaf + 0.1, variables.batch_stats)
+    wanted = 0.0
+    for i in range(3):
+        ours, theirs = (
+            jax.tree.map(lambda leaf, i=i: leaf[i], tree["block02"]) for tree in (shown, stored)
+        )
+        wanted += objectives.statistics_loss(ours, theirs)
+    assert wanted > 0.1
+    got = network_statistics(model, shown, stored)
+    np.testing.assert_allclose(got, wanted, rtol=1e-5)
+    later = {name: shown[name] for name in shown if name != "block00"}
+    np.testing.assert_allclose(network_statistics(model, later, stored), wanted, rtol=1e-5)
