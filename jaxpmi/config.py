@@ -217,12 +217,12 @@ class GeneratorConfig:
 class ClipPretrainingConfig:
     """Contrastive training of a small CLIP on images and captions, before the first task."""
 
-    num_steps: int = 1500  # AdamW steps
+    num_steps: int = 2500  # AdamW steps
     batch_size: int = 64  # pairs of an image and a caption per step
     learning_rate: float = 2e-3  # AdamW, peak
     warmup_steps: int = 40  # linear warm-up; then cosine to 0
     weight_decay: float = 1.0  # AdamW, of matrices; much of it helps unseen classes
-    crop_padding: int = 3  # black pixels around an image before a random crop; 0: no crop
+    crop_padding: int = 1  # black pixels around an image before a random crop; 0: no crop
 
 
 @dataclasses.dataclass(frozen=True)
