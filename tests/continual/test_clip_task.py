@@ -139,8 +139,8 @@ def test_moments_of_the_last_block_may_stay_those_of_the_first_task(workdir, net
 
 @pytest.mark.parametrize("refresh", [False, True])
 def test_old_classes_are_described_anew_only_if_asked(workdir, refresh):
-    options = ["--clip.refresh-old-classes"] if refresh else []
-    run, state = open_task(workdir, 0, *options)
+    option = "--clip.refresh-old-classes" if refresh else "--clip.no-refresh-old-classes"
+    run, state = open_task(workdir, 0, option)
     first = remembered(run, state)
     old = run.stream.task_classes(0)
     # Replay that lacks a class: it stays as it was.
