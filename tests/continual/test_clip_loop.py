@@ -131,6 +131,7 @@ PUBLISHED = """--inversion.space patch_embeddings
   --inversion.full-model.histogram-weight 0 --inversion.full-model.spectrum-weight 0""".split()
 
 
+@pytest.mark.slow
 def test_everything_as_published_runs_to_its_end(tmp_path):
     summary = loop.run(config_of(tmp_path / "run", *PUBLISHED))
     made = summary["inversion"]["tasks"]
