@@ -229,7 +229,7 @@ class ClipPretrainingConfig:
 class NameOnlyConfig:
     """Classes of which only the name is known, learnt last (PMI, section 7)."""
 
-    images_per_class: int = 20  # synthetic images
+    images_per_class: int = 20  # synthetic images; those of all names are inverted as one batch
     num_neighbours: int = 5  # seen classes whose features are rotated
     average: bool = True  # mean of one draw from each, as published; else single draws, which are
     # more varied but lie farther from the class
