@@ -265,6 +265,89 @@ class ClipConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DeepInversionConfig:
+    """DeepInversion and, against a student, Adaptive DeepInversion; `competition_weight` tells."""
+
+    batch_size: int = 256  # images inverted together; statistics and several terms depend on it
+    stage_scales: tuple[int, ...] = (1,)  # per stage, by how much the views are averaged down; 2
+    # before 1: first at half the resolution. The images themselves keep theirs
+    stage_steps: tuple[int, ...] = (2000,)  # Adam steps per stage; each starts Adam afresh
+    learning_rate: float = 0.1  # Adam, peak, in normalised pixel units
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    warmup_steps: int = 0  # linear, at the start of every stage
+    schedule: Literal["constant", "cosine"] = "constant"  # after warm-up
+    cross_entropy_weight: float = 1.0  # of the intended label
+    statistics_weight: float = 10.0  # of the distance to BatchNorm's running moments
+    first_statistics_factor: float = 1.0  # on the first BatchNorm's share of it
+    statistics_scope: Literal["global", "device"] = "global"  # batch whose moments are compared:
+    # the whole one, or (as published) the share of each device
+    total_variation_weight: float = 2.5e-5
+    total_variation_norm: Literal["l1", "l2", "batch_l2"] = "batch_l2"  # l1: mean absolute
+    # difference; l2: mean over images and channels of the Euclidean norm; batch_l2: the norm over
+    # the whole batch, as published, which grows with the root of its size
+    total_variation_view: Literal["augmented", "plain"] = "augmented"  # images it is taken of
+    pixel_norm_weight: float = 0.0
+    pixel_norm: Literal["image", "batch"] = "image"  # Euclidean norm: mean over images (published
+    # for ImageNet), or of the whole batch (for CIFAR)
+    competition_weight: float = 0.0  # of disagreement with the student (ADI)
+    competition: Literal["paper", "reference", "negative"] = "paper"  # 1 - JS divergence; 1 minus
+    # the published code's, clamped; or minus the code's, unclamped (the port in CMI's benchmark)
+    competition_temperature: float = 3.0
+    detach_student: bool = False  # no gradient through the student
+    jitter_pixels: int = 2  # cyclic shift of the batch before every step, at full resolution
+    flip: bool = False  # mirror the batch in every other step; keep off for digits
+    clip_pixels: bool = True  # keep pixels in the valid range
+    iterate: Literal["best", "last"] = "best"  # of a stage; goes on to the next one
+    compare_stages: bool = False  # the best iterate of all stages, as published; stages differ in
+    # loss, so that may be one of low resolution
+    forward_precision: Literal["float32", "bfloat16"] = "float32"  # statistics are always float32
+
+
+@dataclasses.dataclass(frozen=True)
+class ContrastiveInversionConfig:
+    """Contrastive model inversion (CMI), and FastDFKD, which learns to start it."""
+
+    batch_size: int = 256  # images per call
+    num_steps: int = 200  # steps of generator, latents and projection head per call
+    latent_dim: int = 256
+    channels: tuple[int, int, int] = (128, 128, 64)  # of the generator's three stages
+    learning_rate: float = 1e-3  # Adam: generator, latents, head
+    latent_learning_rate: float | None = None  # of latents; None: learning_rate
+    projection_dim: int = 256  # of the head's output
+    bank_size: int = 40_960  # images whose statistics are remembered
+    num_negatives: int = 4096  # of them drawn per step
+    temperature: float = 0.1  # of the contrastive loss
+    statistics_weight: float = 1.0  # of the distance to BatchNorm's running moments
+    cross_entropy_weight: float = 1.0  # of the intended label
+    adversarial_weight: float = 0.5  # of disagreement with the student
+    contrastive_weight: float = 0.8
+    crop_padding: int = 4  # of the global view
+    local_scale: tuple[float, float] = (0.25, 1.0)  # area of the local view, as a share
+    flip: bool = False  # mirror views at random; keep off for digits
+    meta_learning: Literal["fomaml", "reptile"] = "fomaml"  # fast_dfkd: of the generator
+    statistics_momentum: float = 0.9  # fast_dfkd: share of earlier calls in the statistics
+    adversarial_warmup_calls: int = 20  # fast_dfkd: calls before the adversarial term
+    reset_call: int = 120  # fast_dfkd: calls after them at which its first layer is drawn anew
+
+
+@dataclasses.dataclass(frozen=True)
+class PruneConfig:
+    """Data-free pruning of filters, by first-order Taylor importance."""
+
+    share: float = 0.5  # of all filters that can be removed
+    num_removals: int = 10  # removals in equal parts, with importance measured before each
+    importance_batches: int = 20  # batches of synthetic images per measurement
+    importance: Literal["gate", "filter"] = "gate"  # (gamma dL/dgamma + beta dL/dbeta)^2 of
+    # BatchNorm, or (sum of w dL/dw)^2 of the convolution before it
+    min_filters: int = 1  # least filters left in a layer
+    tuning_steps: int = 50  # of distillation after every removal
+    final_steps: int = 1000  # of distillation at the end
+    batch_size: int = 64
+    learning_rate: float = 0.01  # SGD, cosine to 0 over the final steps
+    temperature: float = 3.0  # of distillation
+
+
+@dataclasses.dataclass(frozen=True)
 class ContinualConfig:
     """What the tasks are made of, beside `data`; CLIP only."""
 
@@ -286,6 +369,9 @@ class Config:
     contrastive: ContrastiveConfig = ContrastiveConfig()
     inversion: InversionConfig = InversionConfig()
     generator: GeneratorConfig = GeneratorConfig()
+    deep_inversion: DeepInversionConfig = DeepInversionConfig()
+    contrastive_inversion: ContrastiveInversionConfig = ContrastiveInversionConfig()
+    prune: PruneConfig = PruneConfig()
     clip: ClipConfig = ClipConfig()
     continual: ContinualConfig = ContinualConfig()
     save_images: bool = False  # also write the synthetic samples, as images/task{t}.npz
