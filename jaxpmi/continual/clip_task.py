@@ -61,11 +61,9 @@ def invert_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
 
 def train_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
     """Trains the adapters on the task's real images and the synthetic samples of old classes."""
-    task = int(state.task)
-    new, old = tasks.class_masks(run.stream, task)
-    if run.method.all_data:
-        new, old = new + old, jnp.zeros_like(old)
-    yield from _train(run, state, tasks.training_data(run, task), new, old)
+    task, train = int(state.task), run.config.clip.train
+    masks = tasks.training_masks(run, task)
+    yield from _train(run, state, tasks.training_data(run, task), *masks, train)
 
 
 def remember_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
@@ -230,12 +228,10 @@ def _train_names(run, state, new_samples):
     yield from _train(run, state, new_samples, new, old, train)
 
 
-def _train(run, state, new_samples, new, old, train=None):
+def _train(run, state, new_samples, new, old, train):
     """AdamW on the adapters, in chunks of steps; the base is passed, never updated."""
-    train = run.config.clip.train if train is None else train
     steps_per_epoch = math.ceil(len(new_samples.labels) / train.batch_size)
-    total = train.epochs * steps_per_epoch
-    rates = clip_learning_rates(train, total)
+    rates = clip_learning_rates(train, train.epochs * steps_per_epoch)
     # One program for all: epochs and learning rate of `train` only shape `rates`.
     program = ClipProgram(
         run.clip, run.config.clip.train, run.config.data.augment,
@@ -246,21 +242,16 @@ def _train(run, state, new_samples, new, old, train=None):
     if int(state.step) == 0:
         opt_state = clip_optimiser(train).init(state.adapters)
         state = state.replace(opt_state=replicate(opt_state, run.mesh))
-    seed = (run.config.seed, int(state.task), int(state.phase))
-    replay = jax.device_get(state.replay)
+    replay, key = jax.device_get(state.replay), tasks.phase_key(state)
     if int(replay.count) == 0 or not bool(old.any()):  # its terms have weight 0
         nothing = np.zeros((1, *replay.samples.shape[1:]), replay.samples.dtype)
         replay = Replay(nothing, np.zeros(1, np.int32), np.asarray(1))
-    size, key = tasks.chunk_steps(run, train, replay), tasks.phase_key(state)
-    for first in range(int(state.step), total, size):
-        count = min(size, total - first)
-        chunk = tasks.make_chunk(run, train, new_samples, replay, rates, seed, first, count, size)
+
+    def steps(state, chunk):
         learner = ClipLearner(state.adapters, state.opt_state)
-        learner, metrics = clip_train_steps(learner, chunk, task, key, program=program)
-        state = state.replace(**learner._asdict(), step=jnp.asarray(first + count, jnp.int32))
-        scalars = {name: value / count for name, value in metrics.terms.items()}
-        images = count * (train.batch_size + train.replay_batch_size)
-        yield Tick(state, first + count, total, scalars, metrics.bad_step, images)
+        return clip_train_steps(learner, chunk, task, key, program=program)
+
+    yield from tasks.train_in_chunks(run, state, train, new_samples, replay, rates, steps)
 
 
 def _measure(run, state, images, labels, network, seen, own):

@@ -7,14 +7,18 @@ randomness from the run's key and its position, so it continues to the same resu
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from collections.abc import Iterator
+from typing import Any
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpmi.config import ClipTrainConfig
 from jaxpmi.config import Config
+from jaxpmi.config import TrainConfig
 from jaxpmi.continual.memory import update_memory
 from jaxpmi.continual.methods import Method
 from jaxpmi.continual.methods import Phase
@@ -25,6 +29,7 @@ from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.state import Network
 from jaxpmi.continual.state import Replay
 from jaxpmi.continual.train import Chunk
+from jaxpmi.continual.train import ChunkMetrics
 from jaxpmi.continual.train import Learner
 from jaxpmi.continual.train import TaskData
 from jaxpmi.continual.train import TrainProgram
@@ -91,6 +96,12 @@ def class_masks(stream: TaskStream, task: int) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(new_mask, jnp.float32), jnp.asarray(classes < new.start, jnp.float32)
 
 
+def training_masks(run: Run, task: int) -> tuple[jax.Array, jax.Array]:
+    """`class_masks`; to the joint upper bound all seen classes are new."""
+    new, old = class_masks(run.stream, task)
+    return (new + old, jnp.zeros_like(old)) if run.method.all_data else (new, old)
+
+
 def phase_key(state: ContinualState) -> jax.Array:
     """The key of the phase in progress."""
     return jax.random.fold_in(jax.random.fold_in(state.key, state.task), state.phase)
@@ -104,27 +115,51 @@ def train_phase(run: Run, state: ContinualState, phase: Phase) -> Iterator[Tick]
     total = max(round(phase.share * train.epochs * steps_per_epoch), 1)
     rates = phase_learning_rates(phase, total)
     program = TrainProgram(run.model, phase, train, run.config.losses, run.config.data.augment)
-    new_mask, old_mask = class_masks(run.stream, task)
-    if run.method.all_data:
-        new_mask, old_mask = new_mask + old_mask, jnp.zeros_like(old_mask)
-    data = TaskData(state.teacher, new_mask, old_mask, state.mean, state.std)
+    data = TaskData(state.teacher, *training_masks(run, task), state.mean, state.std)
     data = replicate(data, run.mesh)
     if int(state.step) == 0:
         parts = trainable_parts(state.network, state.projections)
         state = state.replace(opt_state=replicate(optimiser(train).init(parts), run.mesh))
-    seed = (run.config.seed, task, int(state.phase))
     replay = jax.device_get(state.replay) if phase.replay else None
-    size = chunk_steps(run, train, replay)
     key = phase_key(state)
+
+    def steps(state, chunk):
+        learner = Learner(state.network, state.projections, state.opt_state, state.class_counts)
+        return train_steps(learner, chunk, data, key, program=program)
+
+    yield from train_in_chunks(run, state, train, real, replay, rates, steps)
+
+
+def train_in_chunks(
+    run: Run,
+    state: Any,
+    train: TrainConfig | ClipTrainConfig,
+    real: LabelledSamples,
+    replay: Replay | None,
+    rates: np.ndarray,
+    steps: Callable[[Any, Chunk], tuple[Any, ChunkMetrics]],
+) -> Iterator[Tick]:
+    """Trains from `state.step` on, many steps per compiled call.
+
+    Args:
+      run: what stays the same.
+      state: whose fields the learner has.
+      train: batch sizes.
+      real: what the task trains on.
+      replay: synthetic samples, on the host; None: the steps need none.
+      rates: the learning rate of every step, f32[S].
+      steps: makes a state and a chunk into the next learner and the metrics of the chunk.
+    """
+    total, size = len(rates), chunk_steps(run, train, replay)
+    seed = (run.config.seed, int(state.task), int(state.phase))
+    images = train.batch_size + (train.replay_batch_size if replay is not None else 0)
     for first in range(int(state.step), total, size):
         count = min(size, total - first)
         chunk = make_chunk(run, train, real, replay, rates, seed, first, count, size)
-        learner = Learner(state.network, state.projections, state.opt_state, state.class_counts)
-        learner, metrics = train_steps(learner, chunk, data, key, program=program)
+        learner, metrics = steps(state, chunk)
         state = state.replace(**learner._asdict(), step=jnp.asarray(first + count, jnp.int32))
         scalars = {name: value / count for name, value in metrics.terms.items()}
-        images = count * (train.batch_size + (train.replay_batch_size if phase.replay else 0))
-        yield Tick(state, first + count, total, scalars, metrics.bad_step, images)
+        yield Tick(state, first + count, total, scalars, metrics.bad_step, count * images)
 
 
 def invert_phase(run: Run, state: ContinualState, network: Network | None = None) -> Iterator[Tick]:
