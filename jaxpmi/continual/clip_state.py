@@ -32,13 +32,16 @@ class ClipRun(Run):
     clip: Clip
     base: ClipVariables  # pretrained, frozen, shared by student and teacher
     tokens: jax.Array  # i32[C, P, T], P prompts per class
-    named: (
-        TaskStream | None
-    )  # real images of the classes with only a name: to measure, not to learn
+    named: TaskStream | None  # real images of classes with only a name: to measure, not to learn
 
     def is_name_only(self, task: int) -> bool:
         """Whether the classes of a task have only a name; then it is the last one."""
         return self.named is not None and task == self.stream.num_tasks - 1
+
+    @property
+    def name_classes(self) -> range:
+        """The classes with only a name, which `named` counts from 0."""
+        return self.stream.task_classes(self.stream.num_tasks - 1)
 
     @property
     def base_config(self) -> Config:

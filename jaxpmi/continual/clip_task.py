@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpmi.continual import evaluation
 from jaxpmi.continual import task as tasks
 from jaxpmi.continual.clip_state import ClipRun
 from jaxpmi.continual.clip_state import ClipState
@@ -117,36 +116,24 @@ def _describe(run, state, adapters, memory, config):
 
 
 def evaluate_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
-    """Accuracy on every task seen so far, of the adapted model and of the base."""
+    """Accuracy on every task seen so far, of the adapted model; of the base, on the newest."""
+    (tick,) = tasks.evaluate_phase(run, state, run.network(state.adapters, state.memory))
     task, stream = int(state.task), run.stream
-    new, old = tasks.class_masks(stream, task)
-    everything = jnp.ones_like(new)
-    base, adapted = (run.network(a, state.memory) for a in (None, state.adapters))
-    accuracy, within, zero_shot = state.accuracy, state.task_accuracy, state.zero_shot
-    for i in range(task + 1):
-        own, _ = tasks.class_masks(stream, i)
-        measure = functools.partial(_measure, run, state, stream.test_images(i))
-        result = measure(stream.test_labels(i), adapted, new + old, own)
-        accuracy = accuracy.at[task, i].set(result.seen)
-        within = within.at[task, i].set(result.within_task)
-        if i == task:
-            unadapted = measure(stream.test_labels(i), base, everything, own)
-            zero_shot = zero_shot.at[i].set(unadapted.seen)
+    own, _ = tasks.class_masks(stream, task)
+    base, images = run.network(None, state.memory), stream.test_images(task)
+    labels, everything = stream.test_labels(task), jnp.ones_like(own)
+    unadapted = tasks.measure(run, state, base, images, labels, everything, own)
     names = state.name_accuracy
     for before, place in ((1, AFTER_TASKS), (0, LEARNED)):
         if run.is_name_only(task + before):
             names = names.at[place].set(_measure_names(run, state, state.adapters))
-    state = state.replace(
-        accuracy=accuracy, task_accuracy=within, zero_shot=zero_shot, name_accuracy=names
-    )
-    scalars = {f"accuracy/task{i}": accuracy[task, i] for i in range(task + 1)}
-    yield Tick(state, 1, 1, scalars, {}, sum(len(stream.test_labels(i)) for i in range(task + 1)))
+    zero_shot = state.zero_shot.at[task].set(unadapted.seen)
+    yield tick._replace(state=tick.state.replace(zero_shot=zero_shot, name_accuracy=names))
 
 
 def invert_names_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
     """Synthesises samples of classes with only a name, through the base (PMI, section 7)."""
-    settings, stream, memory = run.config.clip.name_only, run.stream, state.base_memory
-    classes = stream.task_classes(stream.num_tasks - 1)
+    settings, memory, classes = run.config.clip.name_only, state.base_memory, run.name_classes
     network = run.network(None, memory)
     prototypes = network.head.T
     per_class = settings.images_per_class
@@ -208,10 +195,9 @@ def train_names_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
 
 def upper_bound_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
     """Measures what the same training reaches on real images; the adapters stay as they were."""
-    named, first = run.named, run.stream.task_classes(run.stream.num_tasks - 1).start
     start = state.replace(adapters=jax.tree.map(jnp.copy, state.teacher))
-    read = functools.partial(named.train_images, 0)
-    real = LabelledSamples(read, named.train_labels(0) + first)
+    read, labels = functools.partial(run.named.train_images, 0), run.named.train_labels(0)
+    real = LabelledSamples(read, labels + run.name_classes.start)
     for tick in _train_names(run, start, real):
         trained = tick.state
     bound = _measure_names(run, state, trained.adapters)
@@ -254,18 +240,12 @@ def _train(run, state, new_samples, new, old, train):
     yield from tasks.train_in_chunks(run, state, train, new_samples, replay, rates, steps)
 
 
-def _measure(run, state, images, labels, network, seen, own):
-    return evaluation.evaluate(
-        network, images, labels, seen, own, state.mean, state.std, model=run.model, mesh=run.mesh
-    )
-
-
 def _measure_names(run, state, adapters):
     """Accuracy on real test images of classes with only a name, among all classes."""
     own, others = tasks.class_masks(run.stream, run.stream.num_tasks - 1)
-    labels = run.named.test_labels(0) + int(others.sum())
-    network = run.network(adapters, state.memory)
-    return _measure(run, state, run.named.test_images(0), labels, network, own + others, own).seen
+    network, images = run.network(adapters, state.memory), run.named.test_images(0)
+    labels = run.named.test_labels(0) + run.name_classes.start
+    return tasks.measure(run, state, network, images, labels, own + others, own).seen
 
 
 def _keep(known, old, new):

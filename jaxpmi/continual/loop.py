@@ -21,7 +21,6 @@ from jaxpmi.config_check import validate
 from jaxpmi.config_file import config_to_dict
 from jaxpmi.config_file import differing_fields
 from jaxpmi.continual import clip_task
-from jaxpmi.continual import evaluation
 from jaxpmi.continual import task as tasks
 from jaxpmi.continual.accounting import Accounts
 from jaxpmi.continual.accounting import summarise_clip_run
@@ -97,7 +96,7 @@ def task_plan(run: Run, task: int) -> list[tuple[str, PhaseFn]]:
             plan.append((f"train:{phase.name}", _train_with(phase)))
     if run.method.replay == "inversion":
         plan.append(("remember", tasks.remember_phase))
-    plan.append(("evaluate", evaluate_phase))
+    plan.append(("evaluate", tasks.evaluate_phase))
     return plan
 
 
@@ -130,31 +129,6 @@ def begin_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
         if run.method.all_data:
             state = state.replace(network=fresh_network(run, key_network))
     yield Tick(state, 1, 1, {}, {}, 0)
-
-
-def evaluate_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
-    """Measures the accuracy on the test images of every task seen so far."""
-    task, stream = int(state.task), run.stream
-    new_mask, old_mask = tasks.class_masks(stream, task)
-    accuracy, task_accuracy = state.accuracy, state.task_accuracy
-    for i in range(task + 1):
-        own, _ = tasks.class_masks(stream, i)
-        result = evaluation.evaluate(
-            state.network,
-            stream.test_images(i),
-            stream.test_labels(i),
-            new_mask + old_mask,
-            own,
-            state.mean,
-            state.std,
-            model=run.model,
-            mesh=run.mesh,
-        )
-        accuracy = accuracy.at[task, i].set(result.seen)
-        task_accuracy = task_accuracy.at[task, i].set(result.within_task)
-    state = state.replace(accuracy=accuracy, task_accuracy=task_accuracy)
-    scalars = {f"accuracy/task{i}": accuracy[task, i] for i in range(task + 1)}
-    yield Tick(state, 1, 1, scalars, {}, sum(len(stream.test_labels(i)) for i in range(task + 1)))
 
 
 CLASS_INCREMENTAL = System(open_run, initial_state, task_plan, summarise_run)

@@ -19,6 +19,7 @@ import numpy as np
 from jaxpmi.config import ClipTrainConfig
 from jaxpmi.config import Config
 from jaxpmi.config import TrainConfig
+from jaxpmi.continual import evaluation
 from jaxpmi.continual.memory import update_memory
 from jaxpmi.continual.methods import Method
 from jaxpmi.continual.methods import Phase
@@ -282,6 +283,35 @@ def remember_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
         max_images=max(sizes) + state.replay.samples.shape[0],
     )
     yield Tick(state.replace(memory=memory), 1, 1, {}, {}, run.stream.train_size(task) + count)
+
+
+def evaluate_phase(
+    run: Run, state: ContinualState, network: Network | None = None
+) -> Iterator[Tick]:
+    """Measures the accuracy on the test images of every task seen so far.
+
+    `network` is the one in training unless given.
+    """
+    task, stream = int(state.task), run.stream
+    network = state.network if network is None else network
+    new, old = class_masks(stream, task)
+    accuracy, within_task = state.accuracy, state.task_accuracy
+    for i in range(task + 1):
+        own, _ = class_masks(stream, i)
+        images, labels = stream.test_images(i), stream.test_labels(i)
+        result = measure(run, state, network, images, labels, new + old, own)
+        accuracy = accuracy.at[task, i].set(result.seen)
+        within_task = within_task.at[task, i].set(result.within_task)
+    state = state.replace(accuracy=accuracy, task_accuracy=within_task)
+    scalars = {f"accuracy/task{i}": accuracy[task, i] for i in range(task + 1)}
+    yield Tick(state, 1, 1, scalars, {}, sum(len(stream.test_labels(i)) for i in range(task + 1)))
+
+
+def measure(run, state, network, images, labels, seen, own):
+    """`evaluation.evaluate` with what a run knows."""
+    return evaluation.evaluate(
+        network, images, labels, seen, own, state.mean, state.std, model=run.model, mesh=run.mesh
+    )
 
 
 def begin_task(run: Run, state: ContinualState, projections: object) -> ContinualState:
