@@ -126,7 +126,7 @@ __all__ = [
 def __getattr__(name: str):
     """Imports `run` when it is first used: the training loop needs Flax, which imports slowly."""
     if name == "run":
-        from jaxpmi.continual.loop import run
+        from jaxpmi.experiment import run
 
         return run
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

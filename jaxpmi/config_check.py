@@ -1,140 +1,21 @@
-"""Checks of a `Config` that need no data and no compiler: types, ranges, fields against fields.
+"""Checks of a `Config` that need no data and no compiler: ranges, fields against fields.
 
 Every error is one sentence: what was got, what was expected, what to do.
 """
 
-import dataclasses
 import math
-import types
-import typing
-from collections.abc import Iterator
-from typing import Any
-from typing import Literal
-from typing import NamedTuple
 
 from jaxpmi.config import Config
 from jaxpmi.config import FullModelConfig
+from jaxpmi.config_ranges import find_range
+from jaxpmi.config_types import Leaf
+from jaxpmi.config_types import check_types
+from jaxpmi.config_types import leaves
 from jaxpmi.models import MODELS
 
 INVERSION_METHODS = ("deep_inversion", "pmi")  # these synthesise images by inversion
 GENERATOR_METHODS = ("abd", "r_dfcil")  # these train an image generator
 CLIP_METHODS = ("joint", "finetune", "pmi")  # these can train CLIP's adapters
-
-
-class Leaf(NamedTuple):
-    """One setting."""
-
-    path: str  # e.g. inversion.per_layer.num_steps
-    kind: Any  # its type annotation
-    value: Any
-
-
-class Range(NamedTuple):
-    """Allowed values of a number, and of every number of a tuple."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    open_low: bool = False
-    open_high: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        above = value > self.low if self.open_low else value >= self.low
-        below = value < self.high if self.open_high else value <= self.high
-        return above and below
-
-    def __str__(self) -> str:
-        if self.high == math.inf:
-            return f"more than {self.low:.10g}" if self.open_low else f"{self.low:.10g} or more"
-        brackets = "(" if self.open_low else "[", ")" if self.open_high else "]"
-        return f"in {brackets[0]}{self.low:.10g}, {self.high:.10g}{brackets[1]}"
-
-
-COUNT = Range(low=1)
-NOT_NEGATIVE = Range(low=0)
-POSITIVE = Range(low=0, open_low=True)
-FRACTION = Range(0, 1, open_low=True, open_high=True)
-SHARE = Range(0, 1, open_high=True)
-
-# Field name (or, where it has to differ, path) -> range. A test asserts that no number is missing.
-RANGES = {
-    "adam_betas": SHARE,
-    "adapter_rank": COUNT,
-    "adversarial_warmup_calls": NOT_NEGATIVE,
-    "bank_size": COUNT,
-    "base_images": NOT_NEGATIVE,
-    "batch_size": COUNT,
-    "body_learning_rate": POSITIVE,
-    "channels": COUNT,
-    "checkpoint_every": COUNT,
-    "class_order": NOT_NEGATIVE,
-    "competition_temperature": POSITIVE,
-    "crop_padding": NOT_NEGATIVE,
-    "crop_scale": Range(0, 1, open_low=True),
-    "data.mean": Range(0, 1),
-    "data.num_classes": Range(low=2),
-    "data.std": POSITIVE,
-    "epochs": COUNT,
-    "final_steps": NOT_NEGATIVE,
-    "first_statistics_factor": NOT_NEGATIVE,
-    "first_task_classes": Range(low=2),
-    "head_epochs": SHARE,
-    "image_padding": NOT_NEGATIVE,
-    "image_size": COUNT,
-    "images_per_class": COUNT,
-    "images_per_task": NOT_NEGATIVE,
-    "importance_batches": COUNT,
-    "inverse_rank": COUNT,
-    "inversion.per_layer.num_steps": NOT_NEGATIVE,
-    "inversion.per_layer.coarse_to_fine_steps": NOT_NEGATIVE,
-    "jitter_pixels": NOT_NEGATIVE,
-    "keep_rate": Range(0, 1, open_low=True),
-    "last_block_epochs": SHARE,
-    "latent_dim": COUNT,
-    "latent_learning_rate": NOT_NEGATIVE,
-    "learning_rate": POSITIVE,
-    "local_scale": Range(0, 1, open_low=True),
-    "log_every_seconds": NOT_NEGATIVE,
-    "lwf_temperature": POSITIVE,
-    "milestones": FRACTION,
-    "min_filters": COUNT,
-    "momentum": SHARE,
-    "noise_scale": NOT_NEGATIVE,
-    "noise_std": NOT_NEGATIVE,
-    "num_blocks": COUNT,
-    "num_epochs": COUNT,
-    "num_experts": COUNT,
-    "num_negatives": COUNT,
-    "num_neighbours": COUNT,
-    "num_removals": COUNT,
-    "num_rounds": COUNT,
-    "num_steps": COUNT,
-    "num_tasks": COUNT,
-    "num_unseen_classes": NOT_NEGATIVE,
-    "oversampling": COUNT,
-    "pretraining_classes": COUNT,
-    "projection_dim": COUNT,
-    "replay_batch_size": COUNT,
-    "reset_call": NOT_NEGATIVE,
-    "residual_scale": NOT_NEGATIVE,
-    "schedule_epochs": COUNT,
-    "schedule_steps": COUNT,
-    "search_learning_rates": POSITIVE,
-    "search_statistics_weights": POSITIVE,
-    "seed": Range(0, 2**32 - 1),
-    "share": FRACTION,
-    "stage_scales": COUNT,
-    "stage_steps": COUNT,
-    "statistics_momentum": SHARE,
-    "temperature": POSITIVE,
-    "test_fraction": FRACTION,
-    "text_share": Range(0, 1),
-    "tuning_epochs": SHARE,
-    "tuning_learning_rate": POSITIVE,
-    "tuning_steps": NOT_NEGATIVE,
-    "warmup_steps": NOT_NEGATIVE,
-    "weight_decay": NOT_NEGATIVE,
-    "width": COUNT,
-}
 
 
 def validate(config: Config, num_devices: int = 1) -> None:
@@ -154,35 +35,6 @@ def validate(config: Config, num_devices: int = 1) -> None:
     if config.method in INVERSION_METHODS:
         _check_inversion(config)
     _check_devices(config, num_devices)
-
-
-def leaves(config: Any, prefix: str = "") -> Iterator[Leaf]:
-    """Yields every setting of a nested dataclass with its path."""
-    kinds = typing.get_type_hints(type(config))
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(kinds[field.name]) and isinstance(value, kinds[field.name]):
-            yield from leaves(value, f"{prefix}{field.name}.")
-        else:
-            yield Leaf(prefix + field.name, kinds[field.name], value)
-
-
-def check_types(config: Any) -> None:
-    """Raises a ValueError for the first setting that is not of its annotated type."""
-    for leaf in leaves(config):
-        if not _is_of_type(leaf.value, leaf.kind):
-            raise ValueError(
-                f"{leaf.path}={leaf.value!r} is of type {type(leaf.value).__name__}; "
-                f"expected {describe(leaf.kind)}."
-            )
-
-
-def find_range(path: str) -> Range | None:
-    """Returns the allowed range of a number, None for settings that are not numbers."""
-    name = path.rpartition(".")[2]
-    if name.endswith("_weight"):
-        return NOT_NEGATIVE
-    return RANGES.get(path, RANGES.get(name))
 
 
 def _check_range(leaf: Leaf) -> None:
@@ -368,35 +220,3 @@ def _nearest(count: int, divisor: int) -> str:
     """Names the multiples of `divisor` around `count`."""
     below = count // divisor * divisor
     return f"{below} or {below + divisor}" if below else str(divisor)
-
-
-def _is_of_type(value: Any, kind: Any) -> bool:
-    origin = typing.get_origin(kind)
-    if origin is Literal:
-        return value in typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        return any(_is_of_type(value, option) for option in typing.get_args(kind))
-    if origin is tuple:
-        kinds = typing.get_args(kind)
-        if not isinstance(value, tuple):
-            return False
-        if kinds[-1] is Ellipsis:
-            return all(_is_of_type(entry, kinds[0]) for entry in value)
-        return len(value) == len(kinds) and all(map(_is_of_type, value, kinds))
-    if kind in (int, float) and isinstance(value, bool):
-        return False
-    return isinstance(value, (int, float) if kind is float else kind)
-
-
-def describe(kind: Any) -> str:
-    """Names a type in words: `one of 'sum', 'product'`, `whole numbers or None`."""
-    origin, options = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        return "one of " + ", ".join(map(repr, options))
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(map(describe, options))
-    if origin is tuple:
-        number = "" if options[-1] is Ellipsis else f"{len(options)} "
-        return f"{number}{describe(options[0]).split(' ', 1)[1]}s in a tuple"
-    words = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
-    return "None" if kind is type(None) else words.get(kind, f"a {kind.__name__}")

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxpmi.config import Config
-from jaxpmi.config_check import check_types
-from jaxpmi.config_check import describe
-from jaxpmi.config_check import leaves
+from jaxpmi.config_types import check_types
+from jaxpmi.config_types import describe
+from jaxpmi.config_types import leaves
 
 # Fields that may change between two runs in one workdir: none of them changes a result.
 MAY_DIFFER = ("workdir", "save_images", "checkpoint_every", "log_every_seconds")

@@ -97,7 +97,7 @@ def environment() -> dict:
     """Device and versions."""
     import jax
 
-    from jaxpmi.continual.accounting import versions
+    from jaxpmi.accounting import versions
 
     device = jax.devices()[0]
     return {

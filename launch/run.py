@@ -20,9 +20,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         path, overrides = split_arguments(arguments)
         config = load_config(path, overrides)
-        from jaxpmi.continual import loop  # imports JAX, so --help and typos need not wait for it
+        from jaxpmi import experiment  # imports JAX, so --help and typos need not wait for it
 
-        loop.run(config)
+        experiment.run(config)
     except KeyboardInterrupt:
         print("\nstopped; the same command resumes from the last checkpoint.", file=sys.stderr)
         return 130

@@ -22,7 +22,8 @@ import pytest  # noqa: E402
 from tiny_run import set_up  # noqa: E402
 from tiny_run import tiny_config  # noqa: E402
 
-from jaxpmi.continual import loop  # noqa: E402
+from jaxpmi import experiment  # noqa: E402
+from jaxpmi import session  # noqa: E402
 from jaxpmi.continual import task as tasks  # noqa: E402
 
 
@@ -36,7 +37,7 @@ def run_in_small_chunks(patch, folder):
     set_up(patch)
     patch.setattr(tasks, "CHUNK_STEPS", 1)
     config = tiny_config(folder, train__epochs=2, checkpoint_every=2)
-    return config, loop.run(config)
+    return config, experiment.run(config)
 
 
 def kill_at(event, pattern):
@@ -51,13 +52,13 @@ def kill_at(event, pattern):
 
 def announce_metrics(patch):
     """Raises the audit event "metrics" with the step of every line written."""
-    write = loop.MetricsWriter.write
+    write = session.MetricsWriter.write
 
     def announced(self, step, scalars):
         write(self, step, scalars)
         sys.audit("metrics", json.dumps(step))
 
-    patch.setattr(loop.MetricsWriter, "write", announced)
+    patch.setattr(session.MetricsWriter, "write", announced)
 
 
 def main(folder, *moment):

@@ -15,6 +15,8 @@ FILES = {
     for path in sorted((ROOT / "jaxpmi").rglob("*.py"))
 }
 
+RUNS = {"accounting", "phases", "sharding"}  # what every kind of run is described with
+
 # What each room of the package may import of ours, besides itself. Arrays pass between features
 # and inversion, not names; method code writes no file and asks for no data.
 MAY_IMPORT = {
@@ -23,16 +25,22 @@ MAY_IMPORT = {
     "sharding": set(),
     "checkpoint": set(),
     "writers": set(),
-    "config_check": {"config", "models"},
-    "config_file": {"config", "config_check"},
+    "accounting": set(),
+    "phases": {"config", "accounting"},
+    "config_types": set(),
+    "config_ranges": set(),
+    "config_check": {"config", "config_ranges", "config_types", "models"},
+    "config_file": {"config", "config_types"},
     "models": {"types"},
     "data": {"config", "types"},
     "features": {"config", "types"},
     "inversion": {"config", "types", "models"},
-    "continual": {"config", "types", "models", "data", "features", "inversion", "sharding"},
+    "continual": {"config", "types", "models", "data", "features", "inversion"} | RUNS,
+    "session": {"config", "config_file", "checkpoint", "writers"} | RUNS,
+    "experiment": {"config", "config_check", "continual", "session"} | RUNS,
 }
-# The composition root alone also checks configs, restores, and writes.
-MAY_IMPORT_TOO = {"continual.loop": {"config_check", "config_file", "checkpoint", "writers"}}
+# What a run is made of says also what is drawn of it.
+MAY_IMPORT_TOO = {"continual.loop": {"writers"}}
 
 # Imported where they are used, inside functions: each takes a good part of a second or more, or is
 # needed by few.
@@ -94,7 +102,7 @@ def test_imports_go_downwards(name):
 
 
 CONFIGS = {path.relative_to(ROOT): {"jaxpmi.config"} for path in ROOT.glob("configs/*.py")}
-RUN = {Path("launch/run.py"): {"jaxpmi.config_file", "jaxpmi.continual"}}
+RUN = {Path("launch/run.py"): {"jaxpmi.config_file", "jaxpmi.experiment"}}
 
 
 @pytest.mark.parametrize(("path", "rooms"), (CONFIGS | RUN).items(), ids=str)

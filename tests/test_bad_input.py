@@ -436,12 +436,12 @@ def test_loss_that_is_not_finite_names_term_task_and_step(main, capfd, tmp_path,
 
 
 def test_interrupt_says_how_to_resume(main, capfd, config_file, monkeypatch):
-    from jaxpmi.continual import loop
+    from jaxpmi import experiment
 
     def interrupt(config):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "run", interrupt)
+    monkeypatch.setattr(experiment, "run", interrupt)
     assert main(["--config", str(config_file)]) == 130
     out, err = capfd.readouterr()
     assert (

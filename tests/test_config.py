@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from jaxpmi import config_check
 from jaxpmi import config_file
+from jaxpmi import config_ranges
+from jaxpmi import config_types
 from jaxpmi.config import Config
 from jaxpmi.config import DataConfig
 from jaxpmi.config import TrainConfig
@@ -58,7 +59,7 @@ def test_help_lists_every_field(capsys):
         load_config(None, ["--help"])
     assert not stop.value.code
     text = capsys.readouterr().out
-    for leaf in config_check.leaves(Config()):
+    for leaf in config_types.leaves(Config()):
         assert "--" + leaf.path.replace("_", "-") in text
     assert "gradient" in text or "Adam steps per block" in text  # the fields' own comments
 
@@ -195,12 +196,12 @@ def test_defaults_of_every_method_are_valid():
 
 
 def test_every_number_has_a_range():
-    kinds = {leaf.path: config_check.describe(leaf.kind) for leaf in config_check.leaves(Config())}
+    kinds = {leaf.path: config_types.describe(leaf.kind) for leaf in config_types.leaves(Config())}
     numbers = [path for path, kind in kinds.items() if "number" in kind]
     assert len(numbers) > 40
-    assert [path for path in numbers if config_check.find_range(path) is None] == []
+    assert [path for path in numbers if config_ranges.find_range(path) is None] == []
     names = {path.rpartition(".")[2] for path in numbers} | set(numbers)
-    assert [name for name in config_check.RANGES if name not in names] == []  # none is stale
+    assert [name for name in config_ranges.RANGES if name not in names] == []  # none is stale
 
 
 OUT_OF_RANGE = [
@@ -436,7 +437,7 @@ def test_differing_fields():
 
 
 def test_exempt_fields_exist():
-    paths = [leaf.path for leaf in config_check.leaves(Config())]
+    paths = [leaf.path for leaf in config_types.leaves(Config())]
     assert set(config_file.MAY_DIFFER) <= set(paths)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 from small_network import blobs
 
+from jaxpmi import experiment
 from jaxpmi.config import Config
 from jaxpmi.config import ContrastiveConfig
 from jaxpmi.config import DataConfig
@@ -14,7 +15,6 @@ from jaxpmi.config import InversionConfig
 from jaxpmi.config import ModelConfig
 from jaxpmi.config import PerLayerConfig
 from jaxpmi.config import TrainConfig
-from jaxpmi.continual import loop
 from jaxpmi.continual import start
 from jaxpmi.models import MODELS
 from jaxpmi.models import resnet
@@ -28,7 +28,7 @@ def set_up(patch, num_devices=1):
     """Makes two tiny models known, and runs use that many devices; `patch` can undo it."""
     patch.setitem(MODELS, "tiny", tiny_model)
     patch.setitem(MODELS, "tiny_vit", tiny_transformer)
-    for module in (loop, start):
+    for module in (experiment, start):
         patch.setattr(module, "make_mesh", lambda: make_mesh(num_devices))
 
 

@@ -20,7 +20,6 @@ from jaxpmi.continual.start import empty_memory
 from jaxpmi.continual.start import empty_replay
 from jaxpmi.continual.start import most_replay_samples
 from jaxpmi.continual.state import Network
-from jaxpmi.continual.train import NonFiniteLossError
 from jaxpmi.data import TaskStream
 from jaxpmi.data import class_order
 from jaxpmi.data import open_source
@@ -34,6 +33,7 @@ from jaxpmi.models.clip import init_clip
 from jaxpmi.models.pretrained import load_clip
 from jaxpmi.models.tokenizer import check_class_names
 from jaxpmi.models.tokenizer import word_tokenizer
+from jaxpmi.phases import NonFiniteLossError
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
 

@@ -27,13 +27,13 @@ from jaxpmi.continual.memory import update_memory
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.samples import to_samples
 from jaxpmi.continual.state import Replay
-from jaxpmi.continual.task import Tick
 from jaxpmi.features.projection import neighbour_shares
 from jaxpmi.features.projection import project_features
 from jaxpmi.inversion.block_inverse import share_class_offsets
 from jaxpmi.inversion.synthesis import synthesize
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.models.vit import with_unit_features
+from jaxpmi.phases import Tick
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
 

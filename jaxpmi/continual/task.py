@@ -1,8 +1,4 @@
-"""The phases of one task, each a generator: it works in steps and yields after every one.
-
-A phase starts at `state.step`, so a resumed run continues in the middle of it, and draws all its
-randomness from the run's key and its position, so it continues to the same result.
-"""
+"""The phases of one task of class-incremental learning; see `jaxpmi.phases`."""
 
 import dataclasses
 import functools
@@ -10,7 +6,6 @@ import math
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +46,7 @@ from jaxpmi.inversion.synthesis import synthesize
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import forward
+from jaxpmi.phases import Tick
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
 
@@ -67,17 +63,6 @@ class Run:
     model: BlockwiseModel
     stream: TaskStream
     mesh: jax.sharding.Mesh
-
-
-class Tick(NamedTuple):
-    """Progress of a phase: the state after a step, and what to tell of it."""
-
-    state: ContinualState
-    step: int  # steps done
-    total: int  # steps of the phase
-    scalars: dict[str, jax.Array]  # device scalars, by metric name
-    bad_step: dict[str, jax.Array]  # first step with a non-finite term, per term, or -1
-    num_images: int  # images worked on since the tick before
 
 
 def num_replay_images(config: Config, task: int) -> int:

@@ -37,10 +37,6 @@ from jaxpmi.types import PRNGKey
 NOT_DECAYED = ("scale", "bias", "class_token", "positions", "tokens", "logit_scale")
 
 
-class NonFiniteLossError(ArithmeticError):
-    """Raised when a loss term becomes NaN or infinite; names the term, the task and the step."""
-
-
 @dataclasses.dataclass(frozen=True)
 class TrainProgram:
     """Everything static about the steps of a phase; equal programs compile once."""

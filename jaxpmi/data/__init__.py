@@ -7,6 +7,7 @@ from jaxpmi.data.augment import normalise
 from jaxpmi.data.batches import channel_moments
 from jaxpmi.data.batches import epoch_batches
 from jaxpmi.data.image_source import ImageSource
+from jaxpmi.data.sources import dataset_name
 from jaxpmi.data.sources import open_source
 from jaxpmi.data.stream import PastDataError
 from jaxpmi.data.stream import TaskStream
@@ -21,6 +22,7 @@ __all__ = [
     "black_level",
     "channel_moments",
     "class_order",
+    "dataset_name",
     "denormalise",
     "epoch_batches",
     "normalise",

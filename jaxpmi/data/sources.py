@@ -31,6 +31,13 @@ def open_source(config: DataConfig) -> ImageSource:
     return image_source.check_every_class(source)
 
 
+def dataset_name(config: DataConfig) -> str:
+    """What to call the data set: its name, its kind or its place."""
+    if config.source in ("embedded", "tfds"):
+        return config.name
+    return config.source if config.path is None else config.path
+
+
 def open_embedded(config: DataConfig) -> ImageSource:
     """Opens MNIST-5k: 28x28 grey digits, per class 400 for training and 100 for testing."""
     with np.load(EMBEDDED_PATH, allow_pickle=False) as arrays:

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from jaxpmi import experiment
 from jaxpmi.config_check import validate
 from jaxpmi.config_file import load_config
 from jaxpmi.continual import clip_start
-from jaxpmi.continual import loop
 from jaxpmi.continual.task import num_replay_images
 from jaxpmi.data import builders
 from jaxpmi.sharding import make_mesh
@@ -175,14 +175,14 @@ RUNS += [pytest.param(name, (), marks=pytest.mark.slow) for name in NAMES]
 
 @pytest.mark.parametrize(("name", "options"), RUNS)
 def test_the_whole_path_on_tiny_data(name, options, tmp_path, monkeypatch):
-    for module in (loop, clip_start):
+    for module in (experiment, clip_start):
         monkeypatch.setattr(module, "make_mesh", lambda: make_mesh(1))
     prepare, class_names, data_options = DATA[name]
     prepare(tmp_path)
     monkeypatch.chdir(tmp_path)
     config = config_of(name, *SMALL, "--data.path", ".", *data_options, *options)
     assert set(clip_start.open_clip_run(config)[0].stream.class_names) == class_names
-    summary = loop.run(config)
+    summary = experiment.run(config)
     assert summary["num_tasks"] == 2 and 0 <= summary["last_accuracy"] <= 1
     # Before the second task and, where there are any, before the classes with only a name.
     batches = {(): 1, OPEN: 1 + 2}.get(options, 0)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxpmi import experiment
 from jaxpmi.checkpoint import Checkpointer
 from jaxpmi.config_file import load_config
 from jaxpmi.continual import clip_start
-from jaxpmi.continual import loop
 from jaxpmi.continual import task as tasks
 from jaxpmi.continual.state import Replay
 from jaxpmi.sharding import make_mesh
@@ -37,7 +37,7 @@ def config_of(workdir, *options):
 
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
-    for module in (loop, clip_start):
+    for module in (experiment, clip_start):
         monkeypatch.setattr(module, "make_mesh", lambda: make_mesh(1))
 
 
@@ -45,11 +45,11 @@ def one_device(monkeypatch):
 def finished(request, tmp_path_factory):
     """The space of the synthetic samples, the workdir and the summary of a run."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (loop, clip_start):
+        for module in (experiment, clip_start):
             patch.setattr(module, "make_mesh", lambda: make_mesh(1))
         workdir = tmp_path_factory.mktemp("clip") / "run"
         config = config_of(workdir, "--save-images", *SPACES[request.param])
-        return request.param, workdir, loop.run(config)
+        return request.param, workdir, experiment.run(config)
 
 
 def test_the_summary_tells_of_tasks_and_of_names(finished):
@@ -104,9 +104,9 @@ def test_a_stopped_run_ends_as_one_that_was_not(num_saves, finished, tmp_path, m
     with monkeypatch.context() as patch:
         patch.setattr(Checkpointer, "save", stop)
         with pytest.raises(Killed):
-            loop.run(config)
+            experiment.run(config)
     before = (tmp_path / "run/pretrained.npz").stat().st_mtime_ns
-    summary = loop.run(config)
+    summary = experiment.run(config)
     assert (tmp_path / "run/pretrained.npz").stat().st_mtime_ns == before
     for name in ("accuracy_matrix", "zero_shot_accuracy", "unseen_classes", "num_synthesized"):
         assert summary[name] == wanted[name], name
@@ -133,7 +133,7 @@ PUBLISHED = """--inversion.space patch_embeddings
 
 @pytest.mark.slow
 def test_everything_as_published_runs_to_its_end(tmp_path):
-    summary = loop.run(config_of(tmp_path / "run", *PUBLISHED))
+    summary = experiment.run(config_of(tmp_path / "run", *PUBLISHED))
     made = summary["inversion"]["tasks"]
     assert [entry["num_images"] for entry in made] == [16, 32]
     assert np.isfinite([entry["final_loss"] for entry in made]).all()
@@ -144,7 +144,7 @@ def test_everything_as_published_runs_to_its_end(tmp_path):
 
 @pytest.mark.parametrize("method", ["finetune", "joint"])
 def test_the_bounds_run_without_replay(method, tmp_path):
-    summary = loop.run(config_of(tmp_path / "run", "--method", method))
+    summary = experiment.run(config_of(tmp_path / "run", "--method", method))
     assert summary["num_synthesized"] == 0 and summary["method"] == method
     kept = summary["bytes_kept_between_tasks"]
     assert kept["adapters"] > 0 and kept["block_inverses"] == kept["class_stats"] == 0

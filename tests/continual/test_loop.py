@@ -20,14 +20,16 @@ from tiny_run import NUM_TASKS
 from tiny_run import set_up
 from tiny_run import tiny_config
 
+from jaxpmi import experiment
+from jaxpmi import session
 from jaxpmi.config import Config
 from jaxpmi.continual import loop
 from jaxpmi.continual import methods
 from jaxpmi.continual import task as tasks
 from jaxpmi.continual.methods import METHODS
 from jaxpmi.continual.start import open_run
-from jaxpmi.continual.train import NonFiniteLossError
 from jaxpmi.data import PastDataError
+from jaxpmi.phases import NonFiniteLossError
 
 INVERSION, GENERATOR = ("pmi", "deep_inversion"), ("abd", "r_dfcil")
 NUM_IMAGES = {1: 16, 2: 32}  # synthetic images before each task
@@ -59,17 +61,17 @@ def finished(tmp_path_factory):
     def run(method, num_devices=1):
         with pytest.MonkeyPatch.context() as patch, compile_events() as events:
             set_up(patch, num_devices)
-            num_compiled, work = [], loop._Session._task
+            num_compiled, work = [], session.Session._task
 
             def counted(self, task):
                 before = len(events)
                 work(self, task)
                 num_compiled.append(len(events) - before)
 
-            patch.setattr(loop._Session, "_task", counted)
+            patch.setattr(session.Session, "_task", counted)
             config = tiny_config(tmp_path_factory.mktemp(method), method)
             with contextlib.redirect_stdout(io.StringIO()) as printed:
-                summary = loop.run(config)
+                summary = experiment.run(config)
         return Finished(config, summary, printed.getvalue(), num_compiled)
 
     return run
@@ -233,9 +235,9 @@ def test_the_seed_decides_class_order_and_every_number(finished, tmp_path):
         tiny_config(tmp_path, "finetune", seed=seed, workdir=str(tmp_path / f"run{seed}"))
         for seed in (0, 1)
     )
-    assert loop.run(again)["class_order"] == first.summary["class_order"]
+    assert experiment.run(again)["class_order"] == first.summary["class_order"]
     assert lines_of(tmp_path / "run0") == lines_of(first.workdir)
-    assert loop.run(other)["class_order"] != first.summary["class_order"]
+    assert experiment.run(other)["class_order"] != first.summary["class_order"]
     assert lines_of(tmp_path / "run1") != lines_of(first.workdir)
 
 
@@ -294,7 +296,7 @@ SWITCHES = {
 def test_switches_of_pmi(name, tmp_path):
     """Every value of every switch comes to its end in one of these runs, or in those above."""
     config = tiny_config(tmp_path, data__num_tasks=2, train__epochs=4, **SWITCHES[name])
-    summary = loop.run(config)
+    summary = experiment.run(config)
     (entry,) = summary["inversion"]["tasks"]
     assert entry["final_loss"] <= entry["initial_loss"] and entry["num_images"] == 16
     inversion, kept = config.inversion, summary["bytes_kept_between_tasks"]
@@ -336,8 +338,8 @@ def test_checkpoints_come_at_every_phase_end_and_every_so_many_steps(tmp_path, m
         saved.append((int(state.task), int(state.phase), int(state.step)))
         assert progress["ticks"] == step
 
-    monkeypatch.setattr(loop.Checkpointer, "save", record)
-    loop.run(tiny_config(tmp_path, "pmi", checkpoint_every=1))
+    monkeypatch.setattr(session.Checkpointer, "save", record)
+    experiment.run(tiny_config(tmp_path, "pmi", checkpoint_every=1))
     inside = [place for place in saved if place[2] > 0]
     # Two batches of images before task 1 and four before task 2: one save after all but the last.
     assert inside == [(1, 1, 1), (2, 1, 1), (2, 1, 2), (2, 1, 3)]
@@ -364,7 +366,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     with monkeypatch.context() as patch:
         patch.setitem(METHODS, "finetune", dataclasses.replace(whole, phases=phases))
         with pytest.raises(NonFiniteLossError) as error:
-            loop.run(config)
+            experiment.run(config)
     assert str(error.value).startswith(
         "the oops term became NaN or infinite in task 2, phase train:all, step 1; the last good "
         "checkpoint is kept"
@@ -373,14 +375,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     text = (workdir / "metrics.jsonl").read_text()
     assert "task01/train" not in text and "NaN" not in text
     # The same command, the cause removed, goes on from there.
-    begun, work = [], loop._Session._phase
+    begun, work = [], session.Session._phase
 
     def record(self, task, name, phase):
         begun.append((task, name))
         work(self, task, name, phase)
 
-    monkeypatch.setattr(loop._Session, "_phase", record)
-    assert loop.run(config)["num_tasks"] == NUM_TASKS
+    monkeypatch.setattr(session.Session, "_phase", record)
+    assert experiment.run(config)["num_tasks"] == NUM_TASKS
     assert begun[0] == (1, "train:all"), "not trained again from the start"
 
 
@@ -395,14 +397,14 @@ def test_images_of_past_tasks_cannot_be_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tasks, "training_data", greedy)
     with pytest.raises(PastDataError, match="images of task 0 were asked for during task 1"):
-        loop.run(tiny_config(tmp_path, "finetune"))
+        experiment.run(tiny_config(tmp_path, "finetune"))
 
 
 def test_a_finished_run_tells_its_summary_again_and_computes_nothing(finished, capsys):
     run = finished("pmi")
     before = content_of(run.workdir)
     with compile_events() as events:
-        assert loop.run(run.config) == run.summary
+        assert experiment.run(run.config) == run.summary
     assert events == [] and content_of(run.workdir) == before
     assert "this run has finished; its summary again" in capsys.readouterr().out
 
@@ -413,12 +415,12 @@ def test_another_config_does_not_touch_a_workdir(finished):
     train = dataclasses.replace(config.train, learning_rate=0.2)
     message = r"another config: seed \(0 there, 1 now\), train.learning_rate \(0.1 there, 0.2 now\)"
     with pytest.raises(ValueError, match=message):
-        loop.run(dataclasses.replace(config, seed=1, train=train))
+        experiment.run(dataclasses.replace(config, seed=1, train=train))
     assert content_of(Path(config.workdir)) == before
 
 
 def test_batches_must_fit_the_devices(tmp_path, monkeypatch):
     set_up(monkeypatch, num_devices=8)
     with pytest.raises(ValueError, match="train.batch_size=9 is not divisible by 8 devices"):
-        loop.run(tiny_config(tmp_path, "finetune", train__batch_size=9))
+        experiment.run(tiny_config(tmp_path, "finetune", train__batch_size=9))
     assert not (tmp_path / "run").exists()

@@ -1,0 +1,101 @@
+"""What summary.json tells of a run: accuracies, seconds, bytes kept between tasks."""
+
+from typing import Any
+
+import numpy as np
+
+from jaxpmi.accounting import Accounts
+from jaxpmi.accounting import num_bytes
+from jaxpmi.continual import evaluation
+from jaxpmi.continual.clip_state import NAME_ACCURACIES
+from jaxpmi.continual.clip_state import ClipRun
+from jaxpmi.continual.clip_state import ClipState
+from jaxpmi.continual.state import ContinualState
+from jaxpmi.continual.state import Memory
+from jaxpmi.continual.task import Run
+from jaxpmi.data import dataset_name
+
+
+def summarise_run(run: Run, state: ContinualState, accounts: Accounts) -> dict[str, Any]:
+    """The content of summary.json."""
+    return _summary(run, state, accounts, run.stream.num_tasks, bytes_kept(state))
+
+
+def summarise_clip_run(run: ClipRun, state: ClipState, accounts: Accounts) -> dict[str, Any]:
+    """The content of summary.json of a CLIP run; the metrics are those of classes with images."""
+    num_tasks = run.stream.num_tasks - (run.named is not None)
+    kept = {
+        "adapters": num_bytes(state.adapters),
+        **memory_kept(state.memory),
+        "base_memory": num_bytes(state.base_memory),
+    }
+    summary = _summary(run, state, accounts, num_tasks, kept)
+    zero_shot = np.asarray(state.zero_shot)
+    summary["zero_shot_accuracy"] = zero_shot[:num_tasks].tolist()
+    if run.named is not None:
+        found = dict(zip(NAME_ACCURACIES, np.asarray(state.name_accuracy).tolist(), strict=True))
+        after = np.asarray(state.accuracy)[num_tasks, :num_tasks].tolist()
+        summary["unseen_classes"] = {
+            "names": list(run.stream.class_names[run.stream.task_classes(num_tasks).start :]),
+            "zero_shot": float(zero_shot[num_tasks]),
+            **found,
+            "accuracy_of_tasks_after": after,
+        }
+    return summary
+
+
+def _summary(run, state, accounts, num_tasks, kept):
+    config, stream = run.config, run.stream
+    accuracy = np.asarray(state.accuracy)[:num_tasks, :num_tasks]
+    sizes = [len(stream.test_labels(t)) for t in range(num_tasks)]
+    given = np.asarray(state.task_accuracy)[num_tasks - 1, :num_tasks]
+    settings = config.inversion
+    return {
+        "method": config.method,
+        "dataset": dataset_name(config.data),
+        "seed": config.seed,
+        "class_order": np.asarray(state.class_order).tolist(),
+        "num_tasks": num_tasks,
+        "accuracy_matrix": accuracy.tolist(),
+        **evaluation.summarise(accuracy, sizes),
+        "task_accuracy": float(np.average(given, weights=sizes)),
+        "num_synthesized": sum(entry["num_images"] for entry in accounts.inversion),
+        "inversion": {
+            "space": settings.space,
+            "per_layer_start": settings.per_layer.start,
+            "per_layer_steps": settings.per_layer.num_steps,
+            "full_model_steps": settings.full_model.num_steps,
+            "tasks": accounts.inversion,
+        },
+        "bytes_kept_between_tasks": kept,
+        **accounts.cost(run.mesh.size),
+    }
+
+
+def bytes_kept(state: ContinualState) -> dict[str, int]:
+    """Bytes of everything that a method carries from one task to the next; never an image."""
+    return {
+        "model": num_bytes((state.network.variables, state.network.head)),
+        **memory_kept(state.memory),
+        "generator": num_bytes(state.generator[:2]) if state.generator else 0,
+    }
+
+
+def memory_kept(memory: Memory) -> dict[str, int]:
+    """Bytes of what is remembered of the data, part by part."""
+    return {
+        "class_stats": num_bytes(memory.class_stats),
+        "feature_models": num_bytes(memory.feature_models),
+        "layer_stats": num_bytes(
+            (
+                memory.block_inputs,
+                memory.pixels,
+                memory.histogram,
+                memory.spectrum,
+                memory.layer_moments,
+            )
+        )
+        if memory.block_inputs
+        else 0,
+        "block_inverses": num_bytes(memory.inverses),
+    }

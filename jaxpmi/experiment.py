@@ -1,0 +1,36 @@
+"""The composition root: from a config to a finished run. Only here all kinds of runs are known."""
+
+from pathlib import Path
+from typing import Any
+
+from jaxpmi.config import Config
+from jaxpmi.config_check import validate
+from jaxpmi.continual.clip_start import PRETRAINED
+from jaxpmi.continual.loop import CLASS_INCREMENTAL
+from jaxpmi.continual.loop import CLIP
+from jaxpmi.phases import System
+from jaxpmi.session import Session
+from jaxpmi.session import finished_summary
+from jaxpmi.sharding import make_mesh
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Runs an experiment to its end, resuming what `config.workdir` holds; returns the summary.
+
+    Raises:
+      ValueError, OSError: for anything wrong with the config, the data or the workdir.
+      NonFiniteLossError: where a loss became NaN or infinite.
+    """
+    validate(config, make_mesh().size)
+    summary = finished_summary(config)
+    if summary is not None:
+        return summary
+    system = _system(config)
+    if system is CLIP and config.clip.weights is None:
+        if not (Path(config.workdir) / PRETRAINED).is_file():
+            print("training a small CLIP, about a minute ...", flush=True)
+    return Session(config, system).finish()
+
+
+def _system(config: Config) -> System:
+    return CLIP if config.model.name == "clip" else CLASS_INCREMENTAL

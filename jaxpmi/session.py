@@ -1,0 +1,177 @@
+"""Carries a run through: for every task, for every phase, work in steps; log, checkpoint, resume.
+
+What the tasks are made of is a `System`'s matter. Only here a run's numbers are written to files.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxpmi.accounting import Accounts
+from jaxpmi.checkpoint import Checkpointer
+from jaxpmi.config import Config
+from jaxpmi.config_file import config_to_dict
+from jaxpmi.config_file import differing_fields
+from jaxpmi.phases import NonFiniteLossError
+from jaxpmi.phases import System
+from jaxpmi.sharding import replicate
+from jaxpmi.writers import MetricsWriter
+from jaxpmi.writers import Progress
+from jaxpmi.writers import read_json
+from jaxpmi.writers import summary_table
+from jaxpmi.writers import to_plain
+from jaxpmi.writers import write_json
+
+
+def finished_summary(config: Config) -> dict[str, Any] | None:
+    """Prints and returns the summary of a run that has finished; None of one that has not.
+
+    Raises:
+      ValueError: the workdir holds a run with another config.
+    """
+    workdir = Path(config.workdir)
+    _check_workdir(workdir, config)
+    finished = workdir / "summary.json"
+    if not finished.is_file():
+        return None
+    summary = read_json(finished)
+    print(f"this run has finished; its summary again:\n\n{_table(summary, workdir)}")
+    return summary
+
+
+class Session:
+    """One process's share of a run: its writers, its checkpoints and where it is."""
+
+    def __init__(self, config: Config, system: System):
+        """Begins the run, or restores it from the last checkpoint in `config.workdir`."""
+        since = time.monotonic()
+        self.config, self.workdir, self.system = config, Path(config.workdir), system
+        self.run, state = system.begin(config)
+        # Only now: a wrong data set must not leave a workdir behind that is taken.
+        write_json(self.workdir / "config.json", config_to_dict(config))
+        self.checkpoints = Checkpointer(self.workdir / "checkpoints")
+        restored = self.checkpoints.restore(state)
+        self.state, book = restored if restored else (state, {})
+        self.accounts = Accounts(book)
+        self.accounts.add_seconds("start", time.monotonic() - since)
+        self.saved_step = self.accounts.ticks
+        self.metrics = MetricsWriter(self.workdir / "metrics.jsonl", self.accounts.ticks + 1)
+        self.num_tasks = system.num_tasks(self.run)
+        self.progress = Progress(config.log_every_seconds, num_tasks=self.num_tasks)
+        if restored:
+            position = f"task {int(self.state.task) + 1}, phase {int(self.state.phase) + 1}"
+            self.progress.message(f"resuming at {position}, step {int(self.state.step)}")
+
+    def finish(self) -> dict[str, Any]:
+        """Works through all tasks and phases that are left; writes and returns the summary."""
+        try:
+            for task in range(int(self.state.task), self.num_tasks):
+                self._task(task)
+            self.system.begin_task(self.run, self.num_tasks - 1)  # resumed after the last task
+            summary = to_plain(self.system.summarise(self.run, self.state, self.accounts))
+            self.system.report(summary, self.workdir)
+            write_json(self.workdir / "summary.json", summary)
+        finally:
+            self.progress.close()
+            self.metrics.close()
+            self.checkpoints.close()
+        print(f"\n{_table(summary, self.workdir)}")
+        return summary
+
+    def _task(self, task):
+        plan = self.system.begin_task(self.run, task)
+        for index in range(int(self.state.phase), len(plan)):
+            name, phase = plan[index]
+            self._phase(task, name, phase)
+            last = index == len(plan) - 1
+            state = self.state.replace(
+                task=jnp.asarray(task + last, jnp.int32),
+                phase=jnp.asarray(0 if last else index + 1, jnp.int32),
+                step=jnp.zeros((), jnp.int32),
+            )
+            # As a resumed run would have it: where arrays lie is part of a program's identity.
+            self.state = replicate(state, self.run.mesh)
+            self._checkpoint()
+
+    def _phase(self, task, name, phase):
+        done, every = int(self.state.step), self.config.checkpoint_every
+        if not name.startswith(("begin", "evaluate", "remember")):
+            self.progress.compiling(name)
+        self.progress.phase(task, name, done)
+        since, previous = time.monotonic(), None
+        for tick in phase(self.run, self.state):
+            self.state = tick.state
+            self.accounts.ticks += 1
+            # The tick before is finished by now, so fetching it does not stall the device.
+            if previous is not None:
+                self._log(task, name, previous, self.accounts.ticks - 1)
+            previous = tick
+            now = time.monotonic()
+            self.accounts.add_seconds(name, now - since)
+            since = now
+            due = tick.step // every > done // every
+            done = tick.step
+            if due and done < tick.total:
+                self._log(task, name, tick, self.accounts.ticks)
+                previous = None
+                self._checkpoint()
+        if previous is not None:
+            self._log(task, name, previous, self.accounts.ticks)
+        jax.block_until_ready(self.state)
+        self.accounts.add_seconds(name, time.monotonic() - since)
+        why_not = self.system.draw(self.run, self.state, name, self.workdir / "images")
+        if why_not:
+            self.progress.message(why_not)
+
+    def _log(self, task, name, tick, number):
+        """Checks, writes and shows one tick."""
+        scalars, bad = jax.device_get((tick.scalars, tick.bad_step))
+        for term, step in bad.items():
+            if step >= 0:
+                raise NonFiniteLossError(
+                    f"the {term} term became NaN or infinite in task {task + 1}, phase {name}, "
+                    f"step {int(step) + 1}; the last good checkpoint is kept, lower the learning "
+                    "rate or that term's weight."
+                )
+        loss = None
+        if name.startswith("train") and "accuracy" not in scalars:
+            loss = float(sum(scalars.values()))
+            scalars = {**scalars, "loss": loss}
+        elif "final_loss" in scalars:
+            loss = float(scalars["final_loss"])
+        elif "loss" in scalars:
+            loss = float(scalars["loss"])
+        if scalars:
+            path = f"task{task:02d}/{name.replace(':', '/')}"
+            self.metrics.write(number, {f"{path}/{k}": float(v) for k, v in scalars.items()})
+        if name in ("invert", "generate"):
+            self.accounts.add_images(task, tick.num_images, scalars)
+        self.progress.update(tick.step, tick.total, loss, tick.num_images)
+
+    def _checkpoint(self):
+        if self.accounts.ticks == self.saved_step:
+            return
+        self.saved_step = self.accounts.ticks
+        self.checkpoints.save(self.accounts.ticks, self.state, self.accounts.to_dict())
+
+
+def _check_workdir(workdir: Path, config: Config) -> None:
+    """Raises if the workdir holds a run with another config."""
+    path = workdir / "config.json"
+    if not path.is_file():
+        return
+    different = differing_fields(read_json(path), config)
+    if different:
+        listed = ", ".join(f"{name} ({old!r} there, {new!r} now)" for name, old, new in different)
+        raise ValueError(
+            f"workdir {workdir} holds a run with another config: {listed}; choose another "
+            "--workdir or the same settings."
+        )
+
+
+def _table(summary, workdir):
+    names = ["summary.json", "metrics.jsonl", "accuracy.png", "images", "checkpoints"]
+    return summary_table(summary, [str(workdir / n) for n in names if (workdir / n).exists()])
