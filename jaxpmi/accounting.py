@@ -15,6 +15,8 @@ CATEGORIES = {
     "train": "train",
     "invert": "inversion",
     "generate": "inversion",
+    "distill": "distillation",  # with the synthesis between its rounds
+    "prune": "pruning",
     "remember": "statistics",
     "evaluate": "evaluation",
 }

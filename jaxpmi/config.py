@@ -47,6 +47,8 @@ class ModelConfig:
 
     name: str = "resnet_small"  # a key of MODELS
     width: int = 8  # channels of the first stage
+    weights: Literal["imagenet"] | None = None  # pretrained, with name="efficientnet_lite0" alone;
+    # None: trained in the run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,6 +333,25 @@ class ContrastiveInversionConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DistillConfig:
+    """Data-free knowledge transfer: a student learns a teacher's outputs on synthetic images."""
+
+    student: ModelConfig = ModelConfig(width=4)
+    initial_batches: int = 0  # of images, made before the student's first step
+    rounds: int = 40  # in each, one more batch is made (with method noise or deep_inversion all are
+    # made at the beginning), then the student learns on all there are
+    steps_per_round: int = 100  # of the student
+    batch_size: int = 128  # synthetic images per step
+    learning_rate: float = 0.1  # SGD, cosine to 0 over all steps
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    temperature: float = 20.0  # tau: of both softmaxes, and tau^2 on their divergence
+    pool_format: Literal["uint8", "float32"] = "uint8"  # of the images that are kept, as published
+    # rounded to 8 bits, or as they are
+    augment: AugmentConfig = AugmentConfig()  # random views of them
+
+
+@dataclasses.dataclass(frozen=True)
 class PruneConfig:
     """Data-free pruning of filters, by first-order Taylor importance."""
 
@@ -340,10 +361,13 @@ class PruneConfig:
     importance: Literal["gate", "filter"] = "gate"  # (gamma dL/dgamma + beta dL/dbeta)^2 of
     # BatchNorm, or (sum of w dL/dw)^2 of the convolution before it
     min_filters: int = 1  # least filters left in a layer
+    num_images: int = 2048  # synthetic images, rounded up to whole batches of the method
     tuning_steps: int = 50  # of distillation after every removal
     final_steps: int = 1000  # of distillation at the end
     batch_size: int = 64
     learning_rate: float = 0.01  # SGD, cosine to 0 over the final steps
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
     temperature: float = 3.0  # of distillation
 
 
@@ -359,7 +383,22 @@ class ContinualConfig:
 class Config:
     """One experiment."""
 
-    method: Literal["joint", "finetune", "lwf", "abd", "r_dfcil", "deep_inversion", "pmi"] = "pmi"
+    job: Literal["continual", "distill", "prune", "invert"] = "continual"  # learn tasks one after
+    # another; or make synthetic images and teach a student by them, prune filters, draw them
+    method: Literal[
+        "joint",
+        "finetune",
+        "lwf",
+        "abd",
+        "r_dfcil",
+        "deep_inversion",
+        "pmi",
+        "noise",
+        "adaptive_deep_inversion",
+        "cmi",
+        "fast_dfkd",
+    ] = "pmi"  # continual: the first seven; distill, prune: the last four or deep_inversion;
+    # invert: deep_inversion (from noise) or pmi
     seed: int = 0  # class order, initialisation, batches, noise
     workdir: str = "runs/default"  # everything a run writes
     data: DataConfig = DataConfig()
@@ -371,6 +410,7 @@ class Config:
     generator: GeneratorConfig = GeneratorConfig()
     deep_inversion: DeepInversionConfig = DeepInversionConfig()
     contrastive_inversion: ContrastiveInversionConfig = ContrastiveInversionConfig()
+    distill: DistillConfig = DistillConfig()
     prune: PruneConfig = PruneConfig()
     clip: ClipConfig = ClipConfig()
     continual: ContinualConfig = ContinualConfig()

@@ -16,6 +16,13 @@ from jaxpmi.models import MODELS
 INVERSION_METHODS = ("deep_inversion", "pmi")  # these synthesise images by inversion
 GENERATOR_METHODS = ("abd", "r_dfcil")  # these train an image generator
 CLIP_METHODS = ("joint", "finetune", "pmi")  # these can train CLIP's adapters
+SYNTHESIS_METHODS = ("noise", "deep_inversion", "adaptive_deep_inversion", "cmi", "fast_dfkd")
+JOB_METHODS = {
+    "continual": ("joint", "finetune", "lwf", *GENERATOR_METHODS, *INVERSION_METHODS),
+    "distill": SYNTHESIS_METHODS,
+    "prune": SYNTHESIS_METHODS,
+    "invert": INVERSION_METHODS,
+}
 
 
 def validate(config: Config, num_devices: int = 1) -> None:
@@ -27,13 +34,17 @@ def validate(config: Config, num_devices: int = 1) -> None:
         raise ValueError(
             f"model.name='{config.model.name}' is unknown; use one of {', '.join(MODELS)}, clip."
         )
+    if config.method not in JOB_METHODS[config.job]:
+        raise ValueError(
+            f"method='{config.method}' is not made for job='{config.job}'; use one of "
+            f"{', '.join(JOB_METHODS[config.job])}."
+        )
     _check_data(config)
-    _check_clip(config)
     _check_training(config)
-    if config.method in INVERSION_METHODS + GENERATOR_METHODS:
-        _check_replay(config)
-    if config.method in INVERSION_METHODS:
-        _check_inversion(config)
+    if config.job == "continual":
+        _check_continual(config)
+    else:
+        _check_synthesis(config)
     _check_devices(config, num_devices)
 
 
@@ -80,6 +91,31 @@ def _check_data(config: Config) -> None:
         raise ValueError(
             f"data.mean has {len(data.mean)} and data.std {len(data.std)} value(s); give one per "
             "channel in both, 1 for grey or 3 for RGB images."
+        )
+
+
+def _check_continual(config: Config) -> None:
+    _check_clip(config)
+    if config.method in INVERSION_METHODS + GENERATOR_METHODS:
+        _check_replay(config)
+    if config.method in INVERSION_METHODS:
+        _check_inversion(config)
+
+
+def _check_synthesis(config: Config) -> None:
+    """The jobs of one network, by which images are synthesised."""
+    student = config.distill.student.name
+    for path, name in (("model.name", config.model.name), ("distill.student.name", student)):
+        if name not in MODELS:
+            raise ValueError(
+                f"{path}='{name}' is not made for job='{config.job}'; use one of "
+                f"{', '.join(MODELS)}."
+            )
+    settings = config.deep_inversion
+    if config.method == "adaptive_deep_inversion" and settings.competition_weight == 0:
+        raise ValueError(
+            "method='adaptive_deep_inversion' needs deep_inversion.competition_weight above 0; "
+            "raise it, or use method='deep_inversion'."
         )
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from jaxpmi.applications.distill import DISTILL
 from jaxpmi.config import Config
 from jaxpmi.config_check import validate
 from jaxpmi.continual.clip_start import PRETRAINED
@@ -33,4 +34,6 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _system(config: Config) -> System:
+    if config.job == "distill":
+        return DISTILL
     return CLIP if config.model.name == "clip" else CLASS_INCREMENTAL

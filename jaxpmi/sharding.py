@@ -41,6 +41,13 @@ def shard_batch(tree, mesh: jax.sharding.Mesh, *, axis: int = 0):
     return jax.tree.map(place, tree)
 
 
+def constrain_batch(x: jax.Array, mesh: jax.sharding.Mesh) -> jax.Array:
+    """Inside `jit`: splits the first axis over the devices, where their number divides it."""
+    if x.shape[0] % mesh.size:
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec("data")))
+
+
 def replicate(tree, mesh: jax.sharding.Mesh):
     """Places every array of the tree on all devices."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))

@@ -66,8 +66,8 @@ def fresh_projections(run: Run, key: jax.Array, feature_dim: int) -> object:
     return init_angle_projections(key, feature_dim, feature_dim)
 
 
-def initial_state(run: Run, order: tuple[int, ...]) -> ContinualState:
-    """The state before the first task; reads the first task's images for their pixel moments."""
+def pixel_moments(run: Run) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of pixels in [0, 1]: given, or of the first task."""
     config, stream = run.config, run.stream
     mean, std = config.data.mean, config.data.std
     if mean is None or std is None:
@@ -80,6 +80,13 @@ def initial_state(run: Run, order: tuple[int, ...]) -> ContinualState:
             f"data.mean has {len(mean)} and data.std {len(std)} value(s), but the images have "
             f"{channels} channel(s); give one value per channel."
         )
+    return mean, std
+
+
+def initial_state(run: Run, order: tuple[int, ...]) -> ContinualState:
+    """The state before the first task; reads the first task's images for their pixel moments."""
+    config = run.config
+    mean, std = pixel_moments(run)
     key_network, *keys = jax.random.split(jax.random.key(config.seed), 4)
     network = fresh_network(run, key_network)
     # One program: made one by one, the many small arrays would take seconds to compile.

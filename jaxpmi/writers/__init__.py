@@ -7,6 +7,7 @@ from jaxpmi.writers.files import write_json
 from jaxpmi.writers.files import write_samples_npz
 from jaxpmi.writers.pictures import write_accuracy_plot
 from jaxpmi.writers.pictures import write_image_grid
+from jaxpmi.writers.pictures import write_learning_curve
 from jaxpmi.writers.progress import Progress
 from jaxpmi.writers.report import summary_table
 
@@ -19,5 +20,6 @@ __all__ = [
     "write_accuracy_plot",
     "write_image_grid",
     "write_json",
+    "write_learning_curve",
     "write_samples_npz",
 ]

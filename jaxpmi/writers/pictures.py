@@ -93,6 +93,38 @@ def write_accuracy_plot(path: str | os.PathLike, accuracy_matrix: np.ndarray, ti
         figure.savefig(file, format="png", dpi=100)
 
 
+def write_learning_curve(
+    path: str | os.PathLike,
+    progress: Sequence[float],
+    student: Sequence[float],
+    teacher: float,
+    title: str,
+) -> None:
+    """Writes a PNG: the student's accuracy on its way, below the teacher's.
+
+    Args:
+      path: the file.
+      progress: f[N] in [0, 1], shares of the student's training.
+      student: f[N] in [0, 1], its accuracies then.
+      teacher: in [0, 1].
+      title: above.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.plot(100 * np.asarray(progress), 100 * np.asarray(student), marker="o", label="student")
+    axes.axhline(100 * teacher, color="black", linestyle="--", label="teacher")
+    axes.set(xlabel="student's training, %", ylabel="accuracy on test images, %", ylim=(-3, 103))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    axes.set_title(title)
+    with replace_file(path) as file:
+        figure.savefig(file, format="png", dpi=100)
+
+
 def _draw_curves(axes, matrix: np.ndarray) -> None:
     """One line per task from the moment it is learned."""
     num_tasks = len(matrix)

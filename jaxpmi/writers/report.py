@@ -34,6 +34,10 @@ def _scores(summary: Mapping[str, Any]) -> str:
         "forgetting": "forgetting",
         "backward_transfer": "backward transfer",
         "task_accuracy": "accuracy with the task given",
+        "teacher_accuracy": "accuracy of the teacher",
+        "student_accuracy": "accuracy of the student",
+        "accuracy_before": "accuracy before pruning",
+        "accuracy_after": "accuracy after pruning",
     }
     rows = [(text, summary[key]) for key, text in names.items() if _is_number(summary.get(key))]
     width = max((len(text) for text, _ in rows), default=0)

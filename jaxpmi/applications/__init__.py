@@ -1,0 +1,1 @@
+"""What inversion is good for beside continual learning: knowledge transfer, pruning, pictures."""

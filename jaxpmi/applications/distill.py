@@ -1,0 +1,202 @@
+"""Data-free knowledge transfer: a student learns a trained network on synthetic images alone.
+
+Rounds of synthesis and of training alternate, so that methods which look at the student, or at the
+images made before, can (ADI, CMI, FastDFKD). The test images are read to measure, never to learn.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpmi.accounting import Accounts
+from jaxpmi.applications.diversity import measure_diversity
+from jaxpmi.applications.methods import SYNTHESISERS
+from jaxpmi.applications.state import ApplicationRun
+from jaxpmi.applications.state import ApplicationState
+from jaxpmi.applications.state import first_state
+from jaxpmi.applications.state import measure_accuracy
+from jaxpmi.applications.state import open_data
+from jaxpmi.applications.state import teacher_phases
+from jaxpmi.applications.student import Student
+from jaxpmi.applications.student import StudentProgram
+from jaxpmi.applications.student import cosine_rates
+from jaxpmi.applications.student import distill_steps
+from jaxpmi.applications.student import sgd
+from jaxpmi.applications.synthesis import add_batch
+from jaxpmi.applications.synthesis import draw_pool
+from jaxpmi.applications.synthesis import empty_pool
+from jaxpmi.applications.synthesis import fill_pool
+from jaxpmi.applications.synthesis import pool_images
+from jaxpmi.config import Config
+from jaxpmi.continual import task as tasks
+from jaxpmi.continual.start import fresh_network
+from jaxpmi.continual.train import optimiser
+from jaxpmi.continual.train import trainable_parts
+from jaxpmi.data import dataset_name
+from jaxpmi.models import MODELS
+from jaxpmi.models.cost import count_parameters
+from jaxpmi.phases import PhaseFn
+from jaxpmi.phases import System
+from jaxpmi.phases import Tick
+from jaxpmi.sharding import replicate
+from jaxpmi.writers import write_learning_curve
+
+NUM_MEASUREMENTS = 10  # of the student's accuracy on its way
+
+
+def begin(config: Config) -> tuple[ApplicationRun, ApplicationState]:
+    """Opens the data, makes teacher and student, and room for all images."""
+    settings = config.distill
+    student_model = MODELS[settings.student.name](settings.student.width)
+    run = open_data(config, student_model)
+    synthesiser = SYNTHESISERS[config.method]
+    key_student, key_synthesiser = jax.random.split(jax.random.key(config.seed + 1))
+    student = fresh_network(dataclasses.replace(run, model=student_model), key_student)
+    num_images = (settings.initial_batches + settings.rounds) * synthesiser.batch_size(config)
+    state = first_state(run, pool=empty_pool(run, num_images, settings.pool_format))
+    state = state.replace(
+        student=student,
+        student_opt_state=optimiser(sgd(settings)).init(trainable_parts(student, {})),
+        synthesiser=synthesiser.begin(run, state.network, key_synthesiser),
+        results={
+            "teacher_accuracy": jnp.asarray(jnp.nan),
+            "student_accuracy": jnp.full(NUM_MEASUREMENTS, jnp.nan),
+            "diversity": jnp.full(2, jnp.nan),
+        },
+    )
+    return run, replicate(state, run.mesh)
+
+
+def plan(run: ApplicationRun, task: int) -> list[tuple[str, PhaseFn]]:
+    """The phases, in order, by name."""
+    del task
+    phases = teacher_phases(run)
+    if _num_initial(run.config):
+        phases.append(("invert", invert_phase))
+    return [*phases, ("distill", distill_phase), ("evaluate", evaluate_phase)]
+
+
+def invert_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tick]:
+    """Makes the images that the student begins with."""
+    yield from fill_pool(run, state, SYNTHESISERS[run.config.method], _num_initial(run.config))
+
+
+def distill_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tick]:
+    """Rounds: more images, where the method looks at the student, then steps of the student."""
+    config, settings = run.config, run.config.distill
+    synthesiser, train, key = (
+        SYNTHESISERS[config.method],
+        sgd(config.distill),
+        tasks.phase_key(state),
+    )
+    steps, total = settings.steps_per_round, settings.rounds * settings.steps_per_round
+    rates = cosine_rates(train.learning_rate, total)
+    program = StudentProgram(
+        run.model, run.student_model, train, settings.temperature, settings.augment, run.mesh
+    )
+    places = np.linspace(0, settings.rounds, NUM_MEASUREMENTS + 1)[1:].round()
+    for index in range(int(state.step) // steps, settings.rounds):
+        key_images, key_steps = jax.random.split(jax.random.fold_in(key, index))
+        scalars, finite = {}, jnp.asarray(True)
+        if synthesiser.adapts:
+            state, scalars, finite = add_batch(
+                run, state, synthesiser, key_images,
+                against=state.student, student_model=run.student_model,
+            )  # fmt: skip
+        first = index * steps
+        student, metrics = distill_steps(
+            Student(state.student, state.student_opt_state), state.network, state.pool,
+            rates[first : first + steps], state.mean, state.std, key_steps, program=program,
+        )  # fmt: skip
+        state = state.replace(
+            student=student.network,
+            student_opt_state=student.opt_state,
+            step=jnp.asarray(first + steps, jnp.int32),
+        )
+        scalars |= {name: term / steps for name, term in metrics.terms.items()}
+        scalars["loss"] = scalars["distillation"]
+        for place in np.flatnonzero(places == index + 1):
+            accuracy = measure_accuracy(run, state, state.student, run.student_model)
+            curve = state.results["student_accuracy"].at[place].set(accuracy)
+            state = state.replace(results={**state.results, "student_accuracy": curve})
+            scalars["student_accuracy"] = jnp.asarray(accuracy)
+        bad = {
+            "synthesis": jnp.where(finite, -1, first),
+            **{k: jnp.where(v < 0, v, v + first) for k, v in metrics.bad_step.items()},
+        }
+        yield Tick(state, first + steps, total, scalars, bad, steps * train.batch_size)
+
+
+def evaluate_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tick]:
+    """The teacher's accuracy, and how much images of one class differ, beside real ones."""
+    accuracy = measure_accuracy(run, state, state.network, run.model)
+    real = run.stream.test_images(0), run.stream.test_labels(0)
+    made = pool_images(state)
+    diversity = [
+        measure_diversity(state.network, *images, state.mean, state.std, model=run.model)
+        for images in (made, real)
+    ]
+    results = {
+        **state.results,
+        "teacher_accuracy": jnp.asarray(accuracy, jnp.float32),
+        "diversity": jnp.asarray(diversity, jnp.float32),
+    }
+    scalars = {"accuracy/teacher": results["teacher_accuracy"]}
+    yield Tick(state.replace(results=results), 1, 1, scalars, {}, len(real[1]))
+
+
+def summarise(run: ApplicationRun, state: ApplicationState, accounts: Accounts) -> dict[str, Any]:
+    """The content of summary.json."""
+    config, results = run.config, jax.device_get(state.results)
+    teacher, curve = float(results["teacher_accuracy"]), results["student_accuracy"]
+    synthetic, real = results["diversity"].tolist()
+    return {
+        "job": config.job,
+        "method": config.method,
+        "dataset": dataset_name(config.data),
+        "seed": config.seed,
+        "teacher_accuracy": teacher,
+        "student_accuracy": float(curve[-1]),
+        "student_of_teacher": float(curve[-1]) / teacher,
+        "student_accuracy_curve": curve.tolist(),
+        "parameters": {
+            "teacher": count_parameters((state.network.variables.params, state.network.head)),
+            "student": count_parameters((state.student.variables.params, state.student.head)),
+        },
+        "num_synthesized": int(state.pool.count),
+        "diversity": {
+            "synthetic": synthetic,
+            "real": real,
+            "share_of_real": synthetic / real,
+        },
+        "inversion": accounts.inversion,
+        **accounts.cost(run.mesh.size),
+    }
+
+
+def report(summary: dict[str, Any], folder: Path) -> None:
+    """Writes accuracy.png."""
+    rounds = np.linspace(0, 1, NUM_MEASUREMENTS + 1)[1:]
+    title = f"{summary['method']} on {summary['dataset']}, seed {summary['seed']}"
+    write_learning_curve(
+        folder / "accuracy.png",
+        rounds,
+        summary["student_accuracy_curve"],
+        summary["teacher_accuracy"],
+        title,
+    )
+
+
+def _num_initial(config: Config) -> int:
+    """Batches made before the student's first step."""
+    settings = config.distill
+    adapts = SYNTHESISERS[config.method].adapts
+    return settings.initial_batches + (0 if adapts else settings.rounds)
+
+
+DISTILL = System(begin, lambda run: 1, plan, draw_pool, summarise, report)

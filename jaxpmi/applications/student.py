@@ -1,0 +1,125 @@
+"""A student learns a frozen teacher's outputs on a pool of synthetic images, all on device."""
+
+import dataclasses
+import functools
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxpmi.augment import augment
+from jaxpmi.augment import normalise
+from jaxpmi.config import AugmentConfig
+from jaxpmi.config import DistillConfig
+from jaxpmi.config import PruneConfig
+from jaxpmi.config import TrainConfig
+from jaxpmi.continual.state import Network
+from jaxpmi.continual.state import Replay
+from jaxpmi.continual.train import ChunkMetrics
+from jaxpmi.continual.train import add_terms
+from jaxpmi.continual.train import no_terms
+from jaxpmi.continual.train import optimiser
+from jaxpmi.continual.train import trainable_parts
+from jaxpmi.inversion.objectives import distillation_kl
+from jaxpmi.models.blockwise import BlockwiseModel
+from jaxpmi.models.blockwise import Variables
+from jaxpmi.models.blockwise import forward
+from jaxpmi.models.blockwise import update_batch_stats
+from jaxpmi.sharding import constrain_batch
+from jaxpmi.types import PRNGKey
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentProgram:
+    """Everything static about a student's steps; equal programs compile once."""
+
+    teacher_model: BlockwiseModel
+    student_model: BlockwiseModel
+    train: TrainConfig  # batch size, momentum, weight decay
+    temperature: float
+    augment: AugmentConfig
+    mesh: jax.sharding.Mesh
+
+
+class Student(NamedTuple):
+    """What the steps change."""
+
+    network: Network
+    opt_state: Any
+
+
+def sgd(settings: DistillConfig | PruneConfig) -> TrainConfig:
+    """The student's SGD, as a `TrainConfig`, of which the program reads no more than this."""
+    return TrainConfig(
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def cosine_rates(learning_rate: float, num_steps: int) -> np.ndarray:
+    """The learning rate of every step, f32[S]: a cosine to 0."""
+    schedule = optax.cosine_decay_schedule(learning_rate, max(num_steps, 1))
+    return np.asarray(jax.vmap(schedule)(jnp.arange(num_steps)), np.float32)
+
+
+@functools.partial(jax.jit, static_argnames="program", donate_argnames="student")
+def distill_steps(
+    student: Student,
+    teacher: Network,
+    pool: Replay,
+    rates: jax.Array,
+    mean: jax.Array,
+    std: jax.Array,
+    key: PRNGKey,
+    mask: Any = None,
+    *,
+    program: StudentProgram,
+) -> tuple[Student, ChunkMetrics]:
+    """SGD on tau^2 KL(teacher || student), a step for every learning rate f32[S].
+
+    Args:
+      student: its network, in training mode, and optimiser state; donated.
+      teacher: in evaluation mode, on the same view of an image.
+      pool: of whose first `count` images every step draws a batch, uniformly.
+      rates: f32[S], learning rates.
+      mean: f32[channels], of pixels in [0, 1].
+      std: f32[channels].
+      key: key[], consumed.
+      mask: what the student's parameters are multiplied by after every step, a tree like
+        `trainable_parts(student.network, {})`; None: nothing.
+      program: the rest.
+    """
+    black = -mean / std
+
+    def loss_fn(parts, batch_stats, images):
+        out = forward(
+            program.student_model, Variables(parts["backbone"], batch_stats), images, train=True
+        )
+        wanted = forward(program.teacher_model, teacher.variables, images).features @ teacher.head
+        loss = distillation_kl(out.features @ parts["head"], wanted, program.temperature)
+        return loss, out.moments
+
+    def step(index, carry):
+        student, metrics = carry
+        key_batch, key_views = jax.random.split(jax.random.fold_in(key, index))
+        rows = jax.random.randint(key_batch, (program.train.batch_size,), 0, pool.count)
+        images = constrain_batch(normalise(pool.samples[rows], mean, std), program.mesh)
+        images = augment(images, key_views, program.augment, black)
+        parts = trainable_parts(student.network, {})
+        batch_stats = student.network.variables.batch_stats
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, moments), grads = grad_fn(parts, batch_stats, images)
+        updates, opt_state = optimiser(program.train).update(grads, student.opt_state, parts)
+        parts = jax.tree.map(lambda p, u: p - rates[index] * u, parts, updates)
+        if mask is not None:
+            parts = jax.tree.map(jnp.multiply, parts, mask)
+        variables = Variables(parts["backbone"], update_batch_stats(batch_stats, moments))
+        student = Student(Network(variables, parts["head"]), opt_state)
+        return student, add_terms(metrics, {"distillation": loss}, index)
+
+    return jax.lax.fori_loop(0, rates.shape[0], step, (student, no_terms(["distillation"])))

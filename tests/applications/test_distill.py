@@ -1,0 +1,172 @@
+"""Knowledge transfer, small: what a student may see, how its pool grows, how it resumes."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from tiny_run import set_up
+from tiny_run import tiny_config
+
+from jaxpmi import experiment
+from jaxpmi import session
+from jaxpmi.applications import distill
+from jaxpmi.applications.methods import SYNTHESISERS
+from jaxpmi.config import ContrastiveInversionConfig
+from jaxpmi.config import DeepInversionConfig
+from jaxpmi.config import DistillConfig
+from jaxpmi.config import ModelConfig
+from jaxpmi.config_check import SYNTHESIS_METHODS
+from jaxpmi.data import TaskStream
+
+BATCH, ROUNDS = 8, 3
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    set_up(monkeypatch)
+
+
+def distill_config(folder, method="deep_inversion", **changes):
+    """Three rounds of one batch and two steps; an initial batch for methods that adapt."""
+    return tiny_config(
+        folder,
+        method,
+        job="distill",
+        data__num_tasks=1,
+        deep_inversion=DeepInversionConfig(
+            batch_size=BATCH, stage_steps=(3,), competition_weight=1.0, jitter_pixels=1
+        ),
+        contrastive_inversion=ContrastiveInversionConfig(
+            batch_size=BATCH, num_steps=2, latent_dim=8, channels=(4, 4, 4), projection_dim=8,
+            bank_size=2 * BATCH, num_negatives=BATCH, crop_padding=1,
+        ),
+        distill=DistillConfig(
+            student=ModelConfig(name="tiny", width=2), initial_batches=1, rounds=ROUNDS,
+            steps_per_round=2, batch_size=BATCH,
+        ),
+        **changes,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Config and summary of a finished run of every method."""
+    runs = {}
+
+    def run(method):
+        if method not in runs:
+            with pytest.MonkeyPatch.context() as patch:
+                set_up(patch)
+                config = distill_config(tmp_path_factory.mktemp(method), method)
+                runs[method] = config, experiment.run(config)
+        return runs[method]
+
+    return run
+
+
+def test_every_method_of_the_config_is_known():
+    assert set(SYNTHESISERS) == set(SYNTHESIS_METHODS)
+
+
+@pytest.mark.parametrize("method", SYNTHESIS_METHODS)
+def test_the_summary_tells_teacher_student_and_diversity(method, finished):
+    config, summary = finished(method)
+    workdir = Path(config.workdir)
+    assert json.loads((workdir / "summary.json").read_text()) == summary
+    assert (summary["job"], summary["method"]) == ("distill", method)
+    assert 0.0 <= summary["student_accuracy"] <= 1.0 and 0.0 <= summary["teacher_accuracy"] <= 1.0
+    ratio = summary["student_accuracy"] / summary["teacher_accuracy"]
+    np.testing.assert_allclose(summary["student_of_teacher"], ratio)
+    assert summary["parameters"]["student"] < summary["parameters"]["teacher"]
+    assert summary["num_synthesized"] == BATCH * (ROUNDS + 1)
+    assert summary["diversity"]["synthetic"] > 0.0 and summary["diversity"]["real"] > 0.0
+    assert (workdir / "images" / "synthetic.png").is_file()
+    assert (workdir / "accuracy.png").is_file()
+
+
+@pytest.mark.parametrize("method", ["deep_inversion", "cmi"])
+def test_the_pool_grows_by_one_batch_a_call(method, tmp_path, monkeypatch):
+    counts, add = [], distill.add_batch
+
+    def counted(run, state, *rest, **options):
+        before = int(state.pool.count)
+        result = add(run, state, *rest, **options)
+        counts.append(int(result[0].pool.count) - before)
+        return result
+
+    for module in (distill, "jaxpmi.applications.synthesis"):
+        target = module if module is distill else __import__(module, fromlist=["x"])
+        monkeypatch.setattr(target, "add_batch", counted)
+    experiment.run(distill_config(tmp_path, method))
+    assert counts == [BATCH] * (ROUNDS + 1)
+
+
+def test_no_real_image_is_read_after_the_teacher_is_trained(tmp_path, monkeypatch):
+    phases, work = [], session.Session._phase
+
+    def begun(self, task, name, phase):
+        phases.append(name)
+        work(self, task, name, phase)
+
+    def forbid(read):
+        def guarded(self, *arguments, **options):
+            assert phases[-1].startswith("train"), f"real training images in {phases[-1]}"
+            return read(self, *arguments, **options)
+
+        return guarded
+
+    config = distill_config(tmp_path)  # its moments of pixels are read before the first phase
+    run, _ = distill.begin(config)
+    moments = {"data__mean": (0.4,) * run.stream.image_shape[-1], "data__std": (0.3,)}
+    monkeypatch.setattr(session.Session, "_phase", begun)
+    for name in ("train_images", "seen_train_images"):
+        monkeypatch.setattr(TaskStream, name, forbid(getattr(TaskStream, name)))
+    experiment.run(distill_config(tmp_path, **moments))
+    assert "distill" in phases
+
+
+@pytest.mark.parametrize("method", ["adaptive_deep_inversion", "cmi"])
+def test_a_stopped_run_goes_on_to_the_same_numbers(method, finished, tmp_path, monkeypatch):
+    config, summary = finished(method)
+    again = dataclasses.replace(
+        distill_config(tmp_path, method), data=config.data, checkpoint_every=1
+    )
+    log, seen = session.Session._log, []
+
+    def stop(self, task, name, tick, number):
+        log(self, task, name, tick, number)
+        seen.append(name)
+        if seen.count("distill") == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(session.Session, "_log", stop)
+        experiment.run(again)
+    resumed = experiment.run(again)
+    for name in ("teacher_accuracy", "student_accuracy_curve", "diversity"):
+        np.testing.assert_equal(resumed[name], summary[name])
+
+
+def test_kept_as_floats_the_pool_is_not_rounded(tmp_path):
+    config = distill_config(tmp_path, "noise", distill__pool_format="float32")
+    run, state = distill.begin(config)
+    (tick, *_) = distill.invert_phase(run, state)
+    kept = np.asarray(tick.state.pool.samples[:BATCH])
+    assert kept.dtype == np.float32 and np.abs(kept - kept.round()).max() > 0.1
+    assert kept.min() >= 0.0 and kept.max() <= 255.0
+    rounded = distill.begin(distill_config(tmp_path, "noise"))
+    (tick, *_) = distill.invert_phase(*rounded)
+    images = np.asarray(tick.state.pool.samples[:BATCH], np.float32)
+    assert np.abs(images - kept).max() <= 0.5 + 1e-3
+
+
+def test_labels_are_balanced(tmp_path):
+    run, _ = distill.begin(distill_config(tmp_path))
+    from jaxpmi.applications.synthesis import balanced_labels
+
+    counts = np.bincount(balanced_labels(run, 0, 20), minlength=run.stream.num_classes)
+    assert counts.sum() == 20 and counts.max() - counts.min() <= 1
+    assert jax.tree.leaves(counts)
