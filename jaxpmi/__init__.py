@@ -3,6 +3,8 @@
 The names below work on a user's own network, parameters and images; `run` is the whole experiment.
 """
 
+from jaxpmi.augment import denormalise
+from jaxpmi.augment import normalise
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import Config
 from jaxpmi.config import ContrastiveConfig
@@ -15,8 +17,6 @@ from jaxpmi.config import ModelConfig
 from jaxpmi.config import PerLayerConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.config_file import load_config
-from jaxpmi.data import denormalise
-from jaxpmi.data import normalise
 from jaxpmi.data import open_source
 from jaxpmi.features.contrastive import ContrastiveModel
 from jaxpmi.features.contrastive import fit as fit_contrastive

@@ -28,6 +28,7 @@ from pmi_ratio import Setting
 from pmi_ratio import ratio_rows
 from pmi_ratio import search
 
+from jaxpmi.augment import normalise
 from jaxpmi.config import Config
 from jaxpmi.config import FullModelConfig
 from jaxpmi.config import PerLayerConfig
@@ -36,7 +37,6 @@ from jaxpmi.continual.loop import task_plan
 from jaxpmi.continual.start import initial_state
 from jaxpmi.continual.start import open_run
 from jaxpmi.continual.task import layer_knowledge
-from jaxpmi.data.augment import normalise
 from jaxpmi.features.gaussian import sample_class_features
 from jaxpmi.inversion.block_inverse import fit_block_inverses
 from jaxpmi.inversion.full_model import learning_rates

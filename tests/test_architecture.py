@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "config": set(),
     "types": set(),
     "sharding": set(),
+    "augment": {"config", "types"},
     "checkpoint": set(),
     "writers": set(),
     "accounting": set(),
@@ -34,8 +35,8 @@ MAY_IMPORT = {
     "models": {"types"},
     "data": {"config", "types"},
     "features": {"config", "types"},
-    "inversion": {"config", "types", "models"},
-    "continual": {"config", "types", "models", "data", "features", "inversion"} | RUNS,
+    "inversion": {"config", "types", "models", "augment"},
+    "continual": {"config", "types", "models", "augment", "data", "features", "inversion"} | RUNS,
     "session": {"config", "config_file", "checkpoint", "writers"} | RUNS,
     "experiment": {"config", "config_check", "continual", "session"} | RUNS,
 }

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxpmi.augment import augment
+from jaxpmi.augment import normalise
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import ClipPretrainingConfig
 from jaxpmi.continual.clip_train import class_text_features
 from jaxpmi.continual.state import Network
 from jaxpmi.continual.train import decayed
-from jaxpmi.data.augment import augment
-from jaxpmi.data.augment import normalise
 from jaxpmi.data.batches import epoch_batches
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import forward

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxpmi.augment import augment
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import ClipTrainConfig
 from jaxpmi.continual import losses
@@ -22,7 +23,6 @@ from jaxpmi.continual.train import Chunk
 from jaxpmi.continual.train import ChunkMetrics
 from jaxpmi.continual.train import add_terms
 from jaxpmi.continual.train import no_terms
-from jaxpmi.data.augment import augment
 from jaxpmi.features.projection import text_prototypes
 from jaxpmi.models.clip import Clip
 from jaxpmi.models.clip import ClipAdapters

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpmi.augment import normalise
 from jaxpmi.continual.state import Network
-from jaxpmi.data.augment import normalise
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import forward
 from jaxpmi.sharding import replicate

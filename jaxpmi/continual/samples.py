@@ -10,8 +10,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxpmi.data.augment import denormalise
-from jaxpmi.data.augment import normalise
+from jaxpmi.augment import denormalise
+from jaxpmi.augment import normalise
 
 
 class LabelledSamples(NamedTuple):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpmi.augment import denormalise
 from jaxpmi.config import ClipTrainConfig
 from jaxpmi.config import Config
 from jaxpmi.config import TrainConfig
@@ -33,7 +34,6 @@ from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import phase_learning_rates
 from jaxpmi.continual.train import train_steps
 from jaxpmi.continual.train import trainable_parts
-from jaxpmi.data.augment import denormalise
 from jaxpmi.data.batches import epoch_batches
 from jaxpmi.data.stream import TaskStream
 from jaxpmi.features import contrastive

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxpmi.augment import augment
+from jaxpmi.augment import normalise
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
@@ -23,8 +25,6 @@ from jaxpmi.continual.losses import inverse_count_weights
 from jaxpmi.continual.methods import Phase
 from jaxpmi.continual.methods import Views
 from jaxpmi.continual.state import Network
-from jaxpmi.data.augment import augment
-from jaxpmi.data.augment import normalise
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_name

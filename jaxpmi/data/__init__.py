@@ -1,9 +1,5 @@
-"""Data sets as uint8 images by class, streams of tasks, batches and on-device augmentation."""
+"""Data sets as uint8 images by class, streams of tasks, and batches."""
 
-from jaxpmi.data.augment import augment
-from jaxpmi.data.augment import black_level
-from jaxpmi.data.augment import denormalise
-from jaxpmi.data.augment import normalise
 from jaxpmi.data.batches import channel_moments
 from jaxpmi.data.batches import epoch_batches
 from jaxpmi.data.image_source import ImageSource
@@ -18,14 +14,10 @@ __all__ = [
     "ImageSource",
     "PastDataError",
     "TaskStream",
-    "augment",
-    "black_level",
     "channel_moments",
     "class_order",
     "dataset_name",
-    "denormalise",
     "epoch_batches",
-    "normalise",
     "open_source",
     "split_tasks",
 ]

@@ -6,6 +6,7 @@ are in the normalised range, f32[B, H, W, C], H and W divisible by 4.
 """
 
 import functools
+from collections.abc import Callable
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -51,9 +52,8 @@ def init_generator(
     (baselines 4.1). `widths` are the channels after the linear map and the first two
     convolutions; a small one has `latent_dim` 100 and `widths` (32, 32, 16).
     """
+    check_image_size(image_shape)
     height, width, channels = image_shape
-    if height % 4 or width % 4:
-        raise ValueError(f"image size {height} x {width} is not divisible by 4; pad the images.")
     keys = jax.random.split(key, 5)
 
     def uniform(key, fan_in, shape):
@@ -98,15 +98,36 @@ def generate(
         scale, shift = params[name]["scale"], params[name]["shift"]
         return x * scale[None, None, None] + shift[None, None, None]
 
+    epsilons = (BATCH_NORM_EPSILON, hidden_epsilon, hidden_epsilon)
+    x = decode(params, noise, lambda i, x: batch_norm(i, x, epsilons[i]))
+    return batch_norm(3, jnp.tanh(x), BATCH_NORM_EPSILON), moments
+
+
+def decode(
+    params: Params, noise: jax.Array, batch_norm: Callable[[int, jax.Array], jax.Array]
+) -> jax.Array:
+    """From noise f32[B, latent] to the last convolution's output f32[B, H, W, C].
+
+    What generators of all methods share; `batch_norm(i, x)` is their layer i of 0, 1 and 2. A
+    linear map with a bias has it in `params["linear_bias"]`.
+    """
     latent, *shape = params["linear"].shape
     x = (noise @ params["linear"].reshape(latent, -1)).reshape(-1, *shape)
-    x = _double_size(batch_norm(0, x, BATCH_NORM_EPSILON))
-    x = batch_norm(1, conv(x, params["conv0"]), hidden_epsilon)
+    if "linear_bias" in params:
+        x = x + params["linear_bias"][None]
+    x = _double_size(batch_norm(0, x))
+    x = batch_norm(1, conv(x, params["conv0"]))
     x = _double_size(jax.nn.leaky_relu(x, NEGATIVE_SLOPE))
-    x = batch_norm(2, conv(x, params["conv1"]), hidden_epsilon)
+    x = batch_norm(2, conv(x, params["conv1"]))
     x = conv(jax.nn.leaky_relu(x, NEGATIVE_SLOPE), params["conv2"])
-    x = jnp.tanh(x + params["bias"][None, None, None])
-    return batch_norm(3, x, BATCH_NORM_EPSILON), moments
+    return x + params["bias"][None, None, None]
+
+
+def check_image_size(image_shape: tuple[int, int, int]) -> None:
+    """Raises a ValueError for images (H, W, C) that are not twice doubled ones."""
+    height, width, _ = image_shape
+    if height % 4 or width % 4:
+        raise ValueError(f"image size {height} x {width} is not divisible by 4; pad the images.")
 
 
 def generator_step(

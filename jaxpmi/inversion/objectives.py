@@ -130,3 +130,30 @@ def self_cross_entropy(
     """Mean cross-entropy of logits / temperature to their own argmax, among masked classes."""
     logits = jnp.where((class_mask > 0)[None], logits / temperature, -1e9)
     return class_cross_entropy(logits, jnp.argmax(logits, axis=1))
+
+
+def prediction_divergence(teacher_logits: jax.Array, student_logits: jax.Array) -> jax.Array:
+    """KL(softmax(teacher) || softmax(student)) of every row of f32[B, C] logits, f32[B]."""
+    log_teacher, log_student = map(jax.nn.log_softmax, (teacher_logits, student_logits))
+    return (jnp.exp(log_teacher) * (log_teacher - log_student)).sum(1)
+
+
+def distillation_kl(
+    student_logits: jax.Array, teacher_logits: jax.Array, temperature: float | jax.Array = 1.0
+) -> jax.Array:
+    """temperature^2 times the batch mean of KL(teacher || student) at that temperature, f32[].
+
+    The square keeps the gradient about as large at any temperature (CMI, section 5).
+    """
+    divergence = prediction_divergence(teacher_logits / temperature, student_logits / temperature)
+    return jnp.square(temperature) * divergence.mean()
+
+
+def agreed_divergence(teacher_logits: jax.Array, student_logits: jax.Array) -> jax.Array:
+    """Batch mean of `prediction_divergence`, with 0 where the two name different classes, f32[].
+
+    CMI maximises it: images move to where the student is unsure, not to where it is wrong. Which
+    images count carries no gradient.
+    """
+    agree = teacher_logits.argmax(1) == student_logits.argmax(1)
+    return jnp.where(agree, prediction_divergence(teacher_logits, student_logits), 0.0).mean()

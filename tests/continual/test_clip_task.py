@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from test_clip_loop import config_of
 
+from jaxpmi.augment import normalise
 from jaxpmi.continual import clip_start
 from jaxpmi.continual import clip_task
 from jaxpmi.continual.clip_task import invert_names_phase
 from jaxpmi.continual.clip_task import remember_phase
 from jaxpmi.continual.state import Replay
-from jaxpmi.data.augment import normalise
 from jaxpmi.features.gaussian import fit_class_stats
 from jaxpmi.models.blockwise import forward
 from jaxpmi.sharding import make_mesh

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxpmi.augment import normalise
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import ClipTrainConfig
 from jaxpmi.continual import losses
@@ -18,7 +19,6 @@ from jaxpmi.continual.clip_train import clip_learning_rates
 from jaxpmi.continual.clip_train import clip_optimiser
 from jaxpmi.continual.clip_train import clip_train_steps
 from jaxpmi.continual.train import Chunk
-from jaxpmi.data.augment import normalise
 from jaxpmi.models import clip
 from jaxpmi.models.blockwise import block_input
 

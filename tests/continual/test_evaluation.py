@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxpmi.augment import normalise
 from jaxpmi.continual import evaluation
 from jaxpmi.continual.state import Network
-from jaxpmi.data.augment import normalise
 from jaxpmi.models.blockwise import init_variables
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate

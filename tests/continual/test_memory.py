@@ -12,6 +12,7 @@ from small_network import STD
 from small_network import blobs
 from small_network import trained
 
+from jaxpmi.augment import normalise
 from jaxpmi.config import Config
 from jaxpmi.config import ContrastiveConfig
 from jaxpmi.config import InversionConfig
@@ -20,7 +21,6 @@ from jaxpmi.continual.memory import update_memory
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.state import Memory
 from jaxpmi.continual.state import merge_moments
-from jaxpmi.data.augment import normalise
 from jaxpmi.features import contrastive
 from jaxpmi.features.gaussian import init_class_stats
 from jaxpmi.models import blockwise

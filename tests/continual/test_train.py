@@ -13,6 +13,7 @@ from small_network import blobs
 from small_network import fresh_network
 from small_network import learner_of
 
+from jaxpmi.augment import normalise
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
@@ -27,7 +28,6 @@ from jaxpmi.continual.train import TrainProgram
 from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import phase_learning_rates
 from jaxpmi.continual.train import train_steps
-from jaxpmi.data.augment import normalise
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
 from jaxpmi.sharding import make_mesh

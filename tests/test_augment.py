@@ -11,13 +11,13 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 from PIL import Image
 
+from jaxpmi.augment import augment
+from jaxpmi.augment import black_level
+from jaxpmi.augment import denormalise
+from jaxpmi.augment import draw_crop
+from jaxpmi.augment import normalise
+from jaxpmi.augment import resized_crop
 from jaxpmi.config import AugmentConfig
-from jaxpmi.data import augment
-from jaxpmi.data import black_level
-from jaxpmi.data import denormalise
-from jaxpmi.data import normalise
-from jaxpmi.data.augment import draw_crop
-from jaxpmi.data.augment import resized_crop
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
 BOTH = AugmentConfig(crop_padding=2, flip=True)

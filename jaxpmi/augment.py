@@ -1,11 +1,13 @@
 """Normalisation and random views of a batch of images, on device and inside jit.
 
-Two pixel ranges exist: *raw* pixels are 0..255, *normalised* ones are (raw / 255 - mean) / std.
+Views are differentiable in the pixels, so training and inversion share them. Two pixel ranges
+exist: *raw* pixels are 0..255, *normalised* ones are (raw / 255 - mean) / std.
 """
 
 import functools
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ from jax.sharding import PartitionSpec
 from jaxpmi.config import AugmentConfig
 from jaxpmi.types import PRNGKey
 
+Interpolation = Literal["cubic", "linear"]
 CROP_RATIO = 4 / 3  # of a resized crop's longer to its shorter side, at most
 CROP_TRIES = 10  # boxes drawn for a resized crop before the whole image is taken
 
@@ -51,6 +54,8 @@ def augment(
     key: PRNGKey,
     config: AugmentConfig,
     pad_value: float | Sequence[float] | jax.Array = 0.0,
+    *,
+    interpolation: Interpolation = "cubic",
 ) -> jax.Array:
     """Draws one random view of every image: resized crop, crop of the padded image, flip, noise.
 
@@ -64,6 +69,7 @@ def augment(
       config: static; the defaults change nothing.
       pad_value: normalised value of the border, one number or one per channel: 0.0 is the mean
         colour, `black_level(mean, std)` is black.
+      interpolation: of resized crops; a linear one stays within the range of the image.
 
     Returns:
       f32[B, H, W, C].
@@ -76,7 +82,7 @@ def augment(
     if np.ndim(border) == 0:
         border = jnp.full(images.shape[-1], border)
     border = _per_channel(border, images, "pad_value")[0]
-    one = functools.partial(_augment_one, border=border, config=config)
+    one = functools.partial(_augment_one, border=border, config=config, interpolation=interpolation)
     return jax.vmap(one)(images, _image_keys(key, images))
 
 
@@ -105,32 +111,50 @@ def draw_crop(key: PRNGKey, size: tuple[int, int], scale: tuple[float, float]) -
     return jnp.where(fits.any(), drawn, centre)
 
 
-def resized_crop(image: jax.Array, box: jax.Array) -> jax.Array:
-    """Resizes a box i32[4] (top, left, height, width) of f32[H, W, C] to f32[H, W, C], bicubic.
+def resized_crop(
+    image: jax.Array, box: jax.Array, interpolation: Interpolation = "cubic"
+) -> jax.Array:
+    """Resizes a box i32[4] (top, left, height, width) of f32[H, W, C] to f32[H, W, C].
 
-    Equal to `Image.resize(..., BICUBIC, box)` of Pillow, up to its rounding to whole levels:
-    antialiased, and at the border of the box the pixels beside it count, if there are any.
+    Equal to `Image.resize(..., BICUBIC, box)` of Pillow (or BILINEAR), up to its rounding to whole
+    levels: antialiased, and at the border of the box the pixels beside it count, if there are any.
     """
     scale = jnp.asarray(image.shape[:2]) / box[2:]
     return jax.image.scale_and_translate(
-        image, image.shape, (0, 1), scale, -box[:2] * scale, "cubic", antialias=True
+        image, image.shape, (0, 1), scale, -box[:2] * scale, interpolation, antialias=True
     )
 
 
+def padded_crop(
+    image: jax.Array, corner: jax.Array, padding: int, border: jax.Array | float = 0.0
+) -> jax.Array:
+    """Cuts f32[H, W, C] at `corner` i32[2] out of the image with `padding` pixels all around it.
+
+    The padding has the value `border`, a number or f32[1, 1, C]; the corner (padding, padding)
+    gives the image back.
+    """
+    sides = ((padding, padding), (padding, padding), (0, 0))
+    inside = jnp.pad(jnp.ones((*image.shape[:2], 1), bool), sides)
+    padded = jnp.where(inside, jnp.pad(image, sides), border)
+    return jax.lax.dynamic_slice(padded, (corner[0], corner[1], 0), image.shape)
+
+
 def _augment_one(
-    image: jax.Array, key: PRNGKey, *, border: jax.Array, config: AugmentConfig
+    image: jax.Array,
+    key: PRNGKey,
+    *,
+    border: jax.Array,
+    config: AugmentConfig,
+    interpolation: Interpolation,
 ) -> jax.Array:
     """Augments one image f32[H, W, C] whose border is filled with f32[1, 1, C]."""
     key_crop, key_flip, key_noise, key_box = jax.random.split(key, 4)
     if config.crop_scale is not None:
-        image = resized_crop(image, draw_crop(key_box, image.shape[:2], config.crop_scale))
+        box = draw_crop(key_box, image.shape[:2], config.crop_scale)
+        image = resized_crop(image, box, interpolation)
     if config.crop_padding:
-        padding = config.crop_padding
-        sides = ((padding, padding), (padding, padding), (0, 0))
-        inside = jnp.pad(jnp.ones((*image.shape[:2], 1), bool), sides)
-        padded = jnp.where(inside, jnp.pad(image, sides), border)
-        top, left = jax.random.randint(key_crop, (2,), 0, 2 * padding + 1)
-        image = jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
+        corner = jax.random.randint(key_crop, (2,), 0, 2 * config.crop_padding + 1)
+        image = padded_crop(image, corner, config.crop_padding, border)
     if config.flip:
         image = jnp.where(jax.random.bernoulli(key_flip), image[:, ::-1], image)
     if config.noise_std:

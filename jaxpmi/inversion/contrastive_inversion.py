@@ -1,0 +1,183 @@
+"""Contrastive model inversion (CMI): batches of images, each unlike all that were made before.
+
+One call makes one batch: a fresh generator and its latents are fitted to a frozen teacher, while
+a projection head learns to tell the images apart, from each other and from those remembered of
+earlier calls. Sections are those of our specification of the method.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxpmi.augment import augment
+from jaxpmi.config import AugmentConfig
+from jaxpmi.config import ContrastiveInversionConfig
+from jaxpmi.inversion import contrast
+from jaxpmi.inversion import memory_bank
+from jaxpmi.inversion.latent_search import Networks
+from jaxpmi.inversion.latent_search import network_terms
+from jaxpmi.inversion.latent_search import optimisers
+from jaxpmi.inversion.latent_search import search
+from jaxpmi.inversion.latent_search import term_weights
+from jaxpmi.inversion.latent_search import to_normalised
+from jaxpmi.inversion.memory_bank import MemoryBank
+from jaxpmi.inversion.pixel_generator import generate_pixels
+from jaxpmi.inversion.pixel_generator import init_pixel_generator
+from jaxpmi.inversion.solver import Solution
+from jaxpmi.models.blockwise import BlockwiseModel
+from jaxpmi.models.blockwise import Variables
+from jaxpmi.types import Params
+from jaxpmi.types import PRNGKey
+
+
+class ContrastiveState(NamedTuple):
+    """What goes from call to call."""
+
+    projection: Params
+    opt_state: optax.OptState  # of the projection head's Adam
+    bank: MemoryBank  # rows [local | global] of embeddings before the projection, f32[n, 2 D]
+
+
+def init_contrastive_inversion(
+    key: PRNGKey,
+    variables: Variables,
+    image_shape: tuple[int, int, int],
+    *,
+    model: BlockwiseModel,
+    config: ContrastiveInversionConfig,
+) -> ContrastiveState:
+    """A fresh projection head and an empty bank for a teacher of images (H, W, C).
+
+    The bank takes `bank_size` x 2 D x 4 bytes, D being the channels of all layers whose moments the
+    teacher keeps: 0.9 GB for a WRN-40-2 and 40,960 images.
+    """
+    width = jax.eval_shape(
+        lambda x: contrast.embed(contrast.observe(model, variables, x).moments),
+        jax.ShapeDtypeStruct((1, *image_shape), jnp.float32),
+    ).shape[1]
+    projection = contrast.init_projection(key, width, config.projection_dim)
+    opt_state = optimisers(config)["projection"].init(projection)
+    bank = memory_bank.init_bank(config.bank_size, 2 * width)
+    return ContrastiveState(projection, opt_state, bank)
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("image_shape", "model", "student_model", "config"),
+    donate_argnames="state",
+)
+def contrastive_inversion(
+    state: ContrastiveState,
+    variables: Variables,
+    head: jax.Array,
+    labels: jax.Array,
+    student: tuple[Variables, jax.Array] | None,
+    key: PRNGKey,
+    *,
+    mean: jax.Array,
+    std: jax.Array,
+    image_shape: tuple[int, int, int],
+    model: BlockwiseModel,
+    student_model: BlockwiseModel | None,
+    config: ContrastiveInversionConfig,
+) -> tuple[ContrastiveState, Solution]:
+    """Makes one batch of images (section 4); all steps are one compiled program.
+
+    Args:
+      state: of `init_contrastive_inversion` or of the last call; donated.
+      variables: of the teacher.
+      head: f32[D, C], the teacher's classifier.
+      labels: i32[B], the class that each image is to show; `bank_size` is a multiple of B.
+      student: variables and classifier of the network to disagree with; None: no such term.
+      key: consumed.
+      mean: f32[C], of pixels in [0, 1].
+      std: f32[C], of pixels in [0, 1].
+      image_shape: (H, W, C), H and W divisible by 4.
+      model: the teacher's backbone.
+      student_model: the student's backbone.
+      config: `num_steps` steps are taken.
+
+    Returns:
+      The next state, and the images of the least loss, normalised and in the valid range, with
+      their terms.
+    """
+    key_generator, key_latents, key_steps = jax.random.split(key, 3)
+    batch, networks = labels.shape[0], Networks(variables, head, student)
+    weights = term_weights(config, student)
+    num_drawn = min(config.num_negatives, config.bank_size)
+
+    def terms_fn(parts, key):
+        key_views, key_draw = jax.random.split(key)
+        pixels = generate_pixels(parts["generator"], parts["latents"])
+        views = to_normalised(two_views(pixels, key_views, config), mean, std)
+        shown = contrast.observe(model, variables, views)
+        embeddings = contrast.embed(shown.moments)
+        whole, local = embeddings[:batch], embeddings[batch:]
+        terms = network_terms(
+            views[:batch],
+            shown.features[:batch],
+            contrast.batch_moments(jax.tree.map(lambda each: each[:batch], shown.moments)),
+            labels,
+            networks,
+            model=model,
+            student_model=student_model,
+            names=weights,
+        )
+        terms["contrastive"] = contrast.contrastive_loss(
+            parts["projection"],
+            local,
+            whole,
+            *memory_bank.draw(state.bank, key_draw, num_drawn),
+            temperature=config.temperature,
+        )
+        return terms, (pixels, jnp.concatenate([local, whole], 1))
+
+    sizes = {"latent_dim": config.latent_dim, "channels": config.channels}
+    parts = {
+        "generator": init_pixel_generator(key_generator, image_shape, **sizes),
+        "latents": jax.random.normal(key_latents, (batch, config.latent_dim)),
+        "projection": state.projection,
+    }
+    adams = optimisers(config)
+    opt_states = {name: adams[name].init(parts[name]) for name in ("generator", "latents")}
+    found = search(
+        terms_fn,
+        parts,
+        opt_states | {"projection": state.opt_state},
+        key_steps,
+        optimisers=adams,
+        weights=weights | {"contrastive": config.contrastive_weight},
+        num_steps=config.num_steps,
+    )
+    pixels, rows = found.best
+    state = ContrastiveState(
+        found.parts["projection"],
+        found.opt_states["projection"],
+        memory_bank.push(state.bank, rows),
+    )
+    images = to_normalised(pixels, mean, std)
+    return state, Solution(images, found.loss, found.losses, found.terms, found.finite)
+
+
+def two_views(pixels: jax.Array, key: PRNGKey, config: ContrastiveInversionConfig) -> jax.Array:
+    """Random views of f32[B, H, W, C] in [0, 1]: B global and then B local ones (section 2.5).
+
+    Global: a crop of the image in a black border. Local: a crop of `local_scale` of its area,
+    enlarged. Either is mirrored at random where `flip` says so.
+    """
+    key_global, key_local = jax.random.split(key)
+    local = AugmentConfig(crop_scale=config.local_scale, flip=config.flip)
+    return jnp.concatenate(
+        [
+            global_view(pixels, key_global, config),
+            augment(pixels, key_local, local, interpolation="linear"),
+        ]
+    )
+
+
+def global_view(pixels: jax.Array, key: PRNGKey, config: ContrastiveInversionConfig) -> jax.Array:
+    """The first half of `two_views`."""
+    return augment(pixels, key, AugmentConfig(crop_padding=config.crop_padding, flip=config.flip))
