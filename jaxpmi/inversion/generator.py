@@ -19,6 +19,7 @@ from jaxpmi.inversion import objectives
 from jaxpmi.inversion import priors
 from jaxpmi.models import blockwise
 from jaxpmi.models.layers import conv
+from jaxpmi.models.layers import upsampled_conv
 from jaxpmi.types import Moments
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
@@ -115,10 +116,9 @@ def decode(
     x = (noise @ params["linear"].reshape(latent, -1)).reshape(-1, *shape)
     if "linear_bias" in params:
         x = x + params["linear_bias"][None]
-    x = _double_size(batch_norm(0, x))
-    x = batch_norm(1, conv(x, params["conv0"]))
-    x = _double_size(jax.nn.leaky_relu(x, NEGATIVE_SLOPE))
-    x = batch_norm(2, conv(x, params["conv1"]))
+    x = batch_norm(1, upsampled_conv(batch_norm(0, x), params["conv0"]))
+    x = jax.nn.leaky_relu(x, NEGATIVE_SLOPE)
+    x = batch_norm(2, upsampled_conv(x, params["conv1"]))
     x = conv(jax.nn.leaky_relu(x, NEGATIVE_SLOPE), params["conv2"])
     return x + params["bias"][None, None, None]
 
@@ -272,10 +272,3 @@ def _term_weights(weights):
 
 def _optimiser():
     return optax.scale_by_adam()
-
-
-def _double_size(x):
-    """Nearest-neighbour enlargement of f32[B, H, W, C] to twice the height and width."""
-    b, h, w, c = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
-    return x.reshape(b, 2 * h, 2 * w, c)

@@ -78,11 +78,6 @@ def test_training_images_are_standardised_and_evaluation_uses_running_moments():
     assert np.abs(other - images).max() > 1e-2
 
 
-def test_an_enlarged_pixel_is_a_square():
-    x = np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2)
-    np.testing.assert_array_equal(generator._double_size(x), x.repeat(2, 1).repeat(2, 2))
-
-
 def test_training_lowers_the_loss_and_moves_all_of_the_state():
     state, metrics = trained()
     assert set(metrics) == TERMS | {"loss"}
