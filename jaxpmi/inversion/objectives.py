@@ -5,6 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxpmi.models.blockwise import BlockwiseModel
+from jaxpmi.models.blockwise import Stack
+from jaxpmi.models.blockwise import block_name
 from jaxpmi.types import Moments
 
 VARIANCE_FLOOR = 1e-4  # of stored variances: channels a network never uses have variance ~ 0
@@ -31,6 +34,59 @@ def statistics_loss(moments: Any, stored: Any) -> jax.Array:
     is_moments = lambda node: isinstance(node, Moments)  # noqa: E731
     losses = jax.tree.map(moment_kl, moments, stored, is_leaf=is_moments)
     return sum(jax.tree.leaves(losses), start=jnp.zeros(()))
+
+
+def euclidean_norm(x: jax.Array, axis: tuple[int, ...] | None = None) -> jax.Array:
+    """Root of the sum of squares over `axis` (None: all), with a gradient of 0 where it is 0."""
+    square = jnp.square(x).sum(axis)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+
+
+def batch_norm_distance(
+    model: BlockwiseModel,
+    moments: dict[str, Any],
+    stored: dict[str, Any],
+    *,
+    first_factor: float = 1.0,
+) -> jax.Array:
+    """Sum over layers of ||mean - stored mean|| + ||var - stored var||, f32[].
+
+    DeepInversion's and CMI's regulariser: Euclidean norms over channels, not squared. Nothing is
+    divided by a variance, so channels that the network never uses need no floor.
+
+    Args:
+      model: the network.
+      moments: `Forward.moments` of a batch: biased moments of every BatchNorm's input. A network
+        that keeps moments of other layers, such as a transformer, is compared at these.
+      stored: running moments, `Variables.batch_stats`.
+      first_factor: on the share of the first layer, which sees the image.
+
+    Raises:
+      ValueError: the network keeps no moments at all.
+    """
+    distances = []
+    for i, block in enumerate(model.blocks):
+        name, distance = block_name(i), _layer_distances
+        if name in moments:
+            distance = jax.vmap(distance) if isinstance(block, Stack) else distance
+            distances += [jnp.ravel(d) for d in distance(moments[name], stored[name])]
+    if not distances:
+        raise ValueError(
+            f"{type(model).__name__} keeps no moments of any layer, so there are no statistics to "
+            "match; use a network with BatchNorm, or set statistics_weight to 0."
+        )
+    total = sum(d.sum() for d in distances)
+    return total + (first_factor - 1.0) * distances[0][0]
+
+
+def _layer_distances(moments, stored):
+    """One distance per layer of a block, in the order of its pytree."""
+
+    def distance(batch, running):
+        return euclidean_norm(batch.mean - running.mean) + euclidean_norm(batch.var - running.var)
+
+    is_moments = lambda node: isinstance(node, Moments)  # noqa: E731
+    return jax.tree.leaves(jax.tree.map(distance, moments, stored, is_leaf=is_moments))
 
 
 def class_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """What is known of images without seeing one: smoothness, valid pixels, shifted views."""
 
+import functools
 import math
 from typing import Literal
 
@@ -7,10 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpmi.inversion.objectives import euclidean_norm
 from jaxpmi.types import PRNGKey
 
 
-def total_variation(images: jax.Array, *, norm: Literal["l1", "l2"] = "l1") -> jax.Array:
+def total_variation(
+    images: jax.Array, *, norm: Literal["l1", "l2", "batch_l2"] = "l1"
+) -> jax.Array:
     """Differences of f32[B, H, W, C] to the right, lower and two diagonal neighbours, as a scalar.
 
     Args:
@@ -22,14 +26,14 @@ def total_variation(images: jax.Array, *, norm: Literal["l1", "l2"] = "l1") -> j
     x = images
     right, down = x[:, :, 1:] - x[:, :, :-1], x[:, 1:] - x[:, :-1]
     diagonal, other = x[:, 1:, 1:] - x[:, :-1, :-1], x[:, 1:, :-1] - x[:, :-1, 1:]
-    size = _spatial_norms if norm == "l2" else jnp.abs
+    over = {"l2": (1, 2), "batch_l2": None}
+    size = jnp.abs if norm == "l1" else functools.partial(euclidean_norm, axis=over[norm])
     return sum(size(d).mean() for d in (right, down, diagonal, other))
 
 
-def _spatial_norms(x):
-    """Euclidean norms f32[B, C] of f32[B, H, W, C]; a map of zeros has a finite gradient."""
-    square = jnp.square(x).sum((1, 2))
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+def pixel_norm(images: jax.Array, *, norm: Literal["image", "batch"] = "image") -> jax.Array:
+    """Euclidean norm of f32[B, H, W, C], not squared: mean over images, or of the whole batch."""
+    return euclidean_norm(images, (1, 2, 3) if norm == "image" else None).mean()
 
 
 def pixel_histogram(images: np.ndarray) -> np.ndarray:
