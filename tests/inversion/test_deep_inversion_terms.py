@@ -1,4 +1,4 @@
-"""The terms of DeepInversion against the formulas written out in numpy."""
+"""The terms and the schedule of DeepInversion against the formulas written out in numpy."""
 
 import functools
 
@@ -11,6 +11,7 @@ from jaxpmi.config import DeepInversionConfig
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion import priors
 from jaxpmi.inversion.deep_inversion import competition
+from jaxpmi.inversion.deep_inversion import learning_rates
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
@@ -176,5 +177,21 @@ def test_reference_divergence_numbers():
             -1.6144631,
             rtol=1e-6,
         )
+    # One-hot against even: the middle (.75, .25) is that of the probabilities before clamping.
+    value = objectives.reference_divergence(jnp.asarray([[100.0, 0.0]]), jnp.zeros((1, 2)), 1.0)
+    m, p, q = np.asarray([0.75, 0.25]), np.asarray([0.99, 0.01]), 0.5
+    np.testing.assert_allclose(value, (m * np.log(m / np.sqrt(p * q))).sum(), rtol=1e-5)
     even = jnp.zeros((2, 1000))
     np.testing.assert_allclose(objectives.reference_divergence(even, even, 3.0), 0.0, atol=1e-6)
+
+
+# The schedule.
+
+
+def test_the_published_schedule():
+    config = DeepInversionConfig(learning_rate=0.25, warmup_steps=100, schedule="cosine")
+    rates = np.asarray(learning_rates(config, 2000))
+    want = [0.0025, 0.125, 0.25, 0.25, 0.125, 1.71e-7]
+    np.testing.assert_allclose(rates[[0, 49, 99, 100, 1050, 1999]], want, rtol=1e-3)
+    constant = np.asarray(learning_rates(DeepInversionConfig(learning_rate=0.05), 4))
+    np.testing.assert_allclose(constant, 0.05, rtol=1e-6)
