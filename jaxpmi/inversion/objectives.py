@@ -95,6 +95,28 @@ def class_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return (jax.nn.logsumexp(logits, axis=1) - picked).mean()
 
 
+def jensen_shannon(logits: jax.Array, others: jax.Array, temperature: float) -> jax.Array:
+    """Jensen-Shannon divergence of two batches of f32[B, C] logits, in [0, ln 2], mean over B.
+
+    KL(p || m) / 2 + KL(q || m) / 2 with p, q the softmax of logits / temperature, m = (p + q) / 2.
+    """
+    p, q = (jax.nn.log_softmax(z / temperature) for z in (logits, others))
+    middle = jnp.logaddexp(p, q) - jnp.log(2.0)
+    halves = jnp.exp(p) * (p - middle) + jnp.exp(q) * (q - middle)
+    return 0.5 * halves.sum(1).mean()
+
+
+def reference_divergence(logits: jax.Array, others: jax.Array, temperature: float) -> jax.Array:
+    """What DeepInversion's published code computes in place of `jensen_shannon`.
+
+    Probabilities and their mean m are each clamped to [0.01, 0.99], and the divergences are the
+    reverse ones: KL(m || p) / 2 + KL(m || q) / 2. It lies in [0, 1.6145].
+    """
+    p, q = (jax.nn.softmax(z / temperature) for z in (logits, others))
+    m, p, q = (jnp.clip(x, 0.01, 0.99) for x in (0.5 * (p + q), p, q))
+    return (m * (jnp.log(m) - 0.5 * (jnp.log(p) + jnp.log(q)))).sum(1).mean()
+
+
 def reverse_moment_kl(batch: Moments, stored: Moments) -> jax.Array:
     """KL(N(stored) || N(batch)), averaged over channels: ABD's direction (baselines 4.1).
 

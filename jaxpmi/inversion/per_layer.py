@@ -37,11 +37,20 @@ MAX_BOOST = {"feature_match": 10.0, "cross_entropy": 10.0, "statistics": 10.0}
 MAX_INPUT_BOOST = {**MAX_BOOST, "input_statistics": 5.0}
 
 
+def batch_sharding(like: jax.Array) -> NamedSharding | None:
+    """How a batch lies on the devices; None where it is whole, or not yet known inside a trace."""
+    if isinstance(like, jax.core.Tracer):
+        return None
+    if not isinstance(like.sharding, NamedSharding) or not like.sharding.spec:
+        return None
+    return NamedSharding(like.sharding.mesh, PartitionSpec(like.sharding.spec[0]))
+
+
 def draw_start(
     moments: Moments, shape: tuple[int, ...], key: PRNGKey, like: jax.Array
 ) -> jax.Array:
     """Gaussian noise f32[B, *shape] with per-channel `moments`, sharded as the batch `like` is."""
-    return _draw_start(moments, key, shape=(like.shape[0], *shape), sharding=_batch_sharding(like))
+    return _draw_start(moments, key, shape=(like.shape[0], *shape), sharding=batch_sharding(like))
 
 
 def propagated_block_inputs(
@@ -206,7 +215,7 @@ def invert_blocks(
       The solution of a stack has a leading axis L, first block first, and no `x`.
     """
     shapes = block_input_shapes(model, variables, image_shape)
-    sharding = _batch_sharding(targets.features)
+    sharding = batch_sharding(targets.features)
     last = len(model.blocks) - 1
     target, solutions = (targets if labels_only else targets.features), []
     for i in range(last, first_block - 1, -1):
@@ -309,15 +318,6 @@ def _invert_stack(
     keys = jax.random.split(key, block.depth)
     layers = (params, batch_stats, block_inputs, inverses, scales, keys)
     return jax.lax.scan(step, target, layers, reverse=True)
-
-
-def _batch_sharding(like):
-    """How a batch lies on the devices; None where it is whole, or not yet known inside a trace."""
-    if isinstance(like, jax.core.Tracer):
-        return None
-    if not isinstance(like.sharding, NamedSharding) or not like.sharding.spec:
-        return None
-    return NamedSharding(like.sharding.mesh, PartitionSpec(like.sharding.spec[0]))
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "sharding"))

@@ -49,6 +49,7 @@ def minimise(
     max_boost: Mapping[str, float] | None = None,
     project: Callable[[jax.Array], jax.Array] | None = None,
     iterate: Literal["best", "last"] = "best",
+    betas: tuple[float, float] = (0.9, 0.999),
 ) -> Solution:
     """Minimises `sum_k weights[k] * terms_fn(x, key)[k]` over x with Adam.
 
@@ -64,13 +65,14 @@ def minimise(
       project: applied after every update, e.g. clipping to valid pixels.
       iterate: which to return, the "best" of those before a step by unboosted loss, or the "last",
         after all steps (as published for CLIP), for which the terms are evaluated once more.
+      betas: decay of Adam's two moments.
 
     Returns:
       The iterate with its own unboosted loss and terms (the published code is off by one).
     """
     weights = {name: jnp.asarray(weight, jnp.float32) for name, weight in weights.items()}
     max_boost = dict(max_boost or {})
-    tx = optax.scale_by_adam()
+    tx = optax.scale_by_adam(*betas)
     zero = jnp.zeros((), jnp.float32)
 
     def objective(x, key, boost):

@@ -113,10 +113,12 @@ def batch_norm(
 ) -> tuple[jax.Array, Moments]:
     """Normalises f32[..., C]; also returns the batch's moments of `x`.
 
-    In evaluation mode the layer is one affine map, so the moments cost nothing unless used.
+    In evaluation mode the layer is one affine map, so the moments cost nothing unless used. With
+    `x` in bfloat16 the output is too, but not the moments nor what is computed from them.
     """
     batch = channel_moments(x)
     mean, var = batch if train else running
     scale = params["scale"] * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
     shape = (1,) * (x.ndim - 1) + (-1,)
-    return (x - mean.reshape(shape)) * scale.reshape(shape) + params["bias"].reshape(shape), batch
+    y = (x - mean.reshape(shape)) * scale.reshape(shape) + params["bias"].reshape(shape)
+    return y.astype(x.dtype), batch

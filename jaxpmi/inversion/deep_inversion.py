@@ -1,0 +1,325 @@
+"""DeepInversion and, against a student, Adaptive DeepInversion: images from a network alone.
+
+Noise, or any other start, becomes images of given classes whose layer inputs have the moments that
+the network's BatchNorms remember. (Yin et al., Dreaming to Distill, CVPR 2020.)
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+
+from jaxpmi.config import DeepInversionConfig
+from jaxpmi.inversion import objectives
+from jaxpmi.inversion import priors
+from jaxpmi.inversion.per_layer import batch_sharding
+from jaxpmi.inversion.per_layer import draw_start
+from jaxpmi.inversion.solver import Solution
+from jaxpmi.inversion.solver import minimise
+from jaxpmi.models.blockwise import BlockwiseModel
+from jaxpmi.models.blockwise import Variables
+from jaxpmi.models.blockwise import forward
+from jaxpmi.types import Moments
+from jaxpmi.types import PRNGKey
+
+
+class Classifier(NamedTuple):
+    """What a network and its head have learned."""
+
+    variables: Variables
+    head: jax.Array  # f32[D, C]
+
+
+class Inversion(NamedTuple):
+    """Synthetic images, and how they came about."""
+
+    images: jax.Array  # f32[B, H, W, C], normalised pixels
+    loss: jax.Array  # f32[], their loss
+    losses: tuple[jax.Array, ...]  # per stage, f32[S]: the loss before every step
+    terms: dict[str, jax.Array]  # their unweighted terms
+    finite: jax.Array  # bool[], False if any loss was NaN or infinite
+
+
+class _Problem(NamedTuple):
+    """Everything that is the same for all images."""
+
+    teacher: Classifier
+    student: Classifier | None
+    class_mask: jax.Array  # bool[C]
+    low: jax.Array  # f32[C]
+    high: jax.Array  # f32[C]
+
+
+def noise_start(labels: jax.Array, key: PRNGKey, *, image_shape: tuple[int, int, int]) -> jax.Array:
+    """Standard-normal images f32[B, H, W, C], on the devices on which i32[B] `labels` are."""
+    channels = image_shape[-1]
+    standard = Moments(jnp.zeros(channels), jnp.ones(channels))
+    return draw_start(standard, tuple(image_shape), key, labels)
+
+
+def learning_rates(config: DeepInversionConfig, num_steps: int) -> jax.Array:
+    """The learning rate of every step of a stage, f32[S].
+
+    Linear warm-up from 1/warmup_steps of the peak, which its last step has; then the peak or, for
+    `schedule="cosine"`, peak * (1 + cos(pi (e - warmup) / (S - warmup))) / 2 at step e.
+    """
+    index, warmup = np.arange(num_steps), config.warmup_steps
+    rates = np.ones(num_steps)
+    if config.schedule == "cosine":
+        # In float64, because the last rates are differences of nearly equal numbers.
+        rates = 0.5 * (1.0 + np.cos(np.pi * (index - warmup) / max(num_steps - warmup, 1)))
+    rates = np.where(index < warmup, (index + 1) / max(warmup, 1), rates)
+    return jnp.asarray(config.learning_rate * rates, jnp.float32)
+
+
+def random_view(
+    images: jax.Array, key: PRNGKey, *, scale: int = 1, jitter_pixels: int = 0, flip: bool = False
+) -> jax.Array:
+    """Averages images down by `scale`, shifts them cyclically and mirrors them, all alike.
+
+    Args:
+      images: f32[B, H, W, C].
+      key: key[], consumed; one shift and one coin toss serve the whole batch.
+      scale: side of the squares of pixels that are averaged; H and W are divisible by it.
+      jitter_pixels: greatest shift at full resolution, `jitter_pixels // scale` at this one.
+      flip: mirror with a probability of 1/2.
+
+    Returns:
+      f32[B, H / scale, W / scale, C].
+    """
+    key_shift, key_flip = jax.random.split(key)
+    batch, height, width, channels = images.shape
+    x = images.reshape(batch, height // scale, scale, width // scale, scale, channels).mean((2, 4))
+    if jitter_pixels // scale > 0:
+        x = priors.jitter(x, key_shift, jitter_pixels // scale)
+    return jnp.where(jax.random.bernoulli(key_flip), x[:, :, ::-1], x) if flip else x
+
+
+def competition(student: jax.Array, teacher: jax.Array, *, config: DeepInversionConfig):
+    """The term by which images make f32[B, C] logits of student and teacher differ, f32[]."""
+    if config.competition == "paper":
+        temperature = config.competition_temperature
+        return 1.0 - objectives.jensen_shannon(student, teacher, temperature)
+    divergence = objectives.reference_divergence(student, teacher, config.competition_temperature)
+    if config.competition == "negative":
+        return -divergence
+    return 1.0 - jnp.clip(divergence, 0.0, 1.0)
+
+
+def deep_inversion(
+    variables: Variables,
+    head: jax.Array,
+    labels: jax.Array,
+    start: jax.Array,
+    low: jax.Array,
+    high: jax.Array,
+    key: PRNGKey,
+    *,
+    model: BlockwiseModel,
+    config: DeepInversionConfig,
+    class_mask: jax.Array | None = None,
+    student: Classifier | None = None,
+    student_model: BlockwiseModel | None = None,
+) -> Inversion:
+    """Optimises images until the network sees the labels in them, and its own data's statistics.
+
+    Every stage has a fresh Adam and its own best iterate. The published code compares stages, of
+    which those of low resolution have the lower loss (`compare_stages`), and keeps the iterate
+    after the step whose loss it is, which is not offered: here images and loss belong together.
+
+    With `statistics_scope="device"` every device inverts its share of the batch on its own, with
+    shifts and flips of its own; losses and terms are then means over devices.
+
+    Args:
+      variables: the network's; its BatchNorms use the running moments.
+      head: f32[D, C], its classifier.
+      labels: i32[B], each in [0, C).
+      start: f32[B, H, W, C] in normalised pixel units: `noise_start`, or better images.
+      low: f32[C], black in these units.
+      high: f32[C], white.
+      key: key[], consumed.
+      model: the network.
+      config: stages, terms and their weights; terms of weight 0 are left out.
+      class_mask: bool[C], the classes that the head knows; None: all.
+      student: the competitor in Adaptive DeepInversion, frozen and in evaluation mode.
+      student_model: its network.
+
+    Raises:
+      ValueError: a label without a class, settings that contradict each other or the images, a
+        competition without a student, or a network that keeps no moments.
+    """
+    mask = jnp.ones(head.shape[1], bool) if class_mask is None else class_mask
+    _check_settings(config, start, student, student_model)
+    _check_labels(labels, mask)
+    return _solve(
+        _Problem(Classifier(variables, head), student, mask, low, high),
+        labels,
+        start,
+        key,
+        models=(model, student_model),
+        config=config,
+        sharding=batch_sharding(start) if config.statistics_scope == "device" else None,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("models", "config", "sharding"))
+def _solve(problem, labels, start, key, *, models, config, sharding: NamedSharding | None):
+    """`_invert` of the whole batch or, with a sharding, of every device's share by itself."""
+    invert = functools.partial(_invert, models=models, config=config)
+    if sharding is None:
+        return invert(problem, labels, start, key)
+    (axis,) = sharding.spec
+
+    def invert_share(problem, labels, start, key):
+        share = invert(problem, labels, start, jax.random.fold_in(key, jax.lax.axis_index(axis)))
+        means = jax.lax.pmean((share.loss, share.losses, share.terms), axis)
+        finite = jax.lax.pmin(share.finite.astype(jnp.int32), axis) > 0
+        return Inversion(share.images, *means, finite)
+
+    whole, split = PartitionSpec(), PartitionSpec(axis)
+    return jax.shard_map(
+        invert_share,
+        mesh=sharding.mesh,
+        in_specs=(whole, split, split, whole),
+        out_specs=Inversion(split, whole, whole, whole, whole),
+        check_vma=False,
+    )(problem, labels, start, key)
+
+
+def _invert(problem, labels, start, key, *, models, config):
+    """All stages, one after the other, on one batch."""
+    low, high = problem.low.reshape(1, 1, 1, -1), problem.high.reshape(1, 1, 1, -1)
+    clip = (lambda x: jnp.clip(x, low, high)) if config.clip_pixels else None
+    problem = problem._replace(
+        teacher=_in_precision(problem.teacher, config.forward_precision),
+        student=_in_precision(problem.student, config.forward_precision),
+    )
+    x, solutions = start if clip is None else clip(start), []
+    for i, (scale, num_steps) in enumerate(
+        zip(config.stage_scales, config.stage_steps, strict=True)
+    ):
+        terms = functools.partial(
+            _terms, problem, labels, scale=scale, models=models, config=config
+        )
+        solution = minimise(
+            terms,
+            x,
+            jax.random.fold_in(key, i),
+            weights=_weights(config),
+            learning_rates=learning_rates(config, num_steps),
+            project=clip,
+            iterate=config.iterate,
+            betas=config.adam_betas,
+        )
+        x = solution.x
+        solutions.append(solution)
+    kept = functools.reduce(_better, solutions) if config.compare_stages else solutions[-1]
+    return Inversion(
+        kept.x,
+        kept.loss,
+        tuple(solution.losses for solution in solutions),
+        kept.terms,
+        jnp.stack([solution.finite for solution in solutions]).all(),
+    )
+
+
+def _terms(problem, labels, x, key, *, scale, models, config):
+    """The unweighted terms of images `x`, all but one of them on a random view."""
+    views = random_view(x, key, scale=scale, jitter_pixels=config.jitter_pixels, flip=config.flip)
+    seen = views.astype(config.forward_precision)
+    predict = functools.partial(_predict, images=seen, class_mask=problem.class_mask)
+    logits, moments = predict(models[0], problem.teacher)
+    terms = {}
+    if config.cross_entropy_weight > 0:
+        terms["cross_entropy"] = objectives.class_cross_entropy(logits, labels)
+    if config.statistics_weight > 0:
+        stored, factor = problem.teacher.variables.batch_stats, config.first_statistics_factor
+        terms["statistics"] = objectives.batch_norm_distance(
+            models[0], moments, stored, first_factor=factor
+        )
+    if config.total_variation_weight > 0:
+        images = x if config.total_variation_view == "plain" else views
+        terms["total_variation"] = priors.total_variation(images, norm=config.total_variation_norm)
+    if config.pixel_norm_weight > 0:
+        terms["pixel_norm"] = priors.pixel_norm(views, norm=config.pixel_norm)
+    if config.competition_weight > 0:
+        others, _ = predict(models[1], problem.student)
+        others = jax.lax.stop_gradient(others) if config.detach_student else others
+        terms["competition"] = competition(others, logits, config=config)
+    return terms
+
+
+def _weights(config):
+    names = ("cross_entropy", "statistics", "total_variation", "pixel_norm", "competition")
+    weights = {name: getattr(config, f"{name}_weight") for name in names}
+    return {name: weight for name, weight in weights.items() if weight > 0}
+
+
+def _in_precision(classifier, precision):
+    """Casts the network's parameters; the stored moments, like those of a batch, stay f32."""
+    if classifier is None:
+        return None
+    params = jax.tree.map(lambda p: p.astype(precision), classifier.variables.params)
+    return classifier._replace(variables=classifier.variables._replace(params=params))
+
+
+def _predict(model, classifier, *, images, class_mask):
+    """Logits f32[B, C] of the classes that the head knows, and the moments of layer inputs."""
+    variables, head = classifier
+    outputs = forward(model, variables, images)
+    logits = outputs.features.astype(head.dtype) @ head
+    return jnp.where(class_mask[None], logits, -1e9), outputs.moments
+
+
+def _better(one: Solution, other: Solution) -> Solution:
+    """The solution of less loss; `losses` are those of the first."""
+    keep = lambda a, b: jnp.where(other.loss < one.loss, b, a)  # noqa: E731
+    return one._replace(
+        x=keep(one.x, other.x),
+        loss=keep(one.loss, other.loss),
+        terms=jax.tree.map(keep, one.terms, other.terms),
+    )
+
+
+def _check_settings(config, start, student, student_model):
+    shape, scales, steps = start.shape, config.stage_scales, config.stage_steps
+    if len(scales) != len(steps) or not scales:
+        raise ValueError(
+            f"stage_scales={scales} and stage_steps={steps} must have one entry per stage; give "
+            "both the same length, of 1 or more."
+        )
+    for scale in scales:
+        if shape[1] % scale or shape[2] % scale:
+            raise ValueError(
+                f"images of {shape[1]} x {shape[2]} pixels cannot be averaged down by "
+                f"stage_scales={scales}; use divisors of the image size."
+            )
+    if not _weights(config):
+        raise ValueError("every weight of DeepInversionConfig is 0; raise one of them.")
+    if config.statistics_scope == "device" and isinstance(start, jax.core.Tracer):
+        raise ValueError(
+            "statistics_scope='device' needs to know on which devices the images lie; call "
+            "deep_inversion outside jit, or set it to 'global'."
+        )
+    if config.competition_weight > 0 and (student is None or student_model is None):
+        raise ValueError(
+            f"competition_weight={config.competition_weight:g} needs a network to compete with; "
+            "give student and student_model, or set it to 0."
+        )
+
+
+def _check_labels(labels, class_mask):
+    """Raises for a label without a class; inside a trace nothing is known of labels."""
+    if isinstance(labels, jax.core.Tracer) or isinstance(class_mask, jax.core.Tracer):
+        return
+    labels, known = np.asarray(labels), np.flatnonzero(class_mask)
+    wrong = labels[~np.isin(labels, known)]
+    if wrong.size:
+        raise ValueError(
+            f"labels contain {wrong[0]}, but the head knows {known.size} classes in "
+            f"[0, {len(class_mask)}); draw labels from these."
+        )
