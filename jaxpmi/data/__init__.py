@@ -6,6 +6,7 @@ from jaxpmi.data.augment import denormalise
 from jaxpmi.data.augment import normalise
 from jaxpmi.data.batches import channel_moments
 from jaxpmi.data.batches import epoch_batches
+from jaxpmi.data.class_names import imagenet_class_names
 from jaxpmi.data.image_source import ImageSource
 from jaxpmi.data.sources import open_source
 from jaxpmi.data.stream import PastDataError
@@ -23,6 +24,7 @@ __all__ = [
     "class_order",
     "denormalise",
     "epoch_batches",
+    "imagenet_class_names",
     "normalise",
     "open_source",
     "split_tasks",
