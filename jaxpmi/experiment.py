@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxpmi.applications.distill import DISTILL
+from jaxpmi.applications.prune import PRUNE
 from jaxpmi.config import Config
 from jaxpmi.config_check import validate
 from jaxpmi.continual.clip_start import PRETRAINED
@@ -13,6 +14,8 @@ from jaxpmi.phases import System
 from jaxpmi.session import Session
 from jaxpmi.session import finished_summary
 from jaxpmi.sharding import make_mesh
+
+JOBS = {"distill": DISTILL, "prune": PRUNE}
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -34,6 +37,6 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _system(config: Config) -> System:
-    if config.job == "distill":
-        return DISTILL
+    if config.job != "continual":
+        return JOBS[config.job]
     return CLIP if config.model.name == "clip" else CLASS_INCREMENTAL

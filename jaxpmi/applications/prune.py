@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxpmi.accounting import Accounts
 from jaxpmi.applications.methods import SYNTHESISERS
-from jaxpmi.applications.speed import measured_speed_up
+from jaxpmi.applications.speed import measure_speed_up
 from jaxpmi.applications.state import ApplicationRun
 from jaxpmi.applications.state import ApplicationState
 from jaxpmi.applications.state import first_state
@@ -174,8 +174,8 @@ def summarise(run: ApplicationRun, state: ApplicationState, accounts: Accounts) 
     small_model, small = pruned_network(run.model, state)
     networks = {"before": (run.model, state.network), "after": (small_model, small)}
     shape = run.stream.image_shape
-    speed = measured_speed_up(
-        (run.model, state.network.variables), (small_model, small.variables),
+    speed_up = measure_speed_up(
+        (run.model, *state.network), (small_model, *small),
         image_shape=shape, batch_size=SPEED_BATCH,
     )  # fmt: skip
     return {
@@ -198,7 +198,7 @@ def summarise(run: ApplicationRun, state: ApplicationState, accounts: Accounts) 
             k: 2 * count_multiply_adds(model, network.variables, shape)
             for k, (model, network) in networks.items()
         },
-        "measured_speed_up": speed,
+        "measured_speed_up": speed_up,
         "num_synthesized": int(state.pool.count),
         "inversion": accounts.inversion,
         **accounts.cost(run.mesh.size),
@@ -287,7 +287,7 @@ def _num_batches(config: Config) -> int:
 
 
 def _num_initial(config: Config) -> int:
-    """Batches made before the first removal: half, where later ones can be hard for what is left."""
+    """Of these before the first removal: half, where later ones can be hard for what is left."""
     total = _num_batches(config)
     return -(-total // 2) if SYNTHESISERS[config.method].adapts else total
 

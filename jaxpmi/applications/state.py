@@ -64,8 +64,8 @@ class ApplicationState:
 
     @property
     def teacher(self) -> Network:
-        """The network, by its other name."""
-        return self.network
+        """A copy of the network, which its training donates."""
+        return jax.tree.map(jnp.copy, self.network)
 
 
 def open_data(config: Config, student_model: BlockwiseModel | None) -> ApplicationRun:

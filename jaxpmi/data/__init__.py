@@ -2,6 +2,7 @@
 
 from jaxpmi.data.batches import channel_moments
 from jaxpmi.data.batches import epoch_batches
+from jaxpmi.data.class_names import imagenet_class_names
 from jaxpmi.data.image_source import ImageSource
 from jaxpmi.data.sources import dataset_name
 from jaxpmi.data.sources import open_source
@@ -18,6 +19,7 @@ __all__ = [
     "class_order",
     "dataset_name",
     "epoch_batches",
+    "imagenet_class_names",
     "open_source",
     "split_tasks",
 ]

@@ -1,6 +1,7 @@
 """Names of classes in words, as prompts need them: read from a file, and made readable."""
 
 import dataclasses
+import importlib.resources
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,6 +61,19 @@ def read_class_names(path: str, stored: Sequence[str]) -> tuple[str, ...]:
         problem = f"no line for {shorten(missing)}" if missing else "two lines for a class"
         raise ValueError(f"{file} has {problem}; give every class one line.")
     return tuple(names[name].strip() for name in stored)
+
+
+def imagenet_class_names() -> tuple[str, ...]:
+    """The names of the 1,000 classes of ImageNet (ILSVRC 2012), in the order of their labels.
+
+    >>> imagenet_class_names()[207]
+    'golden retriever'
+
+    The file beside this module also has their WordNet ids, in the form that `read_class_names`
+    takes. Its origin: IMAGENET_CLASSES_LICENSE.md.
+    """
+    lines = importlib.resources.files("jaxpmi.data") / "imagenet_classes.txt"
+    return tuple(line.split(maxsplit=1)[1] for line in lines.read_text("utf-8").splitlines())
 
 
 def check_names_are_words(names: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
-"""Convolution and BatchNorm as pure functions on small dicts, NHWC throughout."""
+"""Convolutions and BatchNorm as pure functions on small dicts, NHWC throughout."""
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,10 @@ from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 
 BATCH_NORM_EPSILON = 1e-5
+
+# Zeros around an image: (size - 1) // 2 on every side, as PyTorch's networks have them, or
+# TensorFlow's "SAME", as few as make the output ceil(H / stride), the odd one below and right.
+Padding = Literal["symmetric", "same"]
 
 
 def draw_normal(key: PRNGKey, shape: tuple[int, ...], std: float) -> jax.Array:
@@ -32,15 +37,36 @@ def init_conv(key: PRNGKey, size: int, in_channels: int, out_channels: int) -> j
     return draw_normal(key, (size, size, in_channels, out_channels), scale)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """Convolves f32[B, H, W, C] with symmetric zero padding of (size - 1) // 2.
+def init_depthwise_conv(key: PRNGKey, size: int, channels: int) -> jax.Array:
+    """He-normal (fan-out) kernel f32[size, size, C] of a filter per channel."""
+    return draw_normal(key, (size, size, channels), (2.0 / (size * size)) ** 0.5)
+
+
+def init_pointwise_conv(key: PRNGKey, in_channels: int, out_channels: int) -> jax.Array:
+    """He-normal (fan-out) kernel f32[in, out] of a 1x1 convolution, which is `x @ kernel`."""
+    return draw_normal(key, (in_channels, out_channels), (2.0 / out_channels) ** 0.5)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def conv(
+    x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "symmetric"
+) -> jax.Array:
+    """Convolves f32[B, H, W, C] with f32[size, size, C, D], padded by zeros.
 
     The gradient is written out because XLA:CPU runs a convolution fast inside a loop only in its
     canonical NHWC/HWIO form, which JAX's own gradient is not: 10 times slower inside `lax.scan`.
     """
-    pad = (kernel.shape[0] - 1) // 2
-    return _conv_nhwc(x, kernel, ((pad, pad), (pad, pad)), stride=stride)
+    return _conv_nhwc(x, kernel, _pads(x, kernel, stride, padding), stride=stride)
+
+
+def _pads(x, kernel, stride, padding):
+    """Numbers of zeros (before, after) in height and in width."""
+    size = kernel.shape[0]
+    if padding == "symmetric":
+        return [((size - 1) // 2,) * 2] * 2
+    # What the windows cover beyond the image.
+    totals = [max((-(-n // stride) - 1) * stride + size - n, 0) for n in x.shape[1:3]]
+    return [(total // 2, total - total // 2) for total in totals]
 
 
 def _conv_nhwc(x, kernel, padding, *, stride=1, input_dilation=1, kernel_dilation=1):
@@ -55,23 +81,24 @@ def _conv_nhwc(x, kernel, padding, *, stride=1, input_dilation=1, kernel_dilatio
     )
 
 
-def _conv_forward(x, kernel, stride):
-    return conv(x, kernel, stride), (x, kernel)
+def _conv_forward(x, kernel, stride, padding):
+    return conv(x, kernel, stride, padding), (x, kernel)
 
 
-def _conv_backward(stride, residuals, grad):
+def _conv_backward(stride, padding, residuals, grad):
     """Both gradients as canonical convolutions, of the output gradient and of the input."""
     x, kernel = residuals
     size = kernel.shape[0]
-    pad = (size - 1) // 2
-    # Rows of the input that a strided output of this size covers, per axis.
+    before = [pad for pad, _ in _pads(x, kernel, stride, padding)]
+    # Rows of the input from the first to the last window's start, per axis.
     covered = [(n - 1) * stride + 1 for n in grad.shape[1:3]]
+    sides = list(zip(before, covered, x.shape[1:3], strict=True))
     flipped = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
-    padding = [(size - 1 - pad, n - c + pad) for n, c in zip(x.shape[1:3], covered, strict=True)]
-    grad_x = _conv_nhwc(grad, flipped, padding, input_dilation=stride)
-    padding = [(pad, size - 1 + c - n - pad) for n, c in zip(x.shape[1:3], covered, strict=True)]
+    pads = [(size - 1 - pad, n - c + pad) for pad, c, n in sides]
+    grad_x = _conv_nhwc(grad, flipped, pads, input_dilation=stride)
+    pads = [(pad, size - 1 + c - n - pad) for pad, c, n in sides]
     grad_kernel = _conv_nhwc(
-        x.transpose(3, 1, 2, 0), grad.transpose(1, 2, 0, 3), padding, kernel_dilation=stride
+        x.transpose(3, 1, 2, 0), grad.transpose(1, 2, 0, 3), pads, kernel_dilation=stride
     )
     return grad_x, grad_kernel.transpose(1, 2, 0, 3)
 
@@ -101,6 +128,74 @@ def upsampled_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.stack(rows, 2).reshape(batch, 2 * height, 2 * width, filters)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """Convolves every channel of f32[B, H, W, C] with its own f32[size, size, C], "same" padding.
+
+    A sum of shifted images, one per position of the kernel: XLA:CPU makes one loop over all of
+    them, many times faster than a grouped convolution inside `lax.scan` and than PyTorch's.
+    """
+    padded = _pad_image(x, _pads(x, kernel, stride, "same"))
+    shape = [-(-n // stride) for n in x.shape[1:3]]
+    return sum(_window(padded, i, shape, stride) * kernel[i] for i in np.ndindex(kernel.shape[:2]))
+
+
+def _pad_image(x, pads):
+    """Zeros in height and width, as an array of its own: the loop over windows would redo them."""
+    return jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *pads, (0, 0))))
+
+
+def _window(x, start, shape, stride=1):
+    """Every `stride`-th pixel from `start`, f32[B, *shape, C]."""
+    (row, column), (height, width) = start, shape
+    rows = slice(row, row + (height - 1) * stride + 1, stride)
+    columns = slice(column, column + (width - 1) * stride + 1, stride)
+    return x[:, rows, columns]
+
+
+def _depthwise_forward(x, kernel, stride):
+    return depthwise_conv(x, kernel, stride), (x, kernel)
+
+
+def _depthwise_backward(stride, residuals, grad):
+    x, kernel = residuals
+    pads = _pads(x, kernel, stride, "same")
+    padded = _pad_image(x, pads)
+    grad_kernel = [
+        (_window(padded, i, grad.shape[1:3], stride) * grad).sum((0, 1, 2))
+        for i in np.ndindex(kernel.shape[:2])
+    ]
+    grad_x = _depthwise_input_gradient(grad, kernel, stride, x.shape, pads)
+    return grad_x, jnp.stack(grad_kernel).reshape(kernel.shape)
+
+
+def _depthwise_input_gradient(grad, kernel, stride, shape, pads):
+    """One sum of windows per remainder of a pixel's padded row and column by the stride.
+
+    They are interleaved at last: to put zeros between the gradient's pixels instead would be
+    stride^2 times the work.
+    """
+    size, before = kernel.shape[0], [pad for pad, _ in pads]
+    reach = (size - 1) // stride  # windows before a pixel's own that cover it too
+    counts = [-(-(n + pad) // stride) for n, pad in zip(shape[1:3], before, strict=True)]
+    behind = [max(n - m, 0) for n, m in zip(counts, grad.shape[1:3], strict=True)]
+    padded = _pad_image(grad, [(reach, after) for after in behind])
+
+    def with_remainders(row, column):
+        positions = [(i, j) for i in range(row, size, stride) for j in range(column, size, stride)]
+        starts = [(reach - i // stride, reach - j // stride) for i, j in positions]
+        windows = [_window(padded, start, counts) for start in starts]
+        return sum(w * kernel[i] for w, i in zip(windows, positions, strict=True))
+
+    remainders = range(stride)
+    rows = [jnp.stack([with_remainders(i, j) for j in remainders], 3) for i in remainders]
+    whole = jnp.stack(rows, 2).reshape(shape[0], *(n * stride for n in counts), shape[-1])
+    return _window(whole, before, shape[1:3])
+
+
+depthwise_conv.defvjp(_depthwise_forward, _depthwise_backward)
+
+
 def init_batch_norm(channels: int, scale: float = 1.0) -> tuple[Params, Moments]:
     """Affine parameters, and running moments of a standard Gaussian."""
     # A dtype, so that the scale is not weakly typed: training would be compiled once more for it.
@@ -109,7 +204,12 @@ def init_batch_norm(channels: int, scale: float = 1.0) -> tuple[Params, Moments]
 
 
 def batch_norm(
-    params: Params, running: Moments, x: jax.Array, *, train: bool
+    params: Params,
+    running: Moments,
+    x: jax.Array,
+    *,
+    train: bool,
+    epsilon: float = BATCH_NORM_EPSILON,
 ) -> tuple[jax.Array, Moments]:
     """Normalises f32[..., C]; also returns the batch's moments of `x`.
 
@@ -118,7 +218,27 @@ def batch_norm(
     """
     batch = channel_moments(x)
     mean, var = batch if train else running
-    scale = params["scale"] * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
+    scale = params["scale"] * jax.lax.rsqrt(var + epsilon)
     shape = (1,) * (x.ndim - 1) + (-1,)
     y = (x - mean.reshape(shape)) * scale.reshape(shape) + params["bias"].reshape(shape)
     return y.astype(x.dtype), batch
+
+
+def clipped_moments(moments: Moments, ceiling: float | None = None) -> Moments:
+    """Moments of Gaussians f32[C] after a ReLU, or after a clip to [0, ceiling]."""
+    mean, square = _excess_moments(moments, 0.0)
+    if ceiling is not None:
+        # clip(x) = relu(x) - relu(x - ceiling), of which the second is only where the first
+        # is the second plus the ceiling.
+        mean_above, square_above = _excess_moments(moments, ceiling)
+        mean = mean - mean_above
+        square = square - square_above - 2.0 * ceiling * mean_above
+    return Moments(mean, jnp.maximum(square - jnp.square(mean), 0.0))
+
+
+def _excess_moments(moments, threshold):
+    """First and second moment of relu(x - threshold) of Gaussians."""
+    mean, std = moments.mean - threshold, jnp.sqrt(moments.var) + 1e-6
+    density, mass = jax.scipy.stats.norm.pdf(mean / std), jax.scipy.stats.norm.cdf(mean / std)
+    square = (jnp.square(mean) + moments.var) * mass + mean * std * density
+    return mean * mass + std * density, square

@@ -30,6 +30,7 @@ from jaxpmi.models.weight_names import HUGGING_FACE
 from jaxpmi.models.weight_names import OPENAI
 from jaxpmi.models.weight_names import Naming
 from jaxpmi.models.weight_names import Source
+from jaxpmi.models.weight_names import check_tensors
 
 
 class PretrainedClip(NamedTuple):
@@ -153,17 +154,7 @@ def _check_tensors(path, naming, shapes, fresh):
     """Compares the file's tensors with those that the leaves of a fresh model are made of."""
     needed = {}
     _map_sources(lambda source, leaf: needed.update(source.shapes(leaf.shape)), naming, fresh)
-    missing = [name for name in needed if name not in shapes]
-    extra = sorted(shapes.keys() - needed.keys() - naming.ignored)
-    problems = [f"it lacks {', '.join(missing)}"] if missing else []
-    problems += [f"it also has {', '.join(extra)}"] if extra else []
-    problems += [
-        f"{name} is {shapes[name]}, not {shape}"
-        for name, shape in needed.items()
-        if shapes.get(name, shape) != shape
-    ]
-    if problems:
-        raise ValueError(f"{path} does not fit the model: {'; '.join(problems)}.")
+    check_tensors(path, shapes, needed, naming.ignored)
 
 
 def _read_variables(file, naming, model, fresh):

@@ -38,14 +38,8 @@ class Stem:
 
     def propagate(self, params, moments):
         """Output moments without data: of a rectified Gaussian (`None`: before the ReLU)."""
-        mean, var = params["bn"]["bias"], jnp.square(params["bn"]["scale"])
-        if moments is None:
-            return Moments(mean, var)
-        std = jnp.sqrt(var) + 1e-6
-        density, mass = jax.scipy.stats.norm.pdf(mean / std), jax.scipy.stats.norm.cdf(mean / std)
-        rectified = mean * mass + std * density
-        square = (jnp.square(mean) + var) * mass + mean * std * density
-        return Moments(rectified, jnp.maximum(square - jnp.square(rectified), 0.0))
+        normalised = Moments(params["bn"]["bias"], jnp.square(params["bn"]["scale"]))
+        return normalised if moments is None else layers.clipped_moments(normalised)
 
 
 @dataclasses.dataclass(frozen=True)

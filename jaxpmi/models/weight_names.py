@@ -1,4 +1,4 @@
-"""Where other libraries keep CLIP's weights: for every leaf of ours, tensors of a file, as data.
+"""Where other libraries keep weights: for every leaf of ours, tensors of a file, as data.
 
 A `Naming` has the structure of `ClipVariables` (without the moments), with a `Source` in place of
 every array. Linear maps are stored as f32[out, in] elsewhere and as f32[in, out] here; the three of
@@ -7,6 +7,9 @@ an attention are one here, and the blocks of a tower are stacked.
 
 import math
 from collections.abc import Callable
+from collections.abc import Collection
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from typing import NamedTuple
 
@@ -29,6 +32,16 @@ PATCHES = Layout(
     lambda tensor: tensor.transpose(2, 3, 1, 0).reshape(-1, len(tensor)),
     lambda shape: (shape[1], 3, *[math.isqrt(shape[0] // 3)] * 2),
 )
+# Convolutions, which PyTorch keeps as f32[out, in, size, size]; depthwise ones have in = 1.
+CONV = Layout(
+    lambda tensor: tensor.transpose(2, 3, 1, 0),
+    lambda shape: (shape[3], shape[2], *shape[:2]),
+)
+DEPTHWISE = Layout(
+    lambda tensor: tensor[:, 0].transpose(1, 2, 0),
+    lambda shape: (shape[2], 1, *shape[:2]),
+)
+POINTWISE = Layout(lambda tensor: tensor[:, :, 0, 0].T, lambda shape: (*shape[::-1], 1, 1))
 
 
 class Source(NamedTuple):
@@ -60,6 +73,26 @@ class Source(NamedTuple):
         """How many blocks the leaf has, and the shape that it has in one of them."""
         stacked = "{}" in self.names[0]
         return (leaf_shape[0], leaf_shape[1:]) if stacked else (1, leaf_shape)
+
+
+def check_tensors(
+    path: Path,
+    found: Mapping[str, tuple[int, ...]],
+    needed: Mapping[str, tuple[int, ...]],
+    ignored: Collection[str],
+) -> None:
+    """Raises a `ValueError` that lists all names and shapes of a file that are not the needed."""
+    missing = [name for name in needed if name not in found]
+    extra = sorted(found.keys() - needed.keys() - set(ignored))
+    problems = [f"it lacks {', '.join(missing)}"] if missing else []
+    problems += [f"it also has {', '.join(extra)}"] if extra else []
+    problems += [
+        f"{name} is {found[name]}, not {shape}"
+        for name, shape in needed.items()
+        if found.get(name, shape) != shape
+    ]
+    if problems:
+        raise ValueError(f"{path} does not fit the model: {'; '.join(problems)}.")
 
 
 class Naming(NamedTuple):

@@ -1,11 +1,15 @@
 """Names of classes: made readable, read from files, refused where they are no words."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import jaxpmi.data.class_names
 from jaxpmi.config import DataConfig
 from jaxpmi.data import open_source
 from jaxpmi.data.class_names import check_names_are_words
+from jaxpmi.data.class_names import imagenet_class_names
 from jaxpmi.data.class_names import read_class_names
 from jaxpmi.data.class_names import readable_name
 
@@ -106,3 +110,13 @@ def test_names_that_are_no_words(names, message):
 def test_words_are_names():
     check_names_are_words(("7", "seven"))
     check_names_are_words(("n014435371", "nothing"))
+
+
+def test_the_names_of_imagenet_are_in_the_order_of_its_labels():
+    names = imagenet_class_names()
+    assert len(names) == len(set(names)) == 1000
+    assert (names[0], names[652], names[999]) == ("tench", "military uniform", "toilet tissue")
+    path = Path(jaxpmi.data.class_names.__file__).with_name("imagenet_classes.txt")
+    ids = [line.split()[0] for line in path.read_text().splitlines()]
+    assert ids == sorted(set(ids))  # labels are numbered so
+    assert read_class_names(str(path), ids[5:7]) == names[5:7]

@@ -1,0 +1,201 @@
+"""Reads the tensors of a PyTorch state dict without PyTorch, and without running what it holds.
+
+A checkpoint is a pickle, and a pickle may call anything. This reader knows three kinds of names,
+`OrderedDict`, `_rebuild_tensor_v2` and the storage types, and gives its own meaning to the latter
+two: a description of where the numbers lie. Whatever else a file names is refused. Both of
+PyTorch's formats are read: zip archives, and the older sequence of pickles and raw storages.
+"""
+
+import collections
+import math
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+from typing import Any
+from typing import NamedTuple
+
+import numpy as np
+
+_ZIP_START = b"PK\x03\x04"
+_LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+_DTYPES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+}
+
+
+class _Storage(NamedTuple):
+    """A run of numbers in the file, which tensors are views of."""
+
+    key: str
+    dtype: str
+    size: int  # elements
+
+
+class _View(NamedTuple):
+    """A tensor as the pickle describes it; offset and strides in elements."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class _Unreadable(Exception):
+    """Why a file is not read, as the part of a sentence that stands in brackets."""
+
+
+def read_torch_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads a file of `torch.save(model.state_dict(), path)`.
+
+    Args:
+      path: a file of either format, of tensors by name and nothing else.
+
+    Returns:
+      A contiguous array per name, of the stored type (bfloat16 as that of ml_dtypes).
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is something else, is damaged, or names anything that could be run.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist or is no file; give a PyTorch state dict.")
+    try:
+        with path.open("rb") as file:
+            is_zip = file.read(len(_ZIP_START)) == _ZIP_START
+            file.seek(0)
+            return (_read_zip if is_zip else _read_legacy)(file)
+    # Bytes that are no pickle make `pickle` raise nearly anything.
+    except Exception as error:
+        raise ValueError(
+            f"{path} is not a whole PyTorch state dict that can be read safely ({error}); fetch it "
+            "once more, or save one with torch.save(model.state_dict(), path)."
+        ) from error
+
+
+class _Unpickler(pickle.Unpickler):
+    """Makes dicts, lists, numbers, strings and `_View`s, and nothing else."""
+
+    def find_class(self, module, name):
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            # A new function every time: a pickle may set attributes of what it is given.
+            return lambda *arguments: _rebuild_tensor(*arguments)
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
+        raise _Unreadable(f"it names {module}.{name}")
+
+    def persistent_load(self, pid):
+        match pid:
+            case ("storage", str(dtype), str(key), str(), int(size), *view):
+                if dtype in _DTYPES.values() and size >= 0 and view in ([], [None]):
+                    return _Storage(key, dtype, size)
+        raise _Unreadable(f"it refers to {pid!r} as a storage")
+
+
+def _rebuild_tensor(storage, offset, shape, strides, *_):
+    """Describes a tensor, unless some of it lies outside its storage."""
+    numbers = (offset, *shape, *strides)
+    valid = isinstance(storage, _Storage) and len(shape) == len(strides)
+    valid = valid and all(type(number) is int and number >= 0 for number in numbers)
+    if valid and 0 not in shape:
+        last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+        # No more elements than the storage has: an expanded tensor could be of any size.
+        valid = last < storage.size and math.prod(shape) <= storage.size
+    if not valid:
+        raise _Unreadable(f"a tensor of shape {shape} and strides {strides} is not in its storage")
+    return _View(storage, offset, tuple(shape), tuple(strides))
+
+
+def _read_zip(file):
+    """An archive: `data.pkl`, and every storage as an entry of its own."""
+    with zipfile.ZipFile(file) as archive:
+        pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise _Unreadable(f"it has {len(pickles)} entries data.pkl, not 1")
+        folder = pickles[0].removesuffix("data.pkl")
+        if f"{folder}byteorder" in archive.namelist():
+            _check_byte_order(archive.read(f"{folder}byteorder") == b"little")
+        with archive.open(pickles[0]) as entry:
+            views = _load(entry)
+
+        def read_storage(storage: _Storage) -> bytes:
+            name, size = f"{folder}data/{storage.key}", _num_bytes(storage)
+            if name not in archive.namelist():
+                raise _Unreadable(f"the entry {name} is missing")
+            stored = archive.getinfo(name).file_size
+            if stored != size:
+                raise _Unreadable(f"the entry {name} has {stored} bytes, not {size}")
+            return archive.read(name)
+
+        return _read_tensors(views, read_storage)
+
+
+def _read_legacy(file):
+    """Five pickles (what it is, its version, its machine, tensors, keys), then the storages."""
+    if _load(file) != _LEGACY_MAGIC or _load(file) != _LEGACY_PROTOCOL:
+        raise _Unreadable("it starts with something else")
+    _check_byte_order(_load(file)["little_endian"])
+    views, keys = _load(file), _load(file)
+    storages = {view.storage.key: view.storage for view in _checked(views).values()}
+    contents = {}
+    for key in keys:
+        if key not in storages:
+            raise _Unreadable(f"no tensor is of its storage {key}")
+        size = _num_bytes(storages[key])
+        (stored,) = struct.unpack("<q", file.read(8))
+        contents[key] = file.read(size)
+        if stored != storages[key].size or len(contents[key]) != size:
+            raise _Unreadable(f"the storage {key} has not {size} bytes")
+    if storages.keys() - contents.keys():
+        raise _Unreadable("a storage is missing")
+    return _read_tensors(views, lambda storage: contents[storage.key])
+
+
+def _load(file: IO[bytes]) -> Any:
+    return _Unpickler(file).load()
+
+
+def _check_byte_order(little):
+    if little is not True:
+        raise _Unreadable("its numbers are not little-endian")
+
+
+def _num_bytes(storage):
+    return storage.size * np.dtype(storage.dtype).itemsize
+
+
+def _checked(views):
+    """The given object, if it is a dict of tensors by name."""
+    if not isinstance(views, dict):
+        raise _Unreadable(f"it holds a {type(views).__name__}, not tensors by name")
+    for name, view in views.items():
+        if not (isinstance(name, str) and isinstance(view, _View)):
+            raise _Unreadable(f"{name!r} in it is no tensor")
+    return views
+
+
+def _read_tensors(views: Any, read_storage: Callable[[_Storage], bytes]) -> dict[str, np.ndarray]:
+    """Contiguous copies of the views; storages that several share are read for each."""
+    tensors = {}
+    for name, view in _checked(views).items():
+        storage = np.frombuffer(read_storage(view.storage), np.dtype(view.storage.dtype))
+        if storage.size != view.storage.size:
+            raise _Unreadable(f"the storage {view.storage.key} is given two sizes")
+        strides = [stride * storage.itemsize for stride in view.strides]
+        start = storage[view.offset :]
+        tensors[name] = np.lib.stride_tricks.as_strided(start, view.shape, strides).copy()
+    return tensors
