@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "features": {"config", "types"},
     "inversion": {"config", "types", "models"},
     "continual": {"config", "types", "models", "data", "features", "inversion", "sharding"},
+    "applications": {"config", "types", "models", "data", "features", "inversion", "sharding"},
 }
 # The composition root alone also checks configs, restores, and writes.
 MAY_IMPORT_TOO = {"continual.loop": {"config_check", "config_file", "checkpoint", "writers"}}
