@@ -37,8 +37,11 @@ MAY_IMPORT = {
     "features": {"config", "types"},
     "inversion": {"config", "types", "models", "augment"},
     "continual": {"config", "types", "models", "augment", "data", "features", "inversion"} | RUNS,
+    "applications": {"config", "types", "models", "augment", "data", "inversion", "continual"}
+    | {"writers"}
+    | RUNS,
     "session": {"config", "config_file", "checkpoint", "writers"} | RUNS,
-    "experiment": {"config", "config_check", "continual", "session"} | RUNS,
+    "experiment": {"config", "config_check", "continual", "applications", "session"} | RUNS,
 }
 # What a run is made of says also what is drawn of it.
 MAY_IMPORT_TOO = {"continual.loop": {"writers"}}

@@ -5,7 +5,6 @@ of our specification). Fresh adapters add exactly 0, so the model starts as the 
 """
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,8 +68,3 @@ def with_adapters(stack_params: Params, adapters: Params | None) -> Params:
     """A stack's parameters with adapters beside them; nothing is copied. None: without."""
     base = {name: part for name, part in stack_params.items() if name != "adapters"}
     return base if adapters is None else {**base, "adapters": adapters}
-
-
-def count_parameters(tree: Any) -> int:
-    """Numbers in a pytree of arrays."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

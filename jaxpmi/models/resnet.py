@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpmi.models import layers
+from jaxpmi.models.channels import ChannelAxes
 from jaxpmi.types import Moments
 
 
@@ -36,6 +37,15 @@ class Stem:
         x, moments = layers.batch_norm(params["bn"], batch_stats["bn"], x, train=train)
         return jax.nn.relu(x), {"bn": moments}
 
+    def channel_axes(self, params):
+        """See `PrunableBlock.channel_axes`."""
+        axes = {"conv": ("in", "out"), "bn": ("out",)}
+        return ChannelAxes({name: axes[name] for name in params}, tied=False)
+
+    def narrow(self, widths):
+        """See `PrunableBlock.narrow`."""
+        return dataclasses.replace(self, channels=widths["out"])
+
     def propagate(self, params, moments):
         """Output moments without data: of a rectified Gaussian (`None`: before the ReLU)."""
         normalised = Moments(params["bn"]["bias"], jnp.square(params["bn"]["scale"]))
@@ -51,17 +61,18 @@ class ResidualBlock:
     projection: bool = False  # 1x1 conv + BN on the shortcut where the shape changes
     final_relu: bool = False  # ReLU after the sum
     pool: bool = False  # global average pooling after the block: f32[B, channels]
+    hidden_channels: int | None = None  # between the convolutions; None: as many as `channels`
 
     def init(self, key, input_shape):
         """See `Block.init`."""
         key1, key2, key3 = jax.random.split(key, 3)
-        in_channels = input_shape[-1]
+        in_channels, hidden = input_shape[-1], self.hidden_channels or self.channels
         params = {
-            "conv1": layers.init_conv(key1, 3, in_channels, self.channels),
-            "conv2": layers.init_conv(key2, 3, self.channels, self.channels),
+            "conv1": layers.init_conv(key1, 3, in_channels, hidden),
+            "conv2": layers.init_conv(key2, 3, hidden, self.channels),
         }
         batch_stats = {}
-        params["bn1"], batch_stats["bn1"] = layers.init_batch_norm(self.channels)
+        params["bn1"], batch_stats["bn1"] = layers.init_batch_norm(hidden)
         params["bn2"], batch_stats["bn2"] = layers.init_batch_norm(self.channels, scale=0.0)
         if self.projection and (self.stride != 1 or in_channels != self.channels):
             params["conv3"] = layers.init_conv(key3, 1, in_channels, self.channels)
@@ -85,6 +96,14 @@ class ResidualBlock:
             y = jax.nn.relu(y)
         return (y.mean((1, 2)) if self.pool else y), moments
 
+    def channel_axes(self, params):
+        """See `PrunableBlock.channel_axes`."""
+        return _residual_axes(params, bn1="hidden", bn2="out", bn3="out")
+
+    def narrow(self, widths):
+        """See `PrunableBlock.narrow`."""
+        return _narrow(self, widths)
+
     def propagate(self, params, moments):
         """Output moments without data: shortcut plus last BatchNorm (`None`: the latter alone)."""
         mean, var = params["bn2"]["bias"], jnp.square(params["bn2"]["scale"])
@@ -103,18 +122,19 @@ class PreActivationBlock:
     channels: int
     stride: int = 1
     pool: bool = False  # final BN - ReLU - global average pooling: f32[B, channels]
+    hidden_channels: int | None = None  # between the convolutions; None: as many as `channels`
 
     def init(self, key, input_shape):
         """See `Block.init`."""
         key1, key2, key3 = jax.random.split(key, 3)
-        in_channels = input_shape[-1]
+        in_channels, hidden = input_shape[-1], self.hidden_channels or self.channels
         params = {
-            "conv1": layers.init_conv(key1, 3, in_channels, self.channels),
-            "conv2": layers.init_conv(key2, 3, self.channels, self.channels),
+            "conv1": layers.init_conv(key1, 3, in_channels, hidden),
+            "conv2": layers.init_conv(key2, 3, hidden, self.channels),
         }
         batch_stats = {}
         params["bn1"], batch_stats["bn1"] = layers.init_batch_norm(in_channels)
-        params["bn2"], batch_stats["bn2"] = layers.init_batch_norm(self.channels)
+        params["bn2"], batch_stats["bn2"] = layers.init_batch_norm(hidden)
         if self.stride != 1 or in_channels != self.channels:
             params["conv3"] = layers.init_conv(key3, 1, in_channels, self.channels)
         if self.pool:
@@ -134,6 +154,14 @@ class PreActivationBlock:
         y = layers.conv(activate("bn2", y), params["conv2"])
         y = y + (layers.conv(activated, params["conv3"], self.stride) if "conv3" in params else x)
         return (activate("bn3", y).mean((1, 2)) if self.pool else y), moments
+
+    def channel_axes(self, params):
+        """See `PrunableBlock.channel_axes`."""
+        return _residual_axes(params, bn1="in", bn2="hidden", bn3="out")
+
+    def narrow(self, widths):
+        """See `PrunableBlock.narrow`."""
+        return _narrow(self, widths)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,6 +225,21 @@ def preact_resnet34(width: int = 64) -> ResNet:
     """Pre-activation CIFAR ResNet-34, feature 8 x `width`."""
     stem = Stem(width, activation=False)
     return ResNet((stem, *_residual(width, (3, 4, 6, 3), PreActivationBlock)))
+
+
+def _residual_axes(params, **batch_norms):
+    """Channels of a residual block of either kind; a shortcut without conv3 ties in and out."""
+    axes = {"conv1": ("in", "hidden"), "conv2": ("hidden", "out"), "conv3": ("in", "out")}
+    axes |= {name: (channels,) for name, channels in batch_norms.items()}
+    return ChannelAxes({name: axes[name] for name in params}, tied="conv3" not in params)
+
+
+def _narrow(block, widths):
+    """A residual block of either kind with other numbers of channels."""
+    channels, hidden = widths["out"], widths["hidden"]
+    return dataclasses.replace(
+        block, channels=channels, hidden_channels=None if hidden == channels else hidden
+    )
 
 
 def _identity_shortcut(x, shape):

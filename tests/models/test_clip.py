@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxpmi.models import clip
-from jaxpmi.models.adapters import count_parameters
+from jaxpmi.models.cost import count_parameters
 
 TINY = clip.clip(
     image_size=16, patch_size=8, width=16, depth=2, num_heads=2, features=6, vocabulary=20,

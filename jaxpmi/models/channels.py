@@ -1,0 +1,138 @@
+"""Which channels of a network are one: what must be removed together when filters are removed.
+
+Channels that a network adds to each other can only be removed together, from every convolution that
+writes them and every layer that reads them. A *group* is a set of such channels: those between the
+convolutions of one block, or those of the residual stream. Where a shortcut without parameters
+appends channels, the stream goes on with the old ones, and the appended ones are a new group.
+"""
+
+from typing import NamedTuple
+from typing import Protocol
+
+import jax
+
+from jaxpmi.models.blockwise import Block
+from jaxpmi.models.blockwise import BlockwiseModel
+from jaxpmi.models.blockwise import Variables
+from jaxpmi.models.blockwise import block_name
+from jaxpmi.types import Params
+
+
+class ChannelAxes(NamedTuple):
+    """Which channels the layers of a block read and write."""
+
+    # Per entry of the block's params the channels along the last axes of its arrays, by name: "in"
+    # and "out" are the block's input and output, other names its own. A convolution kernel
+    # f32[k, k, C, C'] has two, what has one number per channel (BatchNorm, f32[k, k, 1, C] of a
+    # depthwise convolution) has one. What a layer writes is named last.
+    layers: dict[str, tuple[str, ...]]
+    tied: bool  # input channel c is added to output channel c; outputs without an input are new
+
+
+class PrunableBlock(Protocol):
+    """What a block needs besides `Block` so that its filters can be removed."""
+
+    def channel_axes(self, params: Params) -> ChannelAxes:
+        """Names the channels of every layer. Those in its `batch_stats` are BatchNorms."""
+
+    def narrow(self, widths: dict[str, int]) -> Block:
+        """The same block with other numbers of channels, given for every name."""
+
+
+class FilterGroup(NamedTuple):
+    """Channels of which each is removed as a whole."""
+
+    size: int  # channels
+    num_filters: int  # that write each of them: one channel removed is this many filters removed
+
+
+class Layer(NamedTuple):
+    """The channels of one layer in terms of the whole network."""
+
+    axes: tuple[tuple[str, ...], ...]  # per one of its last axes the groups along it, in order
+    is_filter: bool  # a convolution; else a BatchNorm
+
+
+class BlockLayout(NamedTuple):
+    """The channels of one block in terms of the whole network."""
+
+    groups: dict[str, tuple[str, ...]]  # behind every name that the block has for channels
+    layers: dict[str, Layer]
+
+
+class Layout(NamedTuple):
+    """All groups and where they are."""
+
+    sizes: dict[str, int]  # channels, also of groups that no convolution writes (the images)
+    blocks: list[BlockLayout]
+
+
+def filter_groups(model: BlockwiseModel, variables: Variables) -> dict[str, FilterGroup]:
+    """Everything that can be removed from a network, by names that removal does not change.
+
+    Args:
+      model: the backbone; its blocks must be prunable.
+      variables: its parameters, of which only the shapes matter.
+
+    Returns:
+      Groups in the order of the blocks. The sum of `size * num_filters` counts every filter once.
+
+    Raises:
+      ValueError: a block is not a `PrunableBlock`.
+    """
+    layout = channel_layout(model, variables)
+    counts = dict.fromkeys(layout.sizes, 0)
+    for block in layout.blocks:
+        for layer in block.layers.values():
+            for name in layer.axes[-1] if layer.is_filter else ():
+                counts[name] += 1
+    return {name: FilterGroup(layout.sizes[name], count) for name, count in counts.items() if count}
+
+
+def channel_layout(model: BlockwiseModel, variables: Variables) -> Layout:
+    """Follows the channels through the network; arguments and errors as of `filter_groups`."""
+    sizes, blocks, stream = {}, [], ()
+    for i, block in enumerate(model.blocks):
+        prefix = block_name(i)
+        params, batch_stats = variables.params[prefix], variables.batch_stats[prefix]
+        axes, tied = _channel_axes(block, prefix, params)
+        widths = _widths(axes, params)
+        if not stream:
+            stream, sizes["images"] = ("images",), widths["in"]
+        new = {name: width for name, width in widths.items() if name != "in"}
+        if tied:
+            new["out"] -= widths["in"]
+        groups = {name: (f"{prefix}/{name}",) if size else () for name, size in new.items()}
+        groups["in"] = stream
+        stream = groups["out"] = stream + groups["out"] if tied else groups["out"]
+        sizes |= {f"{prefix}/{name}": size for name, size in new.items() if size}
+        layers = {
+            key: Layer(tuple(groups[name] for name in names), key not in batch_stats)
+            for key, names in axes.items()
+        }
+        blocks.append(BlockLayout(groups, layers))
+    return Layout(sizes, blocks)
+
+
+def _channel_axes(block, name, params):
+    if not (hasattr(block, "channel_axes") and hasattr(block, "narrow")):
+        raise ValueError(
+            f"{name} is a {type(block).__name__}, from which no filters can be removed: choose "
+            "a ResNet, or give it the methods of jaxpmi.models.channels.PrunableBlock."
+        )
+    axes = block.channel_axes(params)
+    if set(axes.layers) != set(params):
+        raise ValueError(
+            f"{type(block).__name__}.channel_axes names {sorted(axes.layers)}, but the "
+            f"parameters of {name} are {sorted(params)}; name every one."
+        )
+    return axes
+
+
+def _widths(axes, params):
+    """Numbers of channels behind a block's names, read off its parameters."""
+    widths = {}
+    for key, names in axes.items():
+        for leaf in jax.tree.leaves(params[key]):
+            widths |= dict(zip(reversed(names), reversed(leaf.shape), strict=False))
+    return widths

@@ -1,0 +1,422 @@
+import dataclasses
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpmi.models import MODELS
+from jaxpmi.models import blockwise
+from jaxpmi.models import channels
+from jaxpmi.models import layers
+from jaxpmi.models import pruning
+from jaxpmi.models import resnet
+from jaxpmi.models.cost import count_multiply_adds
+
+SHAPE = (8, 8, 3)
+NUM_CLASSES = 5
+FAMILIES = [name for name in MODELS if "resnet" in name]
+KINDS = ["resnet_small", "resnet18", "preact_resnet18"]  # the others differ in depth alone
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@functools.cache
+def classifier(name, width=4):
+    """A model, random variables (no gamma of 0 hides a path) and a head."""
+    model = MODELS[name](width)
+    variables = blockwise.init_variables(model, jax.random.key(0), SHAPE)
+    leaves, structure = jax.tree.flatten(variables.params)
+    leaves = [x + 0.2 * normal(i, *x.shape) for i, x in enumerate(leaves)]
+    scatter = lambda x: np.abs(x + 0.3 * normal(1, *x.shape)) + 0.1  # noqa: E731
+    batch_stats = jax.tree.map(scatter, variables.batch_stats)
+    variables = blockwise.Variables(jax.tree.unflatten(structure, leaves), batch_stats)
+    (dim,) = blockwise.block_input_shapes(model, variables, SHAPE)[-1]
+    return model, variables, jnp.asarray(normal(9, dim, NUM_CLASSES))
+
+
+def count_filters(groups):
+    return sum(group.size * group.num_filters for group in groups.values())
+
+
+def half_at_random(model, variables, seed=0):
+    groups = channels.filter_groups(model, variables)
+    rng = np.random.default_rng(seed)
+    importance = {name: rng.uniform(size=group.size) for name, group in groups.items()}
+    return pruning.choose_filters(groups, importance, num_removed=count_filters(groups) // 2)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "train"))
+def logits(variables, head, images, *, model, train=False):
+    return blockwise.forward(model, variables, images, train=train).features @ head
+
+
+def loss_gradient(model, variables, head, loss, *, train=False):
+    """Gradient of the mean of `loss` of logits with respect to the backbone's parameters."""
+    images = jnp.asarray(normal(3, 6, *SHAPE))
+
+    def objective(params):
+        out = logits(variables._replace(params=params), head, images, model=model, train=train)
+        return loss(out).mean()
+
+    return jax.jit(jax.grad(objective))(variables.params)
+
+
+def cross_entropy(out):
+    return -jax.nn.log_softmax(out)[jnp.arange(len(out)), jnp.arange(len(out)) % NUM_CLASSES]
+
+
+# Groups.
+
+
+@pytest.mark.parametrize(
+    ("name", "want"),
+    [
+        # The stem and the second convolution of every block write the stream; shortcuts append.
+        ("resnet_small", {"block00/out": (4, 5), "block02/out": (4, 3), "block03/out": (8, 2)}),
+        # Every stage has a stream of its own: two blocks, and the stem or the 1 x 1 convolution.
+        (
+            "preact_resnet18",
+            {f"block{i:02d}/out": (4 * 2**stage, 3) for stage, i in enumerate((0, 3, 5, 7))},
+        ),
+    ],
+)
+def test_channels_that_are_summed_are_one_group(name, want):
+    model, variables, _ = classifier(name)
+    groups = channels.filter_groups(model, variables)
+    assert {k: tuple(group) for k, group in groups.items() if k.endswith("/out")} == want
+    hidden = {k: group.num_filters for k, group in groups.items() if k not in want}
+    blocks = range(1, len(model.blocks))
+    assert hidden == {f"block{i:02d}/hidden": 1 for i in blocks}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_filter_is_counted_once(name):
+    model, variables, _ = classifier(name)
+    kernels = [leaf for leaf in jax.tree.leaves(variables.params) if leaf.ndim == 4]
+    groups = channels.filter_groups(model, variables)
+    assert count_filters(groups) == sum(kernel.shape[-1] for kernel in kernels)
+
+
+def test_a_block_that_does_not_say_what_its_channels_are_is_an_error():
+    model = MODELS["vit_small"](16)
+    variables = blockwise.init_variables(model, jax.random.key(0), SHAPE)
+    with pytest.raises(ValueError, match="block00 is a PatchEmbedding, .*PrunableBlock"):
+        channels.filter_groups(model, variables)
+
+    @dataclasses.dataclass(frozen=True)
+    class Forgetful(resnet.Stem):
+        def channel_axes(self, params):
+            return channels.ChannelAxes({"conv": ("in", "out")}, tied=False)
+
+    model = resnet.ResNet((Forgetful(4), resnet.ResidualBlock(4, pool=True)))
+    variables = blockwise.init_variables(model, jax.random.key(0), SHAPE)
+    with pytest.raises(ValueError, match=r"names \['conv'\], but .* block00 are \['bn', 'conv'\]"):
+        channels.filter_groups(model, variables)
+
+
+# Importance.
+
+
+def test_gates_after_a_layer_and_its_parameters_show_the_same_importance():
+    """T15. A gate on the raw convolution is the "filter" form, one on BatchNorm the "gate" form."""
+    stem = resnet.Stem(4)
+    params, batch_stats = stem.init(jax.random.key(0), SHAPE)
+    params["bn"] = {"scale": jnp.asarray(normal(1, 4)), "bias": jnp.asarray(normal(2, 4))}
+    images, weights = normal(3, 6, *SHAPE), normal(4, 6, *SHAPE[:2], 4)
+
+    def loss(params, after_conv, after_norm):
+        x = layers.conv(images, params["conv"]) * after_conv
+        x, _ = layers.batch_norm(params["bn"], batch_stats["bn"], x, train=False)
+        return (jax.nn.relu(x * after_norm) * weights).mean()
+
+    gates = jnp.ones((1, 1, 1, 4))
+    grads, *gate_grads = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(params, gates, gates)
+    model = resnet.ResNet((stem,))
+    variables = blockwise.Variables({"block00": params}, {"block00": batch_stats})
+    for kind, grad in zip(("filter", "gate"), gate_grads, strict=True):
+        got = pruning.filter_importance(model, variables, {"block00": grads}, kind=kind)
+        want = np.square(grad).ravel()
+        assert want.min() > 0
+        np.testing.assert_allclose(got["block00/out"], want, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["gate", "filter"])
+def test_distillation_from_the_network_itself_ranks_nothing(kind):
+    """T15: at student = teacher the divergence is at its minimum. Cross-entropy is not."""
+    model, variables, head = classifier("resnet_small")
+    teacher = jax.nn.softmax(logits(variables, head, normal(3, 6, *SHAPE), model=model))
+
+    def divergence(out):
+        return (teacher * (jnp.log(teacher) - jax.nn.log_softmax(out))).sum(1)
+
+    def largest(loss):
+        grads = loss_gradient(model, variables, head, loss)
+        found = pruning.filter_importance(model, variables, grads, kind=kind)
+        return {name: float(values.max()) for name, values in found.items()}
+
+    zero, ranked = largest(divergence), largest(cross_entropy)
+    for name in ranked:
+        assert ranked[name] > 1e-6 and zero[name] < 1e-7 * ranked[name], name
+
+
+def test_importance_of_a_summed_channel_is_summed_over_the_layers():
+    model, variables, _ = classifier("resnet_small")
+    grads = jax.tree.map(lambda x: normal(x.size, *x.shape), variables.params)
+
+    def of(block, name):
+        w, g = (tree[f"block{block:02d}"][name] for tree in (variables.params, grads))
+        return np.square(sum((w[part] * g[part]) for part in ("scale", "bias")))
+
+    got = pruning.filter_importance(model, variables, grads)
+    stream = of(0, "bn") + of(1, "bn2")
+    later = [of(2, "bn2"), of(3, "bn2"), of(4, "bn2")]
+    want = stream + sum(part[:4] for part in later)  # the shortcut keeps the first channels
+    np.testing.assert_allclose(got["block00/out"], want, rtol=1e-5)
+    want = sum(part[4:8] for part in later)
+    np.testing.assert_allclose(got["block02/out"], want, rtol=1e-5)
+    np.testing.assert_allclose(got["block03/out"], later[1][8:] + later[2][8:], rtol=1e-5)
+    np.testing.assert_allclose(got["block03/hidden"], of(3, "bn1"), rtol=1e-5)
+    kernel = [tree["block02"]["conv1"] for tree in (variables.params, grads)]
+    want = np.square((kernel[0] * kernel[1]).sum((0, 1, 2)))
+    got = pruning.filter_importance(model, variables, grads, kind="filter")
+    np.testing.assert_allclose(got["block02/hidden"], want, rtol=1e-4)
+
+
+def test_before_a_convolution_batch_norms_gate_the_stream_they_read():
+    model, variables, _ = classifier("preact_resnet18")
+    grads = jax.tree.map(jnp.zeros_like, variables.params)
+    for block, name in ((7, "bn1"), (8, "bn3")):  # of the third stage's stream, of the features
+        grads[f"block{block:02d}"][name]["bias"] = jnp.ones_like(
+            grads[f"block{block:02d}"][name]["bias"]
+        )
+    got = pruning.filter_importance(model, variables, grads)
+    assert {name for name, values in got.items() if values.any()} == {"block05/out", "block07/out"}
+    want = np.square(variables.params["block07"]["bn1"]["bias"])
+    np.testing.assert_allclose(got["block05/out"], want, rtol=1e-6)
+
+
+def test_filters_normalised_by_the_batch_show_no_importance():
+    """Why "filter" wants gradients in evaluation mode: BatchNorm undoes any scale."""
+    model, variables, head = classifier("resnet_small")
+    of = {}
+    for train in (True, False):
+        grads = loss_gradient(model, variables, head, cross_entropy, train=train)
+        found = pruning.filter_importance(model, variables, grads, kind="filter")
+        of[train] = float(found["block02/hidden"].max())
+    assert of[True] < 1e-5 * of[False]
+
+
+def test_channels_without_batch_norm_have_no_gate():
+    block = resnet.ResidualBlock(6, stride=2, projection=True, pool=True)
+    model = resnet.ResNet((resnet.Stem(4, activation=False), block))
+    variables = blockwise.init_variables(model, jax.random.key(0), SHAPE)
+    with pytest.raises(ValueError, match="no BatchNorm .* block00/out; .* importance='filter'"):
+        pruning.filter_importance(model, variables, variables.params)
+    found = pruning.filter_importance(model, variables, variables.params, kind="filter")
+    assert {name: x.shape for name, x in found.items()} == {
+        "block00/out": (4,), "block01/hidden": (6,), "block01/out": (6,)
+    }  # fmt: skip
+
+
+# Choice.
+
+GROUPS = {"a": channels.FilterGroup(4, 3), "b": channels.FilterGroup(3, 1)}
+SCORES = {"a": np.asarray([0.4, 0.1, 0.6, 0.3]), "b": np.asarray([0.2, 0.5, 0.05])}
+
+
+@pytest.mark.parametrize(
+    ("num_removed", "a", "b"),
+    [
+        (0, (0, 1, 2, 3), (0, 1, 2)),
+        (1, (0, 1, 2, 3), (0, 1)),
+        (2, (0, 2, 3), (0, 1)),  # a channel of three filters: four are gone
+        (4, (0, 2, 3), (0, 1)),
+        (5, (0, 2, 3), (1,)),
+        (6, (0, 2), (1,)),
+        (9, (2,), (1,)),  # b keeps its last one
+        (11, (2,), (1,)),
+    ],
+)
+def test_the_least_important_channels_of_the_whole_network_go(num_removed, a, b):
+    got = pruning.choose_filters(GROUPS, SCORES, num_removed=num_removed)
+    assert got == {"a": a, "b": b}
+
+
+def test_a_least_number_of_filters_stays():
+    got = pruning.choose_filters(GROUPS, SCORES, num_removed=7, min_filters=2)
+    assert got == {"a": (0, 2), "b": (0, 1)}
+    got = pruning.choose_filters(GROUPS, SCORES, num_removed=3, min_filters=3)
+    assert got == {"a": (0, 2, 3), "b": (0, 1, 2)}
+
+
+def test_equally_important_channels_go_in_order():
+    same = {"a": np.ones(4), "b": np.ones(3)}
+    got = pruning.choose_filters(GROUPS, same, num_removed=4)
+    assert got == {"a": (2, 3), "b": (0, 1, 2)}
+    late = {"a": np.asarray([2.0, 1.0, 1.0, 2.0]), "b": np.ones(3)}
+    got = pruning.choose_filters(GROUPS, late, num_removed=7)
+    assert got == {"a": (0, 3), "b": (1, 2)}
+
+
+def test_what_cannot_be_chosen_is_an_error():
+    with pytest.raises(ValueError, match="12 filters .* min_filters=1 only 11 of 15 can; remove"):
+        pruning.choose_filters(GROUPS, SCORES, num_removed=12)
+    with pytest.raises(ValueError, match="min_filters=0, but a layer needs at least 1"):
+        pruning.choose_filters(GROUPS, SCORES, num_removed=1, min_filters=0)
+    broken = {**SCORES, "b": np.asarray([0.0, np.nan, 1.0])}
+    with pytest.raises(ValueError, match="not finite"):
+        pruning.choose_filters(GROUPS, broken, num_removed=1)
+
+
+# Removal.
+
+
+def silence(model, variables, kept):
+    """Zeroes what is not kept in a network of full size: every filter and BatchNorm of it.
+
+    Written without the package's own idea of which channels are one.
+    """
+
+    def mask(name, size):
+        return np.isin(np.arange(size), kept[name]).astype(np.float32)
+
+    params, stream = {}, None
+    for i, block in enumerate(model.blocks):
+        name = blockwise.block_name(i)
+        own, incoming = variables.params[name], stream
+        if "conv3" in own or i == 0:
+            stream = mask(f"{name}/out", block.channels)
+        elif block.channels > len(incoming):
+            appended = mask(f"{name}/out", block.channels - len(incoming))
+            stream = np.concatenate([incoming, appended])
+        masks = {"conv": stream, "bn": stream, "conv2": stream, "conv3": stream, "bn3": stream}
+        if i > 0:
+            hidden = mask(f"{name}/hidden", own["conv1"].shape[-1])
+            before = isinstance(block, resnet.PreActivationBlock)
+            masks |= {"conv1": hidden, "bn2": hidden if before else stream}
+            masks |= {"bn1": incoming if before else hidden}
+        params[name] = {
+            key: jax.tree.map(lambda x, m=masks[key]: x * m.reshape((1,) * (x.ndim - 1) + (-1,)), p)
+            for key, p in own.items()
+        }
+    return variables._replace(params=params)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("name", KINDS)
+def test_the_small_network_computes_what_the_silenced_one_did(name, train):
+    model, variables, head = classifier(name)
+    kept = half_at_random(model, variables)
+    small = pruning.remove_filters(model, variables, head, kept)
+    images = normal(5, 4, *SHAPE)
+    want = logits(silence(model, variables, kept), head, images, model=model, train=train)
+    got = logits(*small[1:], images, model=small[0], train=train)
+    scale = float(np.abs(want).max())
+    whole = logits(variables, head, images, model=model, train=train)
+    assert float(np.abs(whole - want).max()) > 0.1 * scale > 0.01  # silence changes something
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_small_network_is_small(name):
+    model, variables, head = classifier(name)
+    groups = channels.filter_groups(model, variables)
+    small, fewer, rows = pruning.remove_filters(
+        model, variables, head, half_at_random(model, variables)
+    )
+    left = channels.filter_groups(small, fewer)
+    assert set(left) == set(groups)  # so that what is kept can be composed
+    half, most = count_filters(groups) // 2, max(group.num_filters for group in groups.values())
+    assert half <= count_filters(groups) - count_filters(left) < half + most
+    before = count_multiply_adds(model, variables, SHAPE)
+    assert 0 < count_multiply_adds(small, fewer, SHAPE) < 0.5 * before
+    # It is a model like any other: it says itself what its shapes are.
+    fresh = blockwise.init_variables(small, jax.random.key(0), SHAPE)
+    assert jax.tree.map(jnp.shape, fresh) == jax.tree.map(jnp.shape, fewer)
+    assert blockwise.block_input_shapes(small, fewer, SHAPE)[-1] == (rows.shape[0],)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_keeping_all_changes_nothing(name):
+    model, variables, head = classifier(name)
+    groups = channels.filter_groups(model, variables)
+    kept = {name: range(group.size) for name, group in groups.items()}
+    same, *arrays = pruning.remove_filters(model, variables, head, kept)
+    assert same == model and hash(same) == hash(model)
+    jax.tree.map(np.testing.assert_array_equal, arrays, [variables, head])
+
+
+def test_kept_channels_are_plain_numbers_from_which_the_network_is_rebuilt():
+    model, variables, head = classifier("resnet_small")
+    kept = half_at_random(model, variables)
+    small, fewer, rows = pruning.remove_filters(model, variables, head, kept)
+    read = json.loads(json.dumps(kept))
+    shapes = jax.eval_shape(
+        lambda v, h: pruning.remove_filters(model, v, h, read)[1:], variables, head
+    )
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, (fewer, rows))
+    assert jax.tree.structure(shapes) == jax.tree.structure((fewer, rows))
+    rebuilt = pruning.remove_filters(model, *shapes_of(variables, head), read)[0]
+    assert rebuilt == small and hash(rebuilt) == hash(small)
+
+
+def shapes_of(*trees):
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), trees)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_two_removals_are_one_of_what_both_keep(name):
+    model, variables, head = classifier(name)
+    first = half_at_random(model, variables)
+    once = pruning.remove_filters(model, variables, head, first)
+    then = half_at_random(*once[:2], seed=1)
+    twice = pruning.remove_filters(*once, then)
+    kept = pruning.compose_kept(first, then)
+    assert any(kept[group] != first[group] for group in kept)
+    at_once = pruning.remove_filters(model, variables, head, kept)
+    assert twice[0] == at_once[0]
+    jax.tree.map(np.testing.assert_array_equal, twice[1:], at_once[1:])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"block01/hidden": ()}, r"block01/hidden are \[\]; give at least one"),
+        ({"block01/hidden": (1, 0)}, r"are \[1, 0\]; .* ascending"),
+        ({"block01/hidden": (1, 1)}, "each once"),
+        ({"block01/hidden": (0, 4)}, "from 0 to 3"),
+        ({"block01/hidden": (-1, 2)}, "from 0 to 3"),
+        ({"block09/hidden": (0,)}, r"groups .*'block09/hidden'.*, but the network has"),
+    ],
+)
+def test_kept_channels_that_do_not_fit_are_an_error(change, message):
+    model, variables, head = classifier("resnet_small")
+    kept = {**half_at_random(model, variables), **change}
+    with pytest.raises(ValueError, match=message):
+        pruning.remove_filters(model, variables, head, kept)
+
+
+def test_a_pruned_network_can_be_trained():
+    model, variables, head = classifier("resnet_small")
+    kept = half_at_random(model, variables)
+    model, variables, head = pruning.remove_filters(model, variables, head, kept)
+    images = normal(3, 6, *SHAPE)
+
+    @jax.jit
+    def step(params, head):
+        def objective(params, head):
+            out = logits(variables._replace(params=params), head, images, model=model, train=True)
+            return cross_entropy(out).mean()
+
+        loss, grads = jax.value_and_grad(objective, argnums=(0, 1))(params, head)
+        return loss, jax.tree.map(lambda w, g: w - 1e-3 * g, (params, head), grads), grads
+
+    first, updated, grads = step(variables.params, head)
+    second, _, _ = step(*updated)
+    assert np.isfinite(first) and second < first
+    assert all(bool(jnp.abs(leaf).max() > 0) for leaf in jax.tree.leaves(grads))
