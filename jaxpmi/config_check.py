@@ -117,6 +117,31 @@ def _check_synthesis(config: Config) -> None:
             "method='adaptive_deep_inversion' needs deep_inversion.competition_weight above 0; "
             "raise it, or use method='deep_inversion'."
         )
+    if config.method in ("cmi", "fast_dfkd"):
+        _check_contrastive_inversion(config)
+
+
+def _check_contrastive_inversion(config: Config) -> None:
+    settings = config.contrastive_inversion
+    if settings.statistics_weight == settings.cross_entropy_weight == 0:
+        raise ValueError(
+            f"method='{config.method}' with contrastive_inversion.statistics_weight and "
+            "cross_entropy_weight of 0 would make any images; raise one of them."
+        )
+    if config.method == "fast_dfkd":
+        return  # it has neither a memory nor local views
+    if settings.bank_size % settings.batch_size:
+        raise ValueError(
+            f"contrastive_inversion.bank_size={settings.bank_size} is not a multiple of "
+            f"batch_size={settings.batch_size}; use "
+            f"{_nearest(settings.bank_size, settings.batch_size)}."
+        )
+    low, high = settings.local_scale
+    if low > high:
+        raise ValueError(
+            f"contrastive_inversion.local_scale={settings.local_scale} must ascend; give the "
+            "smallest area first."
+        )
 
 
 def _check_clip(config: Config) -> None:

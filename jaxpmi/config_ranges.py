@@ -53,6 +53,7 @@ RANGES = {
     "first_statistics_factor": NOT_NEGATIVE,
     "first_task_classes": Range(low=2),
     "head_epochs": SHARE,
+    "held_out_share": SHARE,
     "image_padding": NOT_NEGATIVE,
     "image_size": COUNT,
     "images_per_class": COUNT,

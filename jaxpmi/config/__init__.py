@@ -1,0 +1,51 @@
+"""Every setting, as nested frozen dataclasses.
+
+A config file defines `get_config() -> Config` and changes only what differs from the defaults
+here. Any field can be overridden on the command line (`launch/run.py --help`).
+"""
+
+from jaxpmi.config.applications import DistillConfig
+from jaxpmi.config.applications import InvertConfig
+from jaxpmi.config.applications import PruneConfig
+from jaxpmi.config.clip import ClipConfig
+from jaxpmi.config.clip import ClipPretrainingConfig
+from jaxpmi.config.clip import ClipTrainConfig
+from jaxpmi.config.clip import NameOnlyConfig
+from jaxpmi.config.data import AugmentConfig
+from jaxpmi.config.data import DataConfig
+from jaxpmi.config.experiment import Config
+from jaxpmi.config.experiment import ContinualConfig
+from jaxpmi.config.inversion import ContrastiveConfig
+from jaxpmi.config.inversion import ContrastiveInversionConfig
+from jaxpmi.config.inversion import DeepInversionConfig
+from jaxpmi.config.inversion import FullModelConfig
+from jaxpmi.config.inversion import GeneratorConfig
+from jaxpmi.config.inversion import InversionConfig
+from jaxpmi.config.inversion import PerLayerConfig
+from jaxpmi.config.training import MethodConfig
+from jaxpmi.config.training import ModelConfig
+from jaxpmi.config.training import TrainConfig
+
+__all__ = [
+    "AugmentConfig",
+    "ClipConfig",
+    "ClipPretrainingConfig",
+    "ClipTrainConfig",
+    "Config",
+    "ContinualConfig",
+    "ContrastiveConfig",
+    "ContrastiveInversionConfig",
+    "DataConfig",
+    "DeepInversionConfig",
+    "DistillConfig",
+    "FullModelConfig",
+    "GeneratorConfig",
+    "InversionConfig",
+    "InvertConfig",
+    "MethodConfig",
+    "ModelConfig",
+    "NameOnlyConfig",
+    "PerLayerConfig",
+    "PruneConfig",
+    "TrainConfig",
+]

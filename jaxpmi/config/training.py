@@ -1,0 +1,55 @@
+"""Networks, supervised training, and the losses of continual learning."""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The backbone; see `jaxpmi.models.MODELS`."""
+
+    name: str = "resnet_small"  # a key of MODELS
+    width: int = 8  # channels of the first stage
+    weights: Literal["imagenet"] | None = None  # pretrained, with name="efficientnet_lite0" alone;
+    # None: trained in the run
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Supervised training."""
+
+    batch_size: int = 64  # real images per step
+    replay_batch_size: int = 64  # synthetic images per step, beside the real ones
+    epochs: int = 20  # passes over the data of a task, all phases of a later task together
+    optimiser: Literal["sgd", "adamw"] = "sgd"  # SGD with momentum, or AdamW (transformers)
+    learning_rate: float = 0.1  # peak, in the first task
+    warmup_steps: int = 0  # linear from 0, before the schedule of a phase of all blocks
+    momentum: float = 0.9  # of SGD
+    weight_decay: float = 5e-4  # sgd: L2, added to the gradient; adamw: decoupled from
+    # it, and not of gains, biases and embeddings
+    schedule: Literal["cosine", "step"] = "cosine"  # of the learning rate in a phase of all blocks
+    milestones: tuple[float, ...] = (0.4, 0.6)  # step: x 0.1 at each, as fractions of the phase
+    augment_replay: bool = False  # random views of synthetic images as of real ones
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodConfig:
+    """Weights of the continual losses; names as in the papers' tables."""
+
+    recipe: Literal["detached", "stagewise"] = "detached"  # pmi: local losses with a head trained
+    # on detached features, or (as published) stage-wise unfreezing and balanced head tuning
+    combine: Literal["sum", "product"] = "sum"  # pmi, stagewise: relation and head terms
+    ce_weight: float = 0.75  # lambda_ce: cross-entropy on new classes only
+    hkd_weight: float = 0.15  # lambda_hkd: L1 between old and new logits of synthetic images
+    rkd_weight: float = 0.5  # lambda_rkd: angles between triples of real features
+    ft_weight: float = 1.5  # lambda_ft: cross-entropy over all classes on detached features
+    adaptive: bool = True  # scale the four by the numbers of new and old classes (R-DFCIL)
+    lwf_weight: float = 1.0  # lwf, deep_inversion: soft cross-entropy to the teacher
+    lwf_temperature: float = 2.0  # lwf, deep_inversion
+    abd_weight: float = 0.1  # abd, pmi detached: feature distillation through the old head
+    joint_weight: float = 0.0  # pmi detached: of cross-entropy over all seen classes, backbone only
+    head_epochs: float = 0.1  # pmi: share of epochs that train the new head only
+    last_block_epochs: float = 0.1  # pmi: share of epochs that also train the last block
+    tuning_epochs: float = 0.2  # pmi, r_dfcil: share of epochs that tune all heads at the end
+    body_learning_rate: float = 0.05  # pmi: of the phase that trains the backbone
+    tuning_learning_rate: float = 0.005  # pmi, r_dfcil: of head tuning
