@@ -99,7 +99,9 @@ def distill_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tick
     program = StudentProgram(
         run.model, run.student_model, train, settings.temperature, settings.augment, run.mesh
     )
-    places = np.linspace(0, settings.rounds, NUM_MEASUREMENTS + 1)[1:].round()
+    measured_after = np.ceil(
+        settings.rounds * np.arange(1, NUM_MEASUREMENTS + 1) / NUM_MEASUREMENTS
+    )
     for index in range(int(state.step) // steps, settings.rounds):
         key_images, key_steps = jax.random.split(jax.random.fold_in(key, index))
         scalars, finite = {}, jnp.asarray(True)
@@ -120,7 +122,7 @@ def distill_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tick
         )
         scalars |= {name: term / steps for name, term in metrics.terms.items()}
         scalars["loss"] = scalars["distillation"]
-        for place in np.flatnonzero(places == index + 1):
+        for place in np.flatnonzero(measured_after == index + 1):
             accuracy = measure_accuracy(run, state, state.student, run.student_model)
             curve = state.results["student_accuracy"].at[place].set(accuracy)
             state = state.replace(results={**state.results, "student_accuracy": curve})
