@@ -17,14 +17,16 @@ from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_name
 from jaxpmi.types import Params
 
+IMAGES = "images"  # the group of the network's input channels, of which none is removed
+
 
 class ChannelAxes(NamedTuple):
     """Which channels the layers of a block read and write."""
 
-    # Per entry of the block's params the channels along the last axes of its arrays, by name: "in"
-    # and "out" are the block's input and output, other names its own. A convolution kernel
-    # f32[k, k, C, C'] has two, what has one number per channel (BatchNorm, f32[k, k, 1, C] of a
-    # depthwise convolution) has one. What a layer writes is named last.
+    # Per entry of the block's params, which holds a convolution, a BatchNorm or one of each, the
+    # channels along the last axes of its arrays, by name: "in" and "out" are the block's input and
+    # output, other names its own. A convolution has two, first what it reads; what has only numbers
+    # per channel (BatchNorm, depthwise convolution) has one.
     layers: dict[str, tuple[str, ...]]
     tied: bool  # input channel c is added to output channel c; outputs without an input are new
 
@@ -33,7 +35,7 @@ class PrunableBlock(Protocol):
     """What a block needs besides `Block` so that its filters can be removed."""
 
     def channel_axes(self, params: Params) -> ChannelAxes:
-        """Names the channels of every layer. Those in its `batch_stats` are BatchNorms."""
+        """Names the channels of every layer."""
 
     def narrow(self, widths: dict[str, int]) -> Block:
         """The same block with other numbers of channels, given for every name."""
@@ -50,7 +52,7 @@ class Layer(NamedTuple):
     """The channels of one layer in terms of the whole network."""
 
     axes: tuple[tuple[str, ...], ...]  # per one of its last axes the groups along it, in order
-    is_filter: bool  # a convolution; else a BatchNorm
+    has_filters: bool  # is or holds a convolution
 
 
 class BlockLayout(NamedTuple):
@@ -63,7 +65,7 @@ class BlockLayout(NamedTuple):
 class Layout(NamedTuple):
     """All groups and where they are."""
 
-    sizes: dict[str, int]  # channels, also of groups that no convolution writes (the images)
+    sizes: dict[str, int]  # channels, also of groups that cannot be removed from
     blocks: list[BlockLayout]
 
 
@@ -84,8 +86,9 @@ def filter_groups(model: BlockwiseModel, variables: Variables) -> dict[str, Filt
     counts = dict.fromkeys(layout.sizes, 0)
     for block in layout.blocks:
         for layer in block.layers.values():
-            for name in layer.axes[-1] if layer.is_filter else ():
+            for name in layer.axes[-1] if layer.has_filters else ():
                 counts[name] += 1
+    del counts[IMAGES]  # a depthwise convolution of them would count
     return {name: FilterGroup(layout.sizes[name], count) for name, count in counts.items() if count}
 
 
@@ -94,11 +97,11 @@ def channel_layout(model: BlockwiseModel, variables: Variables) -> Layout:
     sizes, blocks, stream = {}, [], ()
     for i, block in enumerate(model.blocks):
         prefix = block_name(i)
-        params, batch_stats = variables.params[prefix], variables.batch_stats[prefix]
+        params = variables.params[prefix]
         axes, tied = _channel_axes(block, prefix, params)
         widths = _widths(axes, params)
         if not stream:
-            stream, sizes["images"] = ("images",), widths["in"]
+            stream, sizes[IMAGES] = (IMAGES,), widths["in"]
         new = {name: width for name, width in widths.items() if name != "in"}
         if tied:
             new["out"] -= widths["in"]
@@ -107,18 +110,30 @@ def channel_layout(model: BlockwiseModel, variables: Variables) -> Layout:
         stream = groups["out"] = stream + groups["out"] if tied else groups["out"]
         sizes |= {f"{prefix}/{name}": size for name, size in new.items() if size}
         layers = {
-            key: Layer(tuple(groups[name] for name in names), key not in batch_stats)
+            key: Layer(tuple(groups[name] for name in names), bool(split_layer(params[key])[0]))
             for key, names in axes.items()
         }
         blocks.append(BlockLayout(groups, layers))
     return Layout(sizes, blocks)
 
 
+def split_layer(params: Params) -> tuple[list[jax.Array], list[dict[str, jax.Array]]]:
+    """The convolution's arrays in an entry of a block's params, and its BatchNorms."""
+
+    def is_batch_norm(node):
+        return isinstance(node, dict) and set(node) == {"scale", "bias"}
+
+    parts = jax.tree.leaves(params, is_leaf=is_batch_norm)
+    batch_norms = [part for part in parts if is_batch_norm(part)]
+    return [part for part in parts if not is_batch_norm(part)], batch_norms
+
+
 def _channel_axes(block, name, params):
     if not (hasattr(block, "channel_axes") and hasattr(block, "narrow")):
         raise ValueError(
-            f"{name} is a {type(block).__name__}, from which no filters can be removed: choose "
-            "a ResNet, or give it the methods of jaxpmi.models.channels.PrunableBlock."
+            f"{name} is a {type(block).__name__}, from which no filters can be removed; choose "
+            "a convolutional network, or give the block the methods of "
+            "jaxpmi.models.channels.PrunableBlock."
         )
     axes = block.channel_axes(params)
     if set(axes.layers) != set(params):

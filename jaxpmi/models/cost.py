@@ -21,7 +21,8 @@ def count_multiply_adds(
 
     One multiply-add is two floating-point operations; papers often call it one FLOP. Padding counts
     as image, and BatchNorm, activations and pooling as nothing, as is the custom. Layer statistics
-    and whatever else the features do not depend on is left out.
+    and whatever else the features do not depend on is left out. A convolution that is written as a
+    sum of products must have a gradient of its own (`jax.custom_vjp`), or it is not recognised.
 
     Args:
       model: the backbone, in evaluation mode.
@@ -42,7 +43,8 @@ def count_parameters(tree: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-def _multiply_adds(jaxpr):
+def _multiply_adds(jaxpr, *, count_products=False):
+    """Of a program; `count_products` counts those of arrays as well."""
     total = 0
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
@@ -54,9 +56,14 @@ def _multiply_adds(jaxpr):
         elif name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
             total += outputs * math.prod(shapes[0][axis] for axis in contracted)
+        elif name == "mul":
+            total += outputs * count_products
         else:
             repeats = params["length"] if name == "scan" else 1
-            total += repeats * sum(map(_multiply_adds, _inner(params)))
+            # What has a gradient of its own is a convolution: `depthwise_conv` sums products.
+            products = count_products or name.startswith("custom_vjp_call")
+            inner = (_multiply_adds(part, count_products=products) for part in _inner(params))
+            total += repeats * sum(inner)
     return total
 
 

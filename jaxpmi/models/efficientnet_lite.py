@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpmi.models import layers
+from jaxpmi.models.channels import ChannelAxes
 from jaxpmi.types import Moments
 
 BATCH_NORM_EPSILON = 1e-3
@@ -44,6 +45,15 @@ class Stem:
         x = layers.conv(x, params["conv"], 2, "same")
         x, moments = _batch_norm(params["bn"], batch_stats["bn"], x, train)
         return _relu6(x), {"bn": moments}
+
+    def channel_axes(self, params):
+        """See `PrunableBlock.channel_axes`."""
+        del params
+        return ChannelAxes({"conv": ("in", "out"), "bn": ("out",)}, tied=False)
+
+    def narrow(self, widths):
+        """See `PrunableBlock.narrow`."""
+        return dataclasses.replace(self, channels=widths["out"])
 
     def propagate(self, params, moments):
         """Output moments without data: of a clipped Gaussian (`None`: before the ReLU6)."""
@@ -99,6 +109,17 @@ class InvertedResidual:
         y = batch_norm("project", y @ params["project"]["conv"])
         return (x + y if self.residual else y), moments
 
+    def channel_axes(self, params):
+        """See `PrunableBlock.channel_axes`; without a first conv1x1 the input is the hidden one."""
+        hidden = "hidden" if self.expand else "in"
+        axes = {"expand": ("in", hidden), "depthwise": (hidden,), "project": (hidden, "out")}
+        return ChannelAxes({name: axes[name] for name in params}, tied=self.residual)
+
+    def narrow(self, widths):
+        """See `PrunableBlock.narrow`."""
+        hidden = widths["hidden" if self.expand else "in"]
+        return dataclasses.replace(self, hidden=hidden, channels=widths["out"])
+
     def propagate(self, params, moments):
         """Output moments without data: last BatchNorm plus input (`None`: the former alone)."""
         last = _normalised_moments(params["project"]["bn"])
@@ -128,6 +149,15 @@ class PooledConv:
         if self.constant_feature:
             features = jnp.pad(features, ((0, 0), (0, 1)), constant_values=1.0)
         return features, {"bn": moments}
+
+    def channel_axes(self, params):
+        """See `PrunableBlock.channel_axes`."""
+        del params
+        return ChannelAxes({"conv": ("in", "out"), "bn": ("out",)}, tied=False)
+
+    def narrow(self, widths):
+        """See `PrunableBlock.narrow`."""
+        return dataclasses.replace(self, channels=widths["out"])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ from jaxpmi.models.blockwise import block_name
 from jaxpmi.models.channels import FilterGroup
 from jaxpmi.models.channels import channel_layout
 from jaxpmi.models.channels import filter_groups
+from jaxpmi.models.channels import split_layer
 from jaxpmi.types import Params
 
 Kept = dict[str, tuple[int, ...]]  # of every group the channels that stay, ascending: plain numbers
@@ -56,13 +57,14 @@ def filter_importance(
       ValueError: "gate", but a group of channels has no BatchNorm.
     """
     layout, scores = channel_layout(model, variables), {}
+    which = ("filter", "gate").index(kind)
     for i, block in enumerate(layout.blocks):
-        params, gradients = variables.params[block_name(i)], grads[block_name(i)]
+        own, slopes = variables.params[block_name(i)], grads[block_name(i)]
         for name, layer in block.layers.items():
-            if layer.is_filter == (kind == "filter"):
-                score = _squared_effect(params[name], gradients[name])
+            weights, gradient = (split_layer(tree[name])[which] for tree in (own, slopes))
+            if weights:
                 sizes = [layout.sizes[group] for group in layer.axes[-1]]
-                parts = jnp.split(score, np.cumsum(sizes)[:-1])
+                parts = jnp.split(_squared_effect(weights, gradient), np.cumsum(sizes)[:-1])
                 for group, part in zip(layer.axes[-1], parts, strict=True):
                     scores[group] = scores.get(group, 0.0) + part
     groups = filter_groups(model, variables)
@@ -140,7 +142,8 @@ def remove_filters(
     Args:
       model: the backbone.
       variables: its parameters and running moments.
-      head: f32[D, C], which reads the features.
+      head: f32[D, C], which reads the features. Rows behind the last channel (of a feature that is
+        always 1) stay.
       kept: the channels that stay, per group of `filter_groups`.
 
     Returns:
@@ -169,8 +172,11 @@ def remove_filters(
             k: _take(part, axes[k]) for k, part in variables.batch_stats[name].items()
         }
         blocks.append(block.narrow({key: len(indices(g)) for key, g in shape.groups.items()}))
-    head = jnp.take(head, indices(layout.blocks[-1].groups["out"]), axis=0)
-    return dataclasses.replace(model, blocks=tuple(blocks)), Variables(params, batch_stats), head
+    features = layout.blocks[-1].groups["out"]
+    width = sum(layout.sizes[name] for name in features)
+    rows = np.concatenate([indices(features), np.arange(width, head.shape[0])])
+    model = dataclasses.replace(model, blocks=tuple(blocks))
+    return model, Variables(params, batch_stats), jnp.take(head, rows, axis=0)
 
 
 def filter_mask(
@@ -184,40 +190,32 @@ def filter_mask(
     Args:
       model: the backbone.
       variables: its parameters, of which only the shapes matter.
-      kept: bool[size] per group of `filter_groups`.
+      kept: bool[size] per group of `filter_groups`, true for channels that stay; may be traced.
 
     Returns:
-      0 or 1 for every parameter, in the structure of `variables.params`.
+      0 or 1 for every parameter, in the structure of `variables.params`; 0 for the filters, scales
+      and biases of channels that do not stay.
     """
-    layout, mask = channel_layout(model, variables), {}
+    layout, masks = channel_layout(model, variables), {}
+    fixed = layout.sizes.keys() - filter_groups(model, variables).keys()
+    kept = {**kept, **{name: jnp.ones(layout.sizes[name], bool) for name in fixed}}
     for i, block in enumerate(layout.blocks):
-        name = block_name(i)
-        mask[name] = {}
-        for key, layer in block.layers.items():
-            parts = [kept.get(g, jnp.ones(layout.sizes[g], bool)) for g in layer.axes[-1]]
-            written = jnp.concatenate(parts).astype(jnp.float32)
-            mask[name][key] = jax.tree.map(
-                lambda leaf, written=written: jnp.broadcast_to(
-                    written.reshape((1,) * (leaf.ndim - 1) + written.shape), leaf.shape
-                ),
-                variables.params[name][key],
-            )
-    return mask
-
-
-def compose_kept(first: Kept, then: Kept) -> Kept:
-    """What two removals in a row keep, as channels of the network before the first.
-
-    >>> compose_kept({"block00/out": (0, 2, 5)}, {"block00/out": (1, 2)})
-    {'block00/out': (2, 5)}
-    """
-    return {name: tuple(first[name][c] for c in channels) for name, channels in then.items()}
+        params = variables.params[block_name(i)]
+        masks[block_name(i)] = {
+            name: _mask_last_axis(params[name], jnp.concatenate([kept[g] for g in layer.axes[-1]]))
+            for name, layer in block.layers.items()
+        }
+    return masks
 
 
 def _squared_effect(params, grads):
     """(sum_w w dL/dw)^2 per channel of a layer, over arrays whose last axis is that."""
     products = jax.tree.map(lambda w, g: (w * g).reshape(-1, w.shape[-1]).sum(0), params, grads)
     return jnp.square(sum(jax.tree.leaves(products)))
+
+
+def _mask_last_axis(tree, mask):
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(mask.astype(leaf.dtype), leaf.shape), tree)
 
 
 def _take(tree, indices):

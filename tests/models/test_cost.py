@@ -7,6 +7,7 @@ import pytest
 from jaxpmi.models import MODELS
 from jaxpmi.models import blockwise
 from jaxpmi.models import cost
+from jaxpmi.models import efficientnet_lite
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
 
@@ -36,6 +37,14 @@ def test_every_block_of_a_stack_and_its_attention_count(depth):
     )  # 4 patches and a class token
     block = 5 * 12 * 16 * 16 + 2 * 5 * 5 * 16  # projections and MLP, scores and mixture
     assert count(model, (8, 8, 3)) == 4 * 48 * 16 + depth * block + 16 * 8
+
+
+def test_depthwise_convolutions_written_as_sums_of_products_count():
+    block = efficientnet_lite.InvertedResidual(12, 6, size=5, stride=2)
+    stem = efficientnet_lite.Stem(4)  # 16 x 16 pixels to 8 x 8
+    model = efficientnet_lite.EfficientNetLite((stem, block, efficientnet_lite.PooledConv(10)))
+    want = 64 * 27 * 4 + 64 * 4 * 12 + 16 * 25 * 12 + 16 * 12 * 6 + 16 * 6 * 10
+    assert count(model, (16, 16, 3)) == want
 
 
 def test_grouped_convolutions_read_only_their_group():

@@ -10,6 +10,7 @@ import pytest
 from jaxpmi.models import MODELS
 from jaxpmi.models import blockwise
 from jaxpmi.models import channels
+from jaxpmi.models import efficientnet_lite
 from jaxpmi.models import layers
 from jaxpmi.models import pruning
 from jaxpmi.models import resnet
@@ -17,8 +18,25 @@ from jaxpmi.models.cost import count_multiply_adds
 
 SHAPE = (8, 8, 3)
 NUM_CLASSES = 5
-FAMILIES = [name for name in MODELS if "resnet" in name]
-KINDS = ["resnet_small", "resnet18", "preact_resnet18"]  # the others differ in depth alone
+
+
+def small_efficientnet(width):
+    """Every kind of block of EfficientNet-Lite0 once, and a constant feature for the bias."""
+    block = efficientnet_lite.InvertedResidual
+    return efficientnet_lite.EfficientNetLite(
+        (
+            efficientnet_lite.Stem(width),
+            block(width, 6, expand=False),
+            block(18, 6, residual=True),
+            block(12, 8, size=5, stride=2),
+            efficientnet_lite.PooledConv(10, constant_feature=True),
+        )
+    )
+
+
+FAMILIES = {name: make for name, make in MODELS.items() if "resnet" in name}
+FAMILIES["efficientnet"] = small_efficientnet
+KINDS = ["resnet_small", "resnet18", "preact_resnet18", "efficientnet"]  # others are deeper
 
 
 def normal(seed, *shape):
@@ -28,7 +46,7 @@ def normal(seed, *shape):
 @functools.cache
 def classifier(name, width=4):
     """A model, random variables (no gamma of 0 hides a path) and a head."""
-    model = MODELS[name](width)
+    model = FAMILIES[name](width)
     variables = blockwise.init_variables(model, jax.random.key(0), SHAPE)
     leaves, structure = jax.tree.flatten(variables.params)
     leaves = [x + 0.2 * normal(i, *x.shape) for i, x in enumerate(leaves)]
@@ -83,6 +101,16 @@ def cross_entropy(out):
             "preact_resnet18",
             {f"block{i:02d}/out": (4 * 2**stage, 3) for stage, i in enumerate((0, 3, 5, 7))},
         ),
+        # The first depthwise convolution works on the stem's channels; an inverted residual sums.
+        (
+            "efficientnet",
+            {
+                "block00/out": (4, 2),
+                "block01/out": (6, 2),
+                "block03/out": (8, 1),
+                "block04/out": (10, 1),
+            },
+        ),
     ],
 )
 def test_channels_that_are_summed_are_one_group(name, want):
@@ -90,16 +118,35 @@ def test_channels_that_are_summed_are_one_group(name, want):
     groups = channels.filter_groups(model, variables)
     assert {k: tuple(group) for k, group in groups.items() if k.endswith("/out")} == want
     hidden = {k: group.num_filters for k, group in groups.items() if k not in want}
-    blocks = range(1, len(model.blocks))
-    assert hidden == {f"block{i:02d}/hidden": 1 for i in blocks}
+    if name == "efficientnet":  # one writes them, one works on them
+        assert hidden == {"block02/hidden": 2, "block03/hidden": 2}
+    else:
+        assert hidden == {f"block{i:02d}/hidden": 1 for i in range(1, len(model.blocks))}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_filter_is_counted_once(name):
     model, variables, _ = classifier(name)
-    kernels = [leaf for leaf in jax.tree.leaves(variables.params) if leaf.ndim == 4]
+    kernels = [leaf for leaf in jax.tree.leaves(variables.params) if leaf.ndim > 1]
     groups = channels.filter_groups(model, variables)
     assert count_filters(groups) == sum(kernel.shape[-1] for kernel in kernels)
+
+
+def test_image_channels_are_never_removed():
+    block = efficientnet_lite.InvertedResidual(3, 4, expand=False)
+    model = efficientnet_lite.EfficientNetLite((block, efficientnet_lite.PooledConv(5)))
+    variables = blockwise.init_variables(model, jax.random.key(0), SHAPE)
+    groups = channels.filter_groups(model, variables)
+    assert list(groups) == ["block00/out", "block01/out"]
+    kept = {"block00/out": (1, 2), "block01/out": (0, 3)}
+    small, fewer, head = pruning.remove_filters(model, variables, jnp.ones((5, 2)), kept)
+    assert fewer.params["block00"]["depthwise"]["conv"].shape == (3, 3, 3)
+    assert small.blocks[0].hidden == 3 and head.shape == (2, 2)
+    flags = {"block00/out": jnp.zeros(4, bool), "block01/out": jnp.zeros(5, bool)}
+    mask = pruning.filter_mask(model, variables, flags)
+    assert (
+        mask["block00"]["depthwise"]["conv"].all() and not mask["block00"]["project"]["conv"].any()
+    )
 
 
 def test_a_block_that_does_not_say_what_its_channels_are_is_an_error():
@@ -276,6 +323,20 @@ def test_what_cannot_be_chosen_is_an_error():
 # Removal.
 
 
+def layers_of(block, hidden, incoming, stream):
+    """Masks of what each layer of a block writes or normalises."""
+    if isinstance(block, resnet.PreActivationBlock):
+        masks = {"bn1": incoming, "conv1": hidden, "bn2": hidden, "conv2": stream}
+        return {**masks, "conv3": stream, "bn3": stream}
+    if isinstance(block, resnet.ResidualBlock):
+        masks = {"conv1": hidden, "bn1": hidden, "conv2": stream, "bn2": stream}
+        return {**masks, "conv3": stream, "bn3": stream}
+    if isinstance(block, efficientnet_lite.InvertedResidual):
+        hidden = hidden if block.expand else incoming
+        return {"expand": hidden, "depthwise": hidden, "project": stream}
+    return {"conv": stream, "bn": stream}
+
+
 def silence(model, variables, kept):
     """Zeroes what is not kept in a network of full size: every filter and BatchNorm of it.
 
@@ -283,28 +344,37 @@ def silence(model, variables, kept):
     """
 
     def mask(name, size):
-        return np.isin(np.arange(size), kept[name]).astype(np.float32)
+        return np.isin(np.arange(size), kept.get(name, ())).astype(np.float32)
 
-    params, stream = {}, None
+    params, incoming = {}, np.ones(0)
     for i, block in enumerate(model.blocks):
         name = blockwise.block_name(i)
-        own, incoming = variables.params[name], stream
-        if "conv3" in own or i == 0:
-            stream = mask(f"{name}/out", block.channels)
-        elif block.channels > len(incoming):
-            appended = mask(f"{name}/out", block.channels - len(incoming))
-            stream = np.concatenate([incoming, appended])
-        masks = {"conv": stream, "bn": stream, "conv2": stream, "conv3": stream, "bn3": stream}
-        if i > 0:
-            hidden = mask(f"{name}/hidden", own["conv1"].shape[-1])
-            before = isinstance(block, resnet.PreActivationBlock)
-            masks |= {"conv1": hidden, "bn2": hidden if before else stream}
-            masks |= {"bn1": incoming if before else hidden}
+        own, width = variables.params[name], block.channels
+        resnet_block = isinstance(block, resnet.ResidualBlock | resnet.PreActivationBlock)
+        if "conv3" in own if resnet_block else not getattr(block, "residual", False):
+            stream = mask(f"{name}/out", width)
+        else:
+            stream = np.concatenate([incoming, mask(f"{name}/out", width - len(incoming))])
+        hidden = mask(f"{name}/hidden", getattr(block, "hidden", width))
+        masks = layers_of(block, hidden, incoming, stream)
         params[name] = {
-            key: jax.tree.map(lambda x, m=masks[key]: x * m.reshape((1,) * (x.ndim - 1) + (-1,)), p)
-            for key, p in own.items()
+            key: jax.tree.map(lambda x, m=masks[key]: x * np.broadcast_to(m, x.shape), part)
+            for key, part in own.items()
         }
+        incoming = stream
     return variables._replace(params=params)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_masked_parameters_are_those_of_channels_that_are_kept(name):
+    model, variables, _ = classifier(name)
+    kept, groups = half_at_random(model, variables), channels.filter_groups(model, variables)
+    flags = {name: np.isin(np.arange(g.size), kept[name]) for name, g in groups.items()}
+    mask = jax.jit(lambda kept: pruning.filter_mask(model, variables, kept))(flags)
+    got = jax.tree.map(jnp.multiply, variables.params, mask)
+    want = silence(model, variables, kept).params
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+    assert any(not leaf.all() for leaf in jax.tree.leaves(mask))
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -326,11 +396,12 @@ def test_the_small_network_computes_what_the_silenced_one_did(name, train):
 def test_the_small_network_is_small(name):
     model, variables, head = classifier(name)
     groups = channels.filter_groups(model, variables)
-    small, fewer, rows = pruning.remove_filters(
-        model, variables, head, half_at_random(model, variables)
-    )
+    kept = half_at_random(model, variables)
+    small, fewer, rows = pruning.remove_filters(model, variables, head, kept)
     left = channels.filter_groups(small, fewer)
-    assert set(left) == set(groups)  # so that what is kept can be composed
+    assert {name: group.size for name, group in left.items()} == {
+        k: len(v) for k, v in kept.items()
+    }
     half, most = count_filters(groups) // 2, max(group.num_filters for group in groups.values())
     assert half <= count_filters(groups) - count_filters(left) < half + most
     before = count_multiply_adds(model, variables, SHAPE)
@@ -367,20 +438,6 @@ def test_kept_channels_are_plain_numbers_from_which_the_network_is_rebuilt():
 
 def shapes_of(*trees):
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), trees)
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_two_removals_are_one_of_what_both_keep(name):
-    model, variables, head = classifier(name)
-    first = half_at_random(model, variables)
-    once = pruning.remove_filters(model, variables, head, first)
-    then = half_at_random(*once[:2], seed=1)
-    twice = pruning.remove_filters(*once, then)
-    kept = pruning.compose_kept(first, then)
-    assert any(kept[group] != first[group] for group in kept)
-    at_once = pruning.remove_filters(model, variables, head, kept)
-    assert twice[0] == at_once[0]
-    jax.tree.map(np.testing.assert_array_equal, twice[1:], at_once[1:])
 
 
 @pytest.mark.parametrize(
