@@ -24,7 +24,7 @@ def get_config() -> Config:
         method="cmi",
         workdir="runs/mnist_distill",
         data=DataConfig(num_tasks=1, augment=AugmentConfig(crop_padding=4)),
-        model=ModelConfig(width=16),
+        model=ModelConfig(width=8),
         train=TrainConfig(epochs=10),
         deep_inversion=DeepInversionConfig(
             batch_size=128,
@@ -42,5 +42,11 @@ def get_config() -> Config:
             bank_size=5120,
             num_negatives=512,
         ),
-        distill=DistillConfig(student=ModelConfig(width=8), rounds=40, steps_per_round=50),
+        distill=DistillConfig(
+            student=ModelConfig(width=4),
+            rounds=40,
+            steps_per_round=50,
+            learning_rate=0.05,
+            temperature=4.0,
+        ),
     )

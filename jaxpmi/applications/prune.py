@@ -123,7 +123,9 @@ def prune_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tick]:
         kept = choose_filters(
             groups, ranked, num_removed=num_removed, min_filters=settings.min_filters
         )
-        state = state.replace(kept=_as_masks(kept, groups))
+        masks = _as_masks(kept, groups)
+        masks = {name: mask & state.kept[name] for name, mask in masks.items()}  # none comes back
+        state = state.replace(kept=masks)
         state, metrics = _tune(run, state, rates, keys[2], program)
         state = state.replace(step=jnp.asarray(index + 1, jnp.int32))
         steps = max(settings.tuning_steps, 1)

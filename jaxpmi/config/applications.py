@@ -30,7 +30,7 @@ class DistillConfig:
 class PruneConfig:
     """Data-free pruning of filters, by first-order Taylor importance."""
 
-    share: float = 0.5  # of all filters that can be removed
+    share: float = 0.5  # of all filters
     num_removals: int = 10  # removals in equal parts, with importance measured before each
     importance_batches: int = 20  # batches of synthetic images per measurement
     importance: Literal["gate", "filter"] = "gate"  # (gamma dL/dgamma + beta dL/dbeta)^2 of
