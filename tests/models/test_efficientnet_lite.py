@@ -67,7 +67,7 @@ def test_a_photo_is_recognised():
     image = np.asarray(photo.resize((224, 224), PIL.Image.Resampling.BICUBIC, box))
     probabilities = np.asarray(jax.nn.softmax(logits_of(image)))
     assert probabilities.argmax() == MILITARY_UNIFORM
-    assert probabilities.max() > 0.3
+    assert probabilities.max() > 0.37  # 0.395; 0.346 with red and blue exchanged
 
 
 def test_the_published_network_has_its_published_size():

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from jaxpmi.models import torch_checkpoint
 from jaxpmi.models.torch_checkpoint import read_torch_checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "torch_checkpoint"
@@ -117,7 +118,8 @@ def test_nothing_that_outlives_the_reading_can_be_changed(changed):
     """Opcode `b` sets attributes of the object below it on the stack."""
     content = b"ctorch._utils\n_rebuild_tensor_v2\n(dX\x04\x00\x00\x00evilI1\nsb."
     check_error(changed(data_pkl=content), "it holds a function, not tensors by name")
-    assert list(read_torch_checkpoint(GOLDEN / "zip.pt")) == list(EXPECTED)
+    functions = [part for part in vars(torch_checkpoint).values() if callable(part)]
+    assert len(functions) > 10 and not any(hasattr(part, "evil") for part in functions)
     content = b"ccollections\nOrderedDict\n(dX\x04\x00\x00\x00evilI1\nsb."
     with pytest.raises(ValueError, match="does not support item assignment"):
         read_torch_checkpoint(changed(data_pkl=content))
