@@ -16,6 +16,7 @@ from jaxpmi.augment import black_level
 from jaxpmi.augment import denormalise
 from jaxpmi.augment import draw_crop
 from jaxpmi.augment import normalise
+from jaxpmi.augment import padded_crop
 from jaxpmi.augment import resized_crop
 from jaxpmi.config import AugmentConfig
 
@@ -94,6 +95,32 @@ def test_crops_are_all_windows_of_the_padded_image():
     assert {np.asarray(image).tobytes() for image in y} == windows
 
 
+def test_the_crop_at_the_padding_is_the_image():
+    image = np.random.RandomState(0).normal(size=(6, 7, 3)).astype(np.float32)
+    same = padded_crop(jnp.asarray(image), jnp.asarray([4, 4]), 4)
+    np.testing.assert_array_equal(same, image)
+    corner = padded_crop(jnp.asarray(image), jnp.asarray([1, 4]), 4)
+    np.testing.assert_array_equal(corner[3:], image[:3])
+    np.testing.assert_array_equal(corner[:3], 0.0)
+
+
+def test_views_are_differentiable_and_linear_ones_stay_in_range():
+    x = jnp.asarray(pixels(8), jnp.float32) / 255.0
+
+    def view(x, interpolation="linear"):
+        key, config = jax.random.key(3), AugmentConfig(crop_scale=(0.25, 0.5), flip=True)
+        return augment(x, key, config, interpolation=interpolation)
+
+    assert 0.0 <= view(x).min() and view(x).max() <= 1.0
+    overshoot = view(x, "cubic")
+    assert overshoot.min() < 0.0 or overshoot.max() > 1.0
+    # Views are linear maps of the pixels.
+    change = jnp.ones_like(x).at[:, 2:4].set(-1.0)
+    _, tangent = jax.jvp(view, (x,), (change,))
+    np.testing.assert_allclose(tangent, view(x + change) - view(x), atol=1e-5)
+    assert jnp.isfinite(jax.grad(lambda x: jnp.square(view(x)).sum())(x)).all()
+
+
 def test_padding_value_default_is_the_mean_colour():
     _, y = views(AugmentConfig(crop_padding=6), num_images=64)
     assert (np.asarray(y) == 0).mean() > 0.2
@@ -112,16 +139,18 @@ def test_noise_has_the_given_std_and_differs_by_image():
 BOXES = [(0, 0, 24, 30), (2, 5, 20, 22), (10, 0, 14, 30), (23, 3, 1, 9)]
 
 
+@pytest.mark.parametrize("interpolation", ["cubic", "linear"])
 @pytest.mark.parametrize("box", BOXES)
-def test_resized_crop_is_that_of_pillow(box):
+def test_resized_crop_is_that_of_pillow(box, interpolation):
     image = np.random.RandomState(0).normal(size=(24, 30, 3)).astype(np.float32)
     top, left, height, width = box
     corners = (left, top, left + width, top + height)
+    method = {"cubic": Image.Resampling.BICUBIC, "linear": Image.Resampling.BILINEAR}[interpolation]
     expected = [
-        Image.fromarray(channel).resize((30, 24), Image.Resampling.BICUBIC, corners)
+        Image.fromarray(channel).resize((30, 24), method, corners)
         for channel in image.transpose(2, 0, 1)
     ]
-    got = resized_crop(jnp.asarray(image), jnp.asarray(box))
+    got = resized_crop(jnp.asarray(image), jnp.asarray(box), interpolation)
     np.testing.assert_allclose(got, np.stack(expected, -1), atol=1e-4)
 
 

@@ -117,6 +117,19 @@ COMMANDS = [
     ("CONFIG --data.first-task-classes 3", "choose another first_task_classes"),
     ("CONFIG --data.num-classes 9", "num_classes=9 does not fit data set 'data'"),
     ("CONFIG --data.augment.crop-scale 1 0.9", "crop_scale=(1.0, 0.9) must ascend; give the"),
+    (
+        "CONFIG --job distill --method cmi --contrastive-inversion.bank-size 1000",
+        "bank_size=1000 is not a multiple of batch_size=256; use 768 or 1024.",
+    ),
+    (
+        "CONFIG --job distill --method cmi --contrastive-inversion.local-scale 1 0.5",
+        "contrastive_inversion.local_scale=(1.0, 0.5) must ascend; give the smallest",
+    ),
+    (
+        "CONFIG --job distill --method fast_dfkd --contrastive-inversion.statistics-weight 0 "
+        "--contrastive-inversion.cross-entropy-weight 0",
+        "cross_entropy_weight of 0 would make any images; raise one of them.",
+    ),
     ("CONFIG --data.class-names no.txt", "no.txt does not exist or is no file; data.class_names"),
     ("CONFIG --data.test-fraction 1.5", "data.test_fraction=1.5 is out of range"),
     ("CONFIG --data.mean 0.5 0.5 0.5 --data.std 1 1 1", "data.mean has 3 and data.std 3 value(s)"),

@@ -5,8 +5,11 @@ batch of images. Beside ABD's (`generator.py`, whose layers it shares) it has a 
 ends in a sigmoid without a BatchNorm, and keeps no running moments.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpmi.inversion.generator import check_image_size
 from jaxpmi.inversion.generator import decode
@@ -33,31 +36,26 @@ def init_pixel_generator(
     height, width, image_channels = image_shape
     sizes = (*channels, image_channels)
     grid = (height // 4, width // 4, sizes[0])
-    keys = jax.random.split(key, 7)
-
-    def normal(key, shape):
-        return INIT_STD * jax.random.normal(key, shape)
-
-    params = {
-        "linear": normal(keys[0], (latent_dim, *grid)),
-        "linear_bias": jnp.zeros(grid),
-        "bias": jnp.zeros(image_channels),
-    }
+    shapes = {"linear": (latent_dim, *grid)}
+    shapes |= {f"conv{i}": (3, 3, sizes[i], sizes[i + 1]) for i in range(3)}
+    shapes |= {f"bn{i}": (sizes[i],) for i in range(3)}
+    params = _draw_weights(key, shapes)
     for i in range(3):
-        params[f"conv{i}"] = normal(keys[1 + i], (3, 3, sizes[i], sizes[i + 1]))
-        scale = 1.0 + normal(keys[4 + i], (sizes[i],))
-        params[f"bn{i}"] = {"scale": scale, "bias": jnp.zeros(sizes[i])}
-    return params
+        scale = 1.0 + params[f"bn{i}"]
+        params[f"bn{i}"] = {"scale": scale, "bias": jnp.zeros_like(scale)}
+    return {**params, "linear_bias": jnp.zeros(grid), "bias": jnp.zeros(image_channels)}
 
 
 def redraw_first_layer(params: Params, key: PRNGKey) -> Params:
     """Draws the linear map and its BatchNorm anew, both weights from N(0, 0.02^2), biases 0."""
-    keys = jax.random.split(key)
-    linear = INIT_STD * jax.random.normal(keys[0], params["linear"].shape)
-    scale = INIT_STD * jax.random.normal(keys[1], params["bn0"]["scale"].shape)
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    first = {"linear": linear, "linear_bias": zeros["linear_bias"]}
-    return {**params, **first, "bn0": {"scale": scale, "bias": zeros["bn0"]["bias"]}}
+    shapes = {"linear": params["linear"].shape, "scale": params["bn0"]["scale"].shape}
+    drawn = _draw_weights(key, shapes)
+    return {
+        **params,
+        "linear": drawn["linear"],
+        "linear_bias": jnp.zeros_like(params["linear_bias"]),
+        "bn0": {"scale": drawn["scale"], "bias": jnp.zeros_like(params["bn0"]["bias"])},
+    }
 
 
 def generate_pixels(params: Params, latents: jax.Array) -> jax.Array:
@@ -70,3 +68,10 @@ def generate_pixels(params: Params, latents: jax.Array) -> jax.Array:
         return layers.batch_norm(params[f"bn{i}"], None, x, train=True)[0]
 
     return jax.nn.sigmoid(decode(params, latents, batch_norm))
+
+
+def _draw_weights(key, shapes):
+    """Arrays from N(0, 0.02^2) by name, cut out of one draw: each draw takes long to compile."""
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    pieces = jnp.split(INIT_STD * jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
+    return {name: x.reshape(shapes[name]) for name, x in zip(shapes, pieces, strict=True)}

@@ -125,6 +125,77 @@ def test_self_cross_entropy_compares_with_the_best_masked_class():
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
+def test_class_imbalance_is_the_sum_of_p_log_p_up_to_its_scale():
+    """The balance term of DAFL: -ln K for equal shares, 0 for one class."""
+    logits = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    uniform, one_hot = np.zeros((6, 4), np.float32), 50.0 * np.eye(4, dtype=np.float32)[[2] * 6]
+    for batch, known in ((logits, None), (uniform, -np.log(4.0)), (one_hot, 0.0)):
+        p = np.exp(batch) / np.exp(batch).sum(1, keepdims=True)
+        p = p.mean(0)
+        want = (p * np.log(np.maximum(p, 1e-30))).sum() if known is None else known
+        got = np.log(4.0) * (objectives.class_imbalance(batch, np.ones(4)) - 1.0)
+        np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def divergences(teacher, student):
+    """KL(softmax(teacher) || softmax(student)) per row, in float64."""
+    p, q = (np.exp(np.asarray(x, np.float64)) for x in (teacher, student))
+    p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
+    return (p * np.log(p / q)).sum(1)
+
+
+def two_logits(number=6):
+    rng = np.random.default_rng(0)
+    return (rng.normal(size=(number, 5)).astype(np.float32) for _ in range(2))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])
+def test_distillation_kl_against_numpy(temperature):
+    student, teacher = two_logits()
+    got = objectives.distillation_kl(student, teacher, temperature)
+    want = temperature**2 * divergences(teacher / temperature, student / temperature).mean()
+    np.testing.assert_allclose(got, want, rtol=1e-3)
+    np.testing.assert_allclose(
+        objectives.distillation_kl(teacher, teacher, temperature), 0.0, atol=1e-4
+    )
+
+
+def test_the_gradient_of_distillation_is_about_as_large_at_any_temperature():
+    student, teacher = two_logits()
+    norms = [
+        np.linalg.norm(jax.grad(objectives.distillation_kl)(student, teacher, temperature))
+        for temperature in (5.0, 10.0, 20.0, 50.0)
+    ]
+    assert max(norms) < 1.3 * min(norms)
+
+
+def test_agreed_divergence_counts_images_on_which_both_agree():
+    teacher, student = two_logits(40)
+    agree = teacher.argmax(1) == student.argmax(1)
+    assert 3 < agree.sum() < 37
+    want = divergences(teacher, student)
+    got = objectives.agreed_divergence(teacher, student)
+    np.testing.assert_allclose(got, (want * agree).mean(), rtol=1e-5)
+    # All agree: the mean; none agrees: 0; the same network: 0.
+    got = objectives.agreed_divergence(teacher[agree], student[agree])
+    np.testing.assert_allclose(got, want[agree].mean(), rtol=1e-5)
+    assert objectives.agreed_divergence(teacher[~agree], student[~agree]) == 0.0
+    np.testing.assert_allclose(objectives.agreed_divergence(teacher, teacher), 0.0, atol=1e-6)
+
+
+def test_agreement_itself_has_no_gradient():
+    teacher, student = two_logits(40)
+    agree = teacher.argmax(1) == student.argmax(1)
+    for argument in (0, 1):
+        grad = jax.grad(objectives.agreed_divergence, argnums=argument)(teacher, student)
+        want = jax.grad(
+            lambda *logits: (objectives.prediction_divergence(*logits) * agree).mean(),
+            argnums=argument,
+        )(teacher, student)
+        np.testing.assert_allclose(grad, want, atol=1e-6)
+        assert (np.abs(grad[agree]).max(1) > 0).all() and not grad[~agree].any()
+
+
 def test_total_variation_of_ramps():
     ramp = np.broadcast_to(np.arange(6.0, dtype=np.float32)[None, :, None, None], (2, 6, 5, 3))
     # Down and both diagonals change by 1, right by 0.

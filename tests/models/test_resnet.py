@@ -211,6 +211,28 @@ def test_convolution_and_its_own_gradient_are_those_of_jax(size, stride, image):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4)
 
 
+@pytest.mark.parametrize("image", [(4, 4), (3, 5), (1, 2)])
+def test_the_convolution_of_an_enlarged_image(image):
+    x, kernel = normal(0, 2, *image, 3), normal(1, 3, 3, 3, 4)
+
+    def enlarge_first(x, kernel):
+        return plain_conv(jnp.repeat(jnp.repeat(x, 2, 1), 2, 2), kernel, 1)
+
+    def value_and_gradients(function):
+        def loss(x, kernel):
+            y = function(x, kernel)
+            return (y * normal(2, *y.shape)).sum(), y
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(x, kernel)
+
+    (_, got), got_grads = value_and_gradients(layers.upsampled_conv)
+    (_, want), want_grads = value_and_gradients(enlarge_first)
+    assert got.shape == (2, 2 * image[0], 2 * image[1], 4)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+    for a, b in zip(got_grads, want_grads, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4)
+
+
 def test_batch_norm_normalises_by_the_batch_or_by_the_running_moments():
     x = 3.0 * normal(0, 6, 4, 4, 3) + np.arange(3, dtype=np.float32)
     params = {"scale": jnp.asarray([1.0, 2.0, 0.5]), "bias": jnp.asarray([0.0, -1.0, 1.0])}
