@@ -39,6 +39,7 @@ def validate(config: Config, num_devices: int = 1) -> None:
             f"method='{config.method}' is not made for job='{config.job}'; use one of "
             f"{', '.join(JOB_METHODS[config.job])}."
         )
+    _check_weights(config)
     _check_data(config)
     _check_training(config)
     if config.job == "continual":
@@ -112,6 +113,11 @@ def _check_synthesis(config: Config) -> None:
                 f"{', '.join(MODELS)}."
             )
     settings = config.deep_inversion
+    if len(settings.stage_scales) != len(settings.stage_steps) or not settings.stage_steps:
+        raise ValueError(
+            f"deep_inversion.stage_scales={settings.stage_scales} and stage_steps="
+            f"{settings.stage_steps} must be of one length; give a scale and steps per stage."
+        )
     if config.method == "adaptive_deep_inversion" and settings.competition_weight == 0:
         raise ValueError(
             "method='adaptive_deep_inversion' needs deep_inversion.competition_weight above 0; "
@@ -119,6 +125,43 @@ def _check_synthesis(config: Config) -> None:
         )
     if config.method in ("cmi", "fast_dfkd"):
         _check_contrastive_inversion(config)
+    if config.job == "invert":
+        _check_pictures(config)
+
+
+def _check_weights(config: Config) -> None:
+    if config.model.weights is None:
+        return
+    if config.model.name != "efficientnet_lite0" or config.job != "invert":
+        raise ValueError(
+            f"model.weights='{config.model.weights}' with model.name='{config.model.name}' and "
+            f"job='{config.job}' is not there; they are of efficientnet_lite0, for job='invert'."
+        )
+
+
+def _check_pictures(config: Config) -> None:
+    if config.deep_inversion.competition_weight > 0:
+        raise ValueError(
+            "deep_inversion.competition_weight="
+            f"{config.deep_inversion.competition_weight:g} needs a student, which job='invert' has "
+            "not; set it to 0."
+        )
+    if config.invert.learn_data and config.model.weights is None:
+        raise ValueError(
+            "invert.learn_data=True would teach the network the data that it is trained on; give "
+            "it model.weights, or set it to False."
+        )
+    per_layer = config.inversion.per_layer
+    if config.method == "pmi" and (
+        (per_layer.start, per_layer.num_steps > 0) != ("gaussian", True)
+        or per_layer.block_statistics == "measured"
+    ):
+        raise ValueError(
+            f"method='pmi' with inversion.per_layer.start='{per_layer.start}', num_steps="
+            f"{per_layer.num_steps}, block_statistics='{per_layer.block_statistics}' needs data, "
+            "which job='invert' does not read; set start='gaussian', some num_steps and "
+            "block_statistics='propagated'."
+        )
 
 
 def _check_contrastive_inversion(config: Config) -> None:

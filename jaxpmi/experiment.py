@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxpmi.applications.distill import DISTILL
+from jaxpmi.applications.invert import INVERT
 from jaxpmi.applications.prune import PRUNE
 from jaxpmi.config import Config
 from jaxpmi.config_check import validate
@@ -15,7 +16,7 @@ from jaxpmi.session import Session
 from jaxpmi.session import finished_summary
 from jaxpmi.sharding import make_mesh
 
-JOBS = {"distill": DISTILL, "prune": PRUNE}
+JOBS = {"distill": DISTILL, "prune": PRUNE, "invert": INVERT}
 
 
 def run(config: Config) -> dict[str, Any]:

@@ -57,4 +57,6 @@ class InvertConfig:
     test_name: str | None = None  # TFDS name of real images of the network's own classes, such as
     # imagenet2012 or imagenette, to measure what it keeps; None: agreement on synthetic images
     test_path: str | None = None  # their TFDS data directory
+    trainable: Literal["all", "last_block", "head"] = "all"  # of a network with model.weights, when
+    # it learns the new classes
     held_out_share: float = 0.25  # of the synthetic images, to measure agreement on; never learnt

@@ -3,7 +3,11 @@
 from jaxpmi.data.batches import channel_moments
 from jaxpmi.data.batches import epoch_batches
 from jaxpmi.data.class_names import imagenet_class_names
+from jaxpmi.data.class_names import imagenet_labels
 from jaxpmi.data.image_source import ImageSource
+from jaxpmi.data.image_source import append_classes
+from jaxpmi.data.image_source import relabel
+from jaxpmi.data.image_source import without_images
 from jaxpmi.data.sources import dataset_name
 from jaxpmi.data.sources import open_source
 from jaxpmi.data.stream import PastDataError
@@ -15,11 +19,15 @@ __all__ = [
     "ImageSource",
     "PastDataError",
     "TaskStream",
+    "append_classes",
     "channel_moments",
     "class_order",
     "dataset_name",
     "epoch_batches",
     "imagenet_class_names",
+    "imagenet_labels",
     "open_source",
+    "relabel",
     "split_tasks",
+    "without_images",
 ]

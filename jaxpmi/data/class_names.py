@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from jaxpmi.data.image_source import ImageSource
 from jaxpmi.data.image_source import shorten
 
@@ -74,6 +76,29 @@ def imagenet_class_names() -> tuple[str, ...]:
     """
     lines = importlib.resources.files("jaxpmi.data") / "imagenet_classes.txt"
     return tuple(line.split(maxsplit=1)[1] for line in lines.read_text("utf-8").splitlines())
+
+
+def imagenet_labels(names: Sequence[str]) -> np.ndarray:
+    """The labels i32[n] of classes of ImageNet, by their WordNet ids or by their names.
+
+    >>> imagenet_labels(["n02099601", "goldfish"])
+    array([207,   1], dtype=int32)
+
+    Raises:
+      ValueError: a name that is none of ImageNet's.
+    """
+    lines = importlib.resources.files("jaxpmi.data") / "imagenet_classes.txt"
+    positions = {}
+    for label, line in reversed(list(enumerate(lines.read_text("utf-8").splitlines()))):
+        for name in line.split(maxsplit=1):  # the first of two classes of one name counts
+            positions[name.lower()] = label
+    unknown = [name for name in names if name.lower() not in positions]
+    if unknown:
+        raise ValueError(
+            f"{shorten(unknown)} is no class of ImageNet; give images of its classes, named by "
+            "WordNet ids such as n02099601."
+        )
+    return np.asarray([positions[name.lower()] for name in names], np.int32)
 
 
 def check_names_are_words(names: Sequence[str]) -> None:

@@ -137,6 +137,49 @@ def pad_images(source: ImageSource, padding: int) -> ImageSource:
     return dataclasses.replace(source, image_shape=shape, reader=reader)
 
 
+def repeat_channels(source: ImageSource, rgb: bool) -> ImageSource:
+    """Gives grey images three equal channels, if `rgb`; others stay as they are."""
+    height, width, channels = source.image_shape
+    if not rgb or channels == 3:
+        return source
+
+    def reader(split: str, indices: np.ndarray) -> np.ndarray:
+        return np.repeat(source.reader(split, indices), 3, axis=-1)
+
+    return dataclasses.replace(source, image_shape=(height, width, 3), reader=reader)
+
+
+def without_images(
+    name: str, class_names: tuple[str, ...], image_shape: tuple[int, int, int]
+) -> ImageSource:
+    """Classes of which there is no image, as of the data that a pretrained network once saw."""
+
+    def reader(split: str, indices: np.ndarray) -> np.ndarray:
+        del split, indices  # there is none to ask for
+        return np.zeros((0, *image_shape), np.uint8)
+
+    labels = {split: np.zeros(0, np.int32) for split in ("train", "test")}
+    return ImageSource(name, class_names, image_shape, labels, reader)
+
+
+def append_classes(known: ImageSource, source: ImageSource) -> ImageSource:
+    """The classes of `known`, which has no image, and after them those of another source."""
+    if known.image_shape != source.image_shape:
+        raise ValueError(
+            f"images of '{source.name}' are {source.image_shape}, those of '{known.name}' "
+            f"{known.image_shape}; set data.image_size and data.rgb so that they are equal."
+        )
+    labels = {split: part + np.int32(known.num_classes) for split, part in source.labels.items()}
+    names = known.class_names + source.class_names
+    return dataclasses.replace(source, class_names=names, labels=labels)
+
+
+def relabel(source: ImageSource, labels: np.ndarray, class_names: tuple[str, ...]) -> ImageSource:
+    """Names the classes anew: that of label i becomes `labels[i]`, i32, among `class_names`."""
+    moved = {split: labels[part] for split, part in source.labels.items()}
+    return dataclasses.replace(source, class_names=class_names, labels=moved)
+
+
 def check_every_class(source: ImageSource) -> ImageSource:
     """Returns the source, or raises naming the classes that lack training or test images."""
     if source.num_classes < 2:

@@ -6,6 +6,7 @@ from jaxpmi.writers.files import to_plain
 from jaxpmi.writers.files import write_json
 from jaxpmi.writers.files import write_samples_npz
 from jaxpmi.writers.pictures import write_accuracy_plot
+from jaxpmi.writers.pictures import write_image_folders
 from jaxpmi.writers.pictures import write_image_grid
 from jaxpmi.writers.pictures import write_learning_curve
 from jaxpmi.writers.progress import Progress
@@ -18,6 +19,7 @@ __all__ = [
     "summary_table",
     "to_plain",
     "write_accuracy_plot",
+    "write_image_folders",
     "write_image_grid",
     "write_json",
     "write_learning_curve",

@@ -1,7 +1,9 @@
 """Pictures of a run: synthetic beside real images, and the accuracy of every task over time."""
 
 import os
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -19,8 +21,8 @@ def write_image_grid(
     path: str | os.PathLike,
     synthetic: np.ndarray,
     labels: np.ndarray,
-    real: np.ndarray,
-    real_labels: np.ndarray,
+    real: np.ndarray | None,
+    real_labels: np.ndarray | None,
     class_names: Sequence[str],
     per_class: int = 8,
 ) -> None:
@@ -30,8 +32,8 @@ def write_image_grid(
       path: the file.
       synthetic: u8[N, H, W, C], C 1 or 3.
       labels: i32[N], the intended classes.
-      real: u8[M, H, W, C], test images.
-      real_labels: i32[M].
+      real: u8[M, H, W, C], test images; None: there are none beside.
+      real_labels: i32[M] or None.
       class_names: one per label value.
       per_class: most images of each kind in a row.
     """
@@ -45,28 +47,50 @@ def write_image_grid(
     left = 2 * MARGIN + round(max((font.getlength(name) for name in names), default=0))
     scale = -(-IMAGE_PIXELS // max(synthetic.shape[1:3]))
     height, width = (side * scale + MARGIN for side in synthetic.shape[1:3])
-    second = left + per_class * width + GAP
-    size = (HEADER + len(classes) * height, second + per_class * width, 3)
+    panels = [("synthetic", left, synthetic, labels)]
+    if real is not None:
+        panels.append(("real test images", left + per_class * width + GAP, real, real_labels))
+    size = (HEADER + len(classes) * height, panels[-1][1] + per_class * width, 3)
     canvas = np.full(size, BACKGROUND, np.uint8)
     for row, label in enumerate(classes):
         top = HEADER + row * height
-        for start, images in (
-            (left, synthetic[labels == label]),
-            (second, real[real_labels == label]),
-        ):
+        for _, start, every, own in panels:
+            images = every[own == label]
             for column, image in enumerate(images[:per_class]):
                 pixels = np.repeat(np.repeat(image, scale, 0), scale, 1)
                 x = start + column * width
                 canvas[top : top + pixels.shape[0], x : x + pixels.shape[1]] = pixels
     picture = Image.fromarray(canvas)
     draw = ImageDraw.Draw(picture)
-    draw.text((left, MARGIN), "synthetic", fill=(INK,) * 3, font=font)
-    draw.text((second, MARGIN), "real test images", fill=(INK,) * 3, font=font)
+    for title, start, _, _ in panels:
+        draw.text((start, MARGIN), title, fill=(INK,) * 3, font=font)
     for row, name in enumerate(names):
         middle = HEADER + row * height + (height - MARGIN) // 2
         draw.text((MARGIN, middle), name, fill=(INK,) * 3, font=font, anchor="lm")
     with replace_file(path) as file:
         picture.save(file, "PNG")
+
+
+def write_image_folders(
+    folder: str | os.PathLike, images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
+) -> None:
+    """Writes every image as a PNG into the folder of its class, `<label>_<name>/NNN.png`.
+
+    Args:
+      folder: which gets one folder per class that there is an image of.
+      images: u8[N, H, W, C], C 1 or 3.
+      labels: i32[N].
+      class_names: one per label value; what is neither letter nor digit becomes an underscore.
+    """
+    from PIL import Image
+
+    digits = len(str(len(class_names) - 1))
+    for label in np.unique(labels):
+        name = re.sub(r"[^a-z0-9]+", "_", str(class_names[label]).lower()).strip("_")
+        for number, image in enumerate(images[labels == label]):
+            path = Path(folder) / f"{label:0{digits}}_{name}" / f"{number:03}.png"
+            with replace_file(path) as file:
+                Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, "PNG")
 
 
 def write_accuracy_plot(path: str | os.PathLike, accuracy_matrix: np.ndarray, title: str) -> None:
