@@ -104,7 +104,7 @@ def contrastive_inversion(
       The next state, and the images of the least loss, normalised and in the valid range, with
       their terms.
     """
-    key_generator, key_latents, key_steps = jax.random.split(key, 3)
+    key_start, key_steps = jax.random.split(key)
     batch, networks = labels.shape[0], Networks(variables, head, student)
     weights = term_weights(config, student)
     num_drawn = min(config.num_negatives, config.bank_size)
@@ -135,20 +135,11 @@ def contrastive_inversion(
         )
         return terms, (pixels, jnp.concatenate([local, whole], 1))
 
-    sizes = {"latent_dim": config.latent_dim, "channels": config.channels}
-    parts = {
-        "generator": init_pixel_generator(key_generator, image_shape, **sizes),
-        "latents": jax.random.normal(key_latents, (batch, config.latent_dim)),
-        "projection": state.projection,
-    }
-    adams = optimisers(config)
-    opt_states = {name: adams[name].init(parts[name]) for name in ("generator", "latents")}
     found = search(
         terms_fn,
-        parts,
-        opt_states | {"projection": state.opt_state},
+        *_begin_call(state, batch, image_shape, key_start, config),
         key_steps,
-        optimisers=adams,
+        optimisers=optimisers(config),
         weights=weights | {"contrastive": config.contrastive_weight},
         num_steps=config.num_steps,
     )
@@ -181,3 +172,18 @@ def two_views(pixels: jax.Array, key: PRNGKey, config: ContrastiveInversionConfi
 def global_view(pixels: jax.Array, key: PRNGKey, config: ContrastiveInversionConfig) -> jax.Array:
     """The first half of `two_views`."""
     return augment(pixels, key, AugmentConfig(crop_padding=config.crop_padding, flip=config.flip))
+
+
+def _begin_call(state, batch, image_shape, key, config):
+    """What is optimised, and its optimisers' states: all new but for the projection head."""
+    key_generator, key_latents = jax.random.split(key)
+    sizes = {"latent_dim": config.latent_dim, "channels": config.channels}
+    new = {
+        "generator": init_pixel_generator(key_generator, image_shape, **sizes),
+        "latents": jax.random.normal(key_latents, (batch, config.latent_dim)),
+    }
+    opt_states = {name: optimisers(config)[name].init(part) for name, part in new.items()}
+    return (
+        new | {"projection": state.projection},
+        opt_states | {"projection": state.opt_state},
+    )
