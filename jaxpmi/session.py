@@ -140,10 +140,8 @@ class Session:
         if name.startswith("train") and "accuracy" not in scalars:
             loss = float(sum(scalars.values()))
             scalars = {**scalars, "loss": loss}
-        elif "final_loss" in scalars:
-            loss = float(scalars["final_loss"])
-        elif "loss" in scalars:
-            loss = float(scalars["loss"])
+        elif "loss" in scalars or "final_loss" in scalars:
+            loss = float(scalars.get("loss", scalars.get("final_loss")))
         if scalars:
             path = f"task{task:02d}/{name.replace(':', '/')}"
             self.metrics.write(number, {f"{path}/{k}": float(v) for k, v in scalars.items()})

@@ -62,7 +62,7 @@ def begin(config: Config) -> tuple[ApplicationRun, ApplicationState]:
     state = state.replace(
         student=student,
         student_opt_state=optimiser(sgd(settings)).init(trainable_parts(student, {})),
-        synthesiser=synthesiser.begin(run, state.network, key_synthesiser),
+        synthesiser=synthesiser.begin(run, state, key_synthesiser),
         results={
             "teacher_accuracy": jnp.asarray(jnp.nan),
             "student_accuracy": jnp.full(NUM_MEASUREMENTS, jnp.nan),

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxpmi.applications.state import ApplicationRun
+from jaxpmi.applications.state import ApplicationState
 from jaxpmi.applications.synthesis import Batch
 from jaxpmi.applications.synthesis import Request
 from jaxpmi.applications.synthesis import Synthesiser
 from jaxpmi.config import Config
-from jaxpmi.continual.state import Network
 from jaxpmi.inversion.contrastive_inversion import contrastive_inversion
 from jaxpmi.inversion.contrastive_inversion import init_contrastive_inversion
 from jaxpmi.inversion.deep_inversion import Classifier
@@ -82,19 +82,22 @@ def make_by_contrastive_inversion(
     return carried, Batch(solution.x, solution.loss, solution.terms, solution.finite)
 
 
-def _carry_nothing(run: ApplicationRun, network: Network, key: PRNGKey) -> tuple[()]:
-    del run, network, key
+def _carry_nothing(run: ApplicationRun, state: ApplicationState, key: PRNGKey) -> tuple[()]:
+    del run, state, key
     return ()
 
 
-def _begin_contrastive(run: ApplicationRun, network: Network, key: PRNGKey) -> Any:
+def _begin_contrastive(run: ApplicationRun, state: ApplicationState, key: PRNGKey) -> Any:
     shape, config = run.stream.image_shape, run.config.contrastive_inversion
-    return init_contrastive_inversion(key, network.variables, shape, model=run.model, config=config)
+    return init_contrastive_inversion(
+        key, state.network.variables, shape, model=run.model, config=config
+    )
 
 
-def _begin_fast(run: ApplicationRun, network: Network, key: PRNGKey) -> Any:
+def _begin_fast(run: ApplicationRun, state: ApplicationState, key: PRNGKey) -> Any:
     shape, config = run.stream.image_shape, run.config.contrastive_inversion
-    return init_fast_inversion(key, network.variables, shape, config=config)
+    variables = state.network.variables
+    return init_fast_inversion(key, variables, shape, mean=state.mean, config=config)
 
 
 def _deep_inversion_batch(config: Config) -> int:

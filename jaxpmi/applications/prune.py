@@ -74,7 +74,7 @@ def begin(config: Config) -> tuple[ApplicationRun, ApplicationState]:
     state = state.replace(
         student=student,
         student_opt_state=optimiser(sgd(settings)).init(trainable_parts(student, {})),
-        synthesiser=synthesiser.begin(run, state.network, jax.random.key(config.seed + 1)),
+        synthesiser=synthesiser.begin(run, state, jax.random.key(config.seed + 1)),
         kept={name: jnp.ones(group.size, bool) for name, group in groups.items()},
         results={"accuracy_before": jnp.asarray(jnp.nan), "accuracy_after": jnp.asarray(jnp.nan)},
     )

@@ -53,7 +53,7 @@ class Synthesiser(NamedTuple):
     """A method to make images; `Config` is its settings, what it carries is its own."""
 
     batch_size: Callable[[Config], int]
-    begin: Callable[[Run, Network, PRNGKey], Any]  # what it carries from batch to batch
+    begin: Callable[[Run, ApplicationState, PRNGKey], Any]  # what it carries from batch to batch
     make: Callable[[Any, Request, Run, BlockwiseModel | None], tuple[Any, Batch]]
     adapts: bool  # whether images depend on the student, or on the images before them
 

@@ -137,7 +137,7 @@ def contrastive_inversion(
 
     found = search(
         terms_fn,
-        *_begin_call(state, batch, image_shape, key_start, config),
+        *_begin_call(state, batch, image_shape, mean, key_start, config),
         key_steps,
         optimisers=optimisers(config),
         weights=weights | {"contrastive": config.contrastive_weight},
@@ -174,12 +174,12 @@ def global_view(pixels: jax.Array, key: PRNGKey, config: ContrastiveInversionCon
     return augment(pixels, key, AugmentConfig(crop_padding=config.crop_padding, flip=config.flip))
 
 
-def _begin_call(state, batch, image_shape, key, config):
+def _begin_call(state, batch, image_shape, mean, key, config):
     """What is optimised, and its optimisers' states: all new but for the projection head."""
     key_generator, key_latents = jax.random.split(key)
     sizes = {"latent_dim": config.latent_dim, "channels": config.channels}
     new = {
-        "generator": init_pixel_generator(key_generator, image_shape, **sizes),
+        "generator": init_pixel_generator(key_generator, image_shape, mean=mean, **sizes),
         "latents": jax.random.normal(key_latents, (batch, config.latent_dim)),
     }
     opt_states = {name: optimisers(config)[name].init(part) for name, part in new.items()}

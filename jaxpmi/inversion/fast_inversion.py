@@ -49,11 +49,15 @@ def init_fast_inversion(
     variables: Variables,
     image_shape: tuple[int, int, int],
     *,
+    mean: jax.Array,
     config: ContrastiveInversionConfig,
 ) -> FastState:
-    """A fresh generator of images (H, W, C) for a teacher of `variables`."""
+    """A fresh generator of images (H, W, C), at first of pixels f32[C] `mean` in [0, 1].
+
+    `variables` are of the teacher.
+    """
     sizes = {"latent_dim": config.latent_dim, "channels": config.channels}
-    generator = init_pixel_generator(key, image_shape, **sizes)
+    generator = init_pixel_generator(key, image_shape, mean=mean, **sizes)
     statistics = jax.tree.map(jnp.zeros_like, variables.batch_stats)
     opt_state = _meta_optimiser(config).init(generator)
     return FastState(generator, opt_state, statistics, jnp.zeros((), jnp.int32))

@@ -26,11 +26,15 @@ def init_pixel_generator(
     *,
     latent_dim: int = 256,
     channels: tuple[int, int, int] = (128, 128, 64),
+    mean: jax.Array | None = None,
 ) -> Params:
     """Draws the weights of a generator of images (H, W, C), H and W divisible by 4.
 
     linear - BN - 2x - conv - BN - leaky ReLU - 2x - conv - BN - leaky ReLU - conv - sigmoid (CMI,
     section 2.1); `channels` are those after the linear map and the first two convolutions.
+
+    Images begin nearly flat, at the pixels f32[C] of `mean`, in (0, 1): far from it, most steps
+    would go into the way there. None: at 1/2, as published, which is about CIFAR's mean.
     """
     check_image_size(image_shape)
     height, width, image_channels = image_shape
@@ -43,7 +47,8 @@ def init_pixel_generator(
     for i in range(3):
         scale = 1.0 + params[f"bn{i}"]
         params[f"bn{i}"] = {"scale": scale, "bias": jnp.zeros_like(scale)}
-    return {**params, "linear_bias": jnp.zeros(grid), "bias": jnp.zeros(image_channels)}
+    bias = jnp.zeros(image_channels) if mean is None else jax.scipy.special.logit(mean)
+    return {**params, "linear_bias": jnp.zeros(grid), "bias": bias}
 
 
 def redraw_first_layer(params: Params, key: PRNGKey) -> Params:

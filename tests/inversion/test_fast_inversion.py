@@ -34,7 +34,9 @@ LABELS = np.arange(8, dtype=np.int32) % 4
 @functools.cache
 def fresh():
     """Before any call; copied before it is used, which donates it."""
-    return fast.init_fast_inversion(jax.random.key(0), trained().variables, SHAPE, config=CONFIG)
+    return fast.init_fast_inversion(
+        jax.random.key(0), trained().variables, SHAPE, mean=jnp.asarray(MEAN), config=CONFIG
+    )
 
 
 def call(state, seed, config=CONFIG, against=None):
