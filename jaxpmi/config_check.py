@@ -306,18 +306,31 @@ def _check_per_layer(config: Config) -> None:
 
 def _check_devices(config: Config, num_devices: int) -> None:
     sizes = {"train.batch_size": config.train.batch_size}
-    if config.method in INVERSION_METHODS + GENERATOR_METHODS:
+    if config.job != "continual":
+        sizes |= _job_batch_sizes(config)
+    elif config.method in INVERSION_METHODS + GENERATOR_METHODS:
         sizes["train.replay_batch_size"] = config.train.replay_batch_size
-    if config.method in INVERSION_METHODS:
-        sizes["inversion.batch_size"] = config.inversion.batch_size
-    if config.method in GENERATOR_METHODS:
-        sizes["generator.batch_size"] = config.generator.batch_size
+        batches = config.inversion if config.method in INVERSION_METHODS else config.generator
+        name = "inversion" if config.method in INVERSION_METHODS else "generator"
+        sizes[f"{name}.batch_size"] = batches.batch_size
     for path, size in sizes.items():
         if size % num_devices:
             raise ValueError(
                 f"{path}={size} is not divisible by {num_devices} devices; use "
                 f"{_nearest(size, num_devices)}."
             )
+
+
+def _job_batch_sizes(config: Config) -> dict[str, int]:
+    """The batches of a job that are split over devices."""
+    contrastive = config.method in ("cmi", "fast_dfkd")
+    name = "contrastive_inversion" if contrastive else "deep_inversion"
+    sizes = {f"{name}.batch_size": getattr(config, name).batch_size}
+    if config.job in ("distill", "prune"):
+        sizes[f"{config.job}.batch_size"] = getattr(config, config.job).batch_size
+    elif config.invert.learn_data:
+        sizes["train.replay_batch_size"] = config.train.replay_batch_size
+    return sizes
 
 
 def _nearest(count: int, divisor: int) -> str:

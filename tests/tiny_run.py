@@ -6,6 +6,8 @@ import numpy as np
 from small_network import blobs
 
 from jaxpmi import experiment
+from jaxpmi.applications import invert
+from jaxpmi.applications import state
 from jaxpmi.config import Config
 from jaxpmi.config import ContrastiveConfig
 from jaxpmi.config import DataConfig
@@ -28,7 +30,7 @@ def set_up(patch, num_devices=1):
     """Makes two tiny models known, and runs use that many devices; `patch` can undo it."""
     patch.setitem(MODELS, "tiny", tiny_model)
     patch.setitem(MODELS, "tiny_vit", tiny_transformer)
-    for module in (experiment, start):
+    for module in (experiment, start, state, invert):
         patch.setattr(module, "make_mesh", lambda: make_mesh(num_devices))
 
 

@@ -179,7 +179,7 @@ def draw(run: InvertRun, state: ContinualState, phase: str, folder: Path) -> str
     if phase != "invert":
         return ""
     images, labels = jax.device_get((state.replay.samples, state.replay.labels))
-    names = run.stream.class_names
+    names = run.stream.class_names[: run.stream.task_classes(0).stop]
     write_image_grid(folder / "grid.png", images, labels, None, None, names, PER_ROW)
     write_image_folders(folder, images, labels, names)
     return ""
@@ -196,19 +196,16 @@ def summarise(run: InvertRun, state: ContinualState, accounts: Accounts) -> dict
         "seed": config.seed,
         "classes": {str(label): run.stream.class_names[label] for label in run.classes},
         "num_synthesized": num_pictures(run),
-        "own_classes": {
-            "measured_on": REAL_IMAGES if _has_real(run) else HELD_OUT,
-            "accuracy_before": float(accuracy[0, 0]),
-        },
+        "own_accuracy_measured_on": REAL_IMAGES if _has_real(run) else HELD_OUT,
+        "own_accuracy_before": float(accuracy[0, 0]),
         "inversion": accounts.inversion,
         **accounts.cost(run.mesh.size),
     }
     if len(accuracy) > 1:
-        summary["own_classes"]["accuracy_after"] = float(accuracy[1, 0])
-        summary["new_classes"] = {
-            "names": list(run.stream.class_names[run.stream.task_classes(1).start :]),
-            "accuracy": float(accuracy[1, 1]),
-        }
+        summary["own_accuracy_after"] = float(accuracy[1, 0])
+        summary["new_accuracy"] = float(accuracy[1, 1])
+        first = run.stream.task_classes(1).start
+        summary["new_classes"] = list(run.stream.class_names[first:])
     return summary
 
 

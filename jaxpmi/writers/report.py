@@ -36,6 +36,9 @@ def _scores(summary: Mapping[str, Any]) -> str:
         "task_accuracy": "accuracy with the task given",
         "teacher_accuracy": "accuracy of the teacher",
         "student_accuracy": "accuracy of the student",
+        "own_accuracy_before": "accuracy on the network's own classes, before",
+        "own_accuracy_after": "accuracy on the network's own classes, after",
+        "new_accuracy": "accuracy on the new classes",
         "accuracy_before": "accuracy before pruning",
         "accuracy_after": "accuracy after pruning",
     }
