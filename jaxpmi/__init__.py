@@ -1,4 +1,4 @@
-"""jaxpmi: data-free class-incremental learning by per-layer model inversion, in JAX.
+"""jaxpmi: data-free continual learning by model inversion, in JAX.
 
 The names below work on a user's own network, parameters and images; `run` is the whole experiment.
 """
@@ -8,15 +8,21 @@ from jaxpmi.augment import normalise
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import Config
 from jaxpmi.config import ContrastiveConfig
+from jaxpmi.config import ContrastiveInversionConfig
 from jaxpmi.config import DataConfig
+from jaxpmi.config import DeepInversionConfig
+from jaxpmi.config import DistillConfig
 from jaxpmi.config import FullModelConfig
 from jaxpmi.config import GeneratorConfig
 from jaxpmi.config import InversionConfig
+from jaxpmi.config import InvertConfig
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import ModelConfig
 from jaxpmi.config import PerLayerConfig
+from jaxpmi.config import PruneConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.config_file import load_config
+from jaxpmi.data import imagenet_class_names
 from jaxpmi.data import open_source
 from jaxpmi.features.contrastive import ContrastiveModel
 from jaxpmi.features.contrastive import fit as fit_contrastive
@@ -31,6 +37,13 @@ from jaxpmi.features.projection import project_features
 from jaxpmi.features.projection import text_prototypes
 from jaxpmi.inversion.block_inverse import BlockInverse
 from jaxpmi.inversion.block_inverse import fit_block_inverses
+from jaxpmi.inversion.contrastive_inversion import contrastive_inversion
+from jaxpmi.inversion.contrastive_inversion import init_contrastive_inversion
+from jaxpmi.inversion.deep_inversion import Classifier
+from jaxpmi.inversion.deep_inversion import deep_inversion
+from jaxpmi.inversion.deep_inversion import noise_start
+from jaxpmi.inversion.fast_inversion import fast_inversion
+from jaxpmi.inversion.fast_inversion import init_fast_inversion
 from jaxpmi.inversion.full_model import PixelStats
 from jaxpmi.inversion.full_model import measure_pixels
 from jaxpmi.inversion.full_model import refine_images
@@ -47,6 +60,7 @@ from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import forward
 from jaxpmi.models.blockwise import init_variables
 from jaxpmi.models.blockwise import update_batch_stats
+from jaxpmi.models.channels import filter_groups
 from jaxpmi.models.clip import CLIP_MEAN
 from jaxpmi.models.clip import CLIP_MODELS
 from jaxpmi.models.clip import CLIP_STD
@@ -56,63 +70,89 @@ from jaxpmi.models.clip import encode_images
 from jaxpmi.models.clip import encode_text
 from jaxpmi.models.clip import init_clip
 from jaxpmi.models.clip import similarity_logits
+from jaxpmi.models.cost import count_multiply_adds
+from jaxpmi.models.imagenet import PretrainedClassifier
+from jaxpmi.models.imagenet import load_efficientnet_lite0
 from jaxpmi.models.pretrained import PretrainedClip
 from jaxpmi.models.pretrained import load_clip
+from jaxpmi.models.pruning import choose_filters
+from jaxpmi.models.pruning import filter_importance
+from jaxpmi.models.pruning import remove_filters
 from jaxpmi.types import Moments
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "CLIP_MEAN",
-    "CLIP_MODELS",
-    "CLIP_STD",
-    "MODELS",
     "AugmentConfig",
     "Block",
     "BlockInverse",
     "BlockwiseModel",
+    "CLIP_MEAN",
+    "CLIP_MODELS",
+    "CLIP_STD",
     "ClassStats",
+    "Classifier",
     "Clip",
     "ClipVariables",
     "Config",
     "ContrastiveConfig",
+    "ContrastiveInversionConfig",
     "ContrastiveModel",
     "DataConfig",
+    "DeepInversionConfig",
+    "DistillConfig",
     "FullModelConfig",
     "GeneratorConfig",
     "InversionConfig",
+    "InvertConfig",
     "LayerKnowledge",
+    "MODELS",
     "MethodConfig",
     "ModelConfig",
     "Moments",
     "PerLayerConfig",
     "PixelStats",
+    "PretrainedClassifier",
     "PretrainedClip",
+    "PruneConfig",
     "Stack",
     "Targets",
     "TrainConfig",
     "Variables",
+    "choose_filters",
+    "contrastive_inversion",
+    "count_multiply_adds",
+    "deep_inversion",
     "denormalise",
     "encode_images",
     "encode_text",
+    "fast_inversion",
+    "filter_groups",
+    "filter_importance",
     "fit_block_inverses",
     "fit_class_stats",
     "fit_contrastive",
     "forward",
     "group_by_class",
+    "imagenet_class_names",
     "init_clip",
     "init_contrastive",
+    "init_contrastive_inversion",
+    "init_fast_inversion",
     "init_variables",
     "invert_block",
     "invert_blocks",
     "load_clip",
     "load_config",
+    "load_efficientnet_lite0",
     "measure_pixels",
     "merge_class_stats",
+    "noise_start",
     "normalise",
     "open_source",
     "project_features",
     "refine_images",
+    "remove_filters",
     "run",
     "sample_class_features",
     "sample_contrastive",
