@@ -17,15 +17,16 @@ from jaxpmi.models import MODELS
 
 ROOT = Path(__file__).parents[1]
 PATHS = sorted((ROOT / "configs").glob("*.py"))
-# Those of CLIP run in tests/continual/test_clip_loop.py.
-CLASSIFIERS = [path for path in PATHS if not path.stem.startswith("clip_")]
+# Those of CLIP run in tests/continual/test_clip_loop.py, those of jobs in tests/applications.
+JOBS = [path for path in PATHS if load_config(path).job != "continual"]
+CLASSIFIERS = [path for path in PATHS if not path.stem.startswith("clip_") and path not in JOBS]
 
 # What each config's data looks like: classes, then H, W, C of an image.
 SHAPES = {
     "mnist": (10, 28, 28, 1),
     "cifar100": (100, 32, 32, 3),
     "tiny_imagenet": (200, 64, 64, 3),
-    "imagenet_subset": (20, 224, 224, 3),  # the config leaves the number of classes open
+    "imagenet100": (20, 224, 224, 3),  # the config leaves the number of classes open
 }
 
 # Only sizes; what kind of losses, starts and schedules a config chooses stays. Tasks of five

@@ -19,6 +19,7 @@ from jaxpmi.config import DataConfig
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.config import InvertConfig
 from jaxpmi.config import ModelConfig
+from jaxpmi.config_file import load_config
 from jaxpmi.data import imagenet_class_names
 from jaxpmi.data import imagenet_labels
 from jaxpmi.models import efficientnet_lite
@@ -184,3 +185,16 @@ def test_pictures_know_only_the_classes_of_the_network(pretrained, tmp_path):
     assert run.config.data == dataclasses.replace(
         DataConfig(source="npz", path=run.config.data.path, num_tasks=1), image_size=SIZE, rgb=True
     )
+
+
+@pytest.mark.slow
+def test_the_real_network_makes_pictures_and_learns(tmp_path):
+    """configs/imagenet_subset.py as it is, but small."""
+    small = """--data.image-size 64 --deep-inversion.stage-steps 20 --deep-inversion.jitter-pixels 8
+      --invert.classes goldfish castle --deep-inversion.batch-size 8 --data.num-classes 2"""
+    path = Path(__file__).parents[2] / "configs" / "imagenet_subset.py"
+    config = load_config(path, [*small.split(), "--workdir", str(tmp_path / "run")])
+    summary = experiment.run(config)
+    assert summary["inversion"][0]["final_loss"] < 0.5 * summary["inversion"][0]["initial_loss"]
+    assert summary["new_accuracy"] > 0.8
+    assert len(list((tmp_path / "run" / "images").glob("001_goldfish/*.png"))) == 4

@@ -1,0 +1,54 @@
+"""Pictures of 100 classes out of a real ImageNet network, and new ones learnt with them: on a GPU.
+
+  python launch/run.py --config configs/imagenet_subset_gpu.py
+
+configs/imagenet_subset.py says what happens, and has the options. Here it is with the settings that
+are published for DeepInversion's ResNet-50 (224 pixels, 2,000 steps at half the resolution, then
+1,000), adapted in the weight of statistics, and the whole network learns the new classes.
+
+Expected result, hardware and time: not measured yet.
+"""
+
+from jaxpmi.config import Config
+from jaxpmi.config import DataConfig
+from jaxpmi.config import DeepInversionConfig
+from jaxpmi.config import InversionConfig
+from jaxpmi.config import InvertConfig
+from jaxpmi.config import MethodConfig
+from jaxpmi.config import ModelConfig
+from jaxpmi.config import PerLayerConfig
+from jaxpmi.config import TrainConfig
+
+CLASSES = tuple(str(label) for label in range(0, 1000, 10))
+
+
+def get_config() -> Config:
+    """See the module's first lines."""
+    return Config(
+        job="invert",
+        method="deep_inversion",
+        workdir="runs/imagenet_subset_gpu",
+        data=DataConfig(image_size=224, num_tasks=1),
+        model=ModelConfig(name="efficientnet_lite0", width=32, weights="imagenet"),
+        train=TrainConfig(
+            epochs=10, batch_size=64, replay_batch_size=64, learning_rate=0.01, weight_decay=1e-4
+        ),
+        losses=MethodConfig(),
+        deep_inversion=DeepInversionConfig(
+            batch_size=100,
+            stage_scales=(2, 1),
+            stage_steps=(2000, 1000),
+            learning_rate=0.25,
+            adam_betas=(0.5, 0.9),
+            warmup_steps=100,
+            schedule="cosine",
+            statistics_weight=1.0,
+            total_variation_weight=1e-3,
+            jitter_pixels=30,
+            flip=True,
+        ),
+        inversion=InversionConfig(
+            per_layer=PerLayerConfig(start="gaussian", num_steps=10, block_statistics="propagated")
+        ),
+        invert=InvertConfig(classes=CLASSES, images_per_class=20, learn_data=True),
+    )
