@@ -48,7 +48,7 @@ def get_config() -> Config:
         ),
         losses=MethodConfig(),
         deep_inversion=DeepInversionConfig(
-            batch_size=20,
+            batch_size=40,
             stage_scales=(1,),
             stage_steps=(300,),
             learning_rate=0.1,

@@ -35,7 +35,7 @@ def get_config() -> Config:
         ),
         losses=MethodConfig(),
         deep_inversion=DeepInversionConfig(
-            batch_size=100,
+            batch_size=80,
             stage_scales=(2, 1),
             stage_steps=(2000, 1000),
             learning_rate=0.25,
