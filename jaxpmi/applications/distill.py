@@ -46,7 +46,7 @@ from jaxpmi.phases import Tick
 from jaxpmi.sharding import replicate
 from jaxpmi.writers import write_learning_curve
 
-NUM_MEASUREMENTS = 10  # of the student's accuracy on its way
+NUM_MEASUREMENTS = 10  # of the student's accuracy, evenly spread over its training
 
 
 def begin(config: Config) -> tuple[ApplicationRun, ApplicationState]:
@@ -89,19 +89,15 @@ def invert_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tick]
 def distill_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tick]:
     """Rounds: more images, where the method looks at the student, then steps of the student."""
     config, settings = run.config, run.config.distill
-    synthesiser, train, key = (
-        SYNTHESISERS[config.method],
-        sgd(config.distill),
-        tasks.phase_key(state),
-    )
+    synthesiser, train = SYNTHESISERS[config.method], sgd(settings)
+    key = tasks.phase_key(state)
     steps, total = settings.steps_per_round, settings.rounds * settings.steps_per_round
     rates = cosine_rates(train.learning_rate, total)
     program = StudentProgram(
         run.model, run.student_model, train, settings.temperature, settings.augment, run.mesh
     )
-    measured_after = np.ceil(
-        settings.rounds * np.arange(1, NUM_MEASUREMENTS + 1) / NUM_MEASUREMENTS
-    )
+    numbers = np.arange(1, NUM_MEASUREMENTS + 1)
+    measured_after = -(-settings.rounds * numbers // NUM_MEASUREMENTS)  # rounds, rounded up
     for index in range(int(state.step) // steps, settings.rounds):
         key_images, key_steps = jax.random.split(jax.random.fold_in(key, index))
         scalars, finite = {}, jnp.asarray(True)
@@ -183,11 +179,10 @@ def summarise(run: ApplicationRun, state: ApplicationState, accounts: Accounts) 
 
 def report(summary: dict[str, Any], folder: Path) -> None:
     """Writes accuracy.png."""
-    rounds = np.linspace(0, 1, NUM_MEASUREMENTS + 1)[1:]
     title = f"{summary['method']} on {summary['dataset']}, seed {summary['seed']}"
     write_learning_curve(
         folder / "accuracy.png",
-        rounds,
+        np.arange(1, NUM_MEASUREMENTS + 1) / NUM_MEASUREMENTS,
         summary["student_accuracy_curve"],
         summary["teacher_accuracy"],
         title,
