@@ -77,12 +77,7 @@ def _check_data(config: Config) -> None:
         raise ValueError(
             f"data.class_order names class {twice[0]} more than once; every class may come once."
         )
-    low, high = data.augment.crop_scale or (1.0, 1.0)
-    if low > high:
-        raise ValueError(
-            f"data.augment.crop_scale={data.augment.crop_scale} must ascend; give the smallest "
-            "area first."
-        )
+    _check_areas("data.augment.crop_scale", data.augment.crop_scale)
     if (data.mean is None) != (data.std is None):
         raise ValueError(
             f"data.mean={data.mean} and data.std={data.std} must be given together; set both or "
@@ -123,6 +118,7 @@ def _check_synthesis(config: Config) -> None:
             "method='adaptive_deep_inversion' needs deep_inversion.competition_weight above 0; "
             "raise it, or use method='deep_inversion'."
         )
+    _check_areas("deep_inversion.crop_scale", settings.crop_scale)
     if config.method in ("cmi", "fast_dfkd"):
         _check_contrastive_inversion(config)
     if config.job == "invert":
@@ -179,12 +175,12 @@ def _check_contrastive_inversion(config: Config) -> None:
             f"batch_size={settings.batch_size}; use "
             f"{_nearest(settings.bank_size, settings.batch_size)}."
         )
-    low, high = settings.local_scale
-    if low > high:
-        raise ValueError(
-            f"contrastive_inversion.local_scale={settings.local_scale} must ascend; give the "
-            "smallest area first."
-        )
+    _check_areas("contrastive_inversion.local_scale", settings.local_scale)
+
+
+def _check_areas(path: str, areas: tuple[float, float] | None) -> None:
+    if areas is not None and areas[0] > areas[1]:
+        raise ValueError(f"{path}={areas} must ascend; give the smallest area first.")
 
 
 def _check_clip(config: Config) -> None:

@@ -126,6 +126,10 @@ COMMANDS = [
         "contrastive_inversion.local_scale=(1.0, 0.5) must ascend; give the smallest",
     ),
     (
+        "CONFIG --job distill --method deep_inversion --deep-inversion.crop-scale 1 0.5",
+        "deep_inversion.crop_scale=(1.0, 0.5) must ascend; give the smallest",
+    ),
+    (
         "CONFIG --job distill --method fast_dfkd --contrastive-inversion.statistics-weight 0 "
         "--contrastive-inversion.cross-entropy-weight 0",
         "cross_entropy_weight of 0 would make any images; raise one of them.",

@@ -16,6 +16,7 @@ from jaxpmi.inversion.contrastive_inversion import contrastive_inversion
 from jaxpmi.inversion.contrastive_inversion import init_contrastive_inversion
 from jaxpmi.inversion.deep_inversion import Classifier
 from jaxpmi.inversion.deep_inversion import deep_inversion
+from jaxpmi.inversion.deep_inversion import first_images
 from jaxpmi.inversion.deep_inversion import noise_start
 from jaxpmi.inversion.fast_inversion import fast_inversion
 from jaxpmi.inversion.fast_inversion import init_fast_inversion
@@ -44,12 +45,13 @@ def make_by_deep_inversion(
     else:
         student = Classifier(student.variables, student.head)
     key_start, key = jax.random.split(request.key)
+    limits, shape = _pixel_range(request), run.stream.image_shape
     result = deep_inversion(
         request.teacher.variables,
         request.teacher.head,
         request.labels,
-        noise_start(request.labels, key_start, image_shape=run.stream.image_shape),
-        *_pixel_range(request),
+        first_images(request.labels, key_start, *limits, image_shape=shape, config=config),
+        *limits,
         key,
         model=run.model,
         config=config,

@@ -112,13 +112,18 @@ class DeepInversionConfig:
     stage_scales: tuple[int, ...] = (1,)  # per stage, by how much the views are averaged down; 2
     # before 1: first at half the resolution. The images themselves keep theirs
     stage_steps: tuple[int, ...] = (2000,)  # Adam steps per stage; each starts Adam afresh
-    learning_rate: float = 0.1  # Adam, peak, in normalised pixel units
+    parameters: Literal["pixels", "spectrum"] = "pixels"  # what Adam moves: pixels, as published;
+    # or Fourier coefficients weighted as in photographs, which needs far fewer steps, and whose
+    # images keep to valid pixels without clip_pixels
+    learning_rate: float = 0.1  # Adam, peak, in normalised pixel units, or of coefficients
     adam_betas: tuple[float, float] = (0.9, 0.999)
     warmup_steps: int = 0  # linear, at the start of every stage
     schedule: Literal["constant", "cosine"] = "constant"  # after warm-up
     cross_entropy_weight: float = 1.0  # of the intended label
     statistics_weight: float = 10.0  # of the distance to BatchNorm's running moments
     first_statistics_factor: float = 1.0  # on the first BatchNorm's share of it
+    statistics_distance: Literal["absolute", "relative"] = "absolute"  # in the units of layer
+    # inputs, as published; or in stored deviations, so that all layers and channels count alike
     statistics_scope: Literal["global", "device"] = "global"  # batch whose moments are compared:
     # the whole one, or (as published) the share of each device
     total_variation_weight: float = 2.5e-5
@@ -136,6 +141,8 @@ class DeepInversionConfig:
     detach_student: bool = False  # no gradient through the student
     jitter_pixels: int = 2  # cyclic shift of the batch before every step, at full resolution
     flip: bool = False  # mirror the batch in every other step; keep off for digits
+    crop_scale: tuple[float, float] | None = None  # area of a random part of every view that is
+    # resized to a whole one, by itself for every image; None: all of it, as published
     clip_pixels: bool = True  # keep pixels in the valid range
     iterate: Literal["best", "last"] = "best"  # of a stage; goes on to the next one
     compare_stages: bool = False  # the best iterate of all stages, as published; stages differ in

@@ -13,9 +13,12 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
+from jaxpmi.augment import draw_crop
+from jaxpmi.augment import resized_crop
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion import priors
+from jaxpmi.inversion import spectrum
 from jaxpmi.inversion.per_layer import batch_sharding
 from jaxpmi.inversion.per_layer import draw_start
 from jaxpmi.inversion.solver import Solution
@@ -61,6 +64,22 @@ def noise_start(labels: jax.Array, key: PRNGKey, *, image_shape: tuple[int, int,
     return draw_start(standard, tuple(image_shape), key, labels)
 
 
+def first_images(
+    labels: jax.Array,
+    key: PRNGKey,
+    low: jax.Array,
+    high: jax.Array,
+    *,
+    image_shape: tuple[int, int, int],
+    config: DeepInversionConfig,
+) -> jax.Array:
+    """The start from nothing that suits `config.parameters`; arguments as of `deep_inversion`."""
+    if config.parameters == "pixels":
+        return noise_start(labels, key, image_shape=image_shape)
+    limits = (limit.reshape(1, 1, 1, -1) for limit in (low, high))
+    return spectrum.spectral_start(labels, key, *limits, image_shape=image_shape)
+
+
 def learning_rates(config: DeepInversionConfig, num_steps: int) -> jax.Array:
     """The learning rate of every step of a stage, f32[S].
 
@@ -77,9 +96,15 @@ def learning_rates(config: DeepInversionConfig, num_steps: int) -> jax.Array:
 
 
 def random_view(
-    images: jax.Array, key: PRNGKey, *, scale: int = 1, jitter_pixels: int = 0, flip: bool = False
+    images: jax.Array,
+    key: PRNGKey,
+    *,
+    scale: int = 1,
+    jitter_pixels: int = 0,
+    flip: bool = False,
+    crop_scale: tuple[float, float] | None = None,
 ) -> jax.Array:
-    """Averages images down by `scale`, shifts them cyclically and mirrors them, all alike.
+    """Averages images down by `scale`, shifts them cyclically and mirrors them; then crops them.
 
     Args:
       images: f32[B, H, W, C].
@@ -87,16 +112,25 @@ def random_view(
       scale: side of the squares of pixels that are averaged; H and W are divisible by it.
       jitter_pixels: greatest shift at full resolution, `jitter_pixels // scale` at this one.
       flip: mirror with a probability of 1/2.
+      crop_scale: least and largest area of the part that is resized to the whole; every image has
+        its own. None: all of it.
 
     Returns:
       f32[B, H / scale, W / scale, C].
     """
-    key_shift, key_flip = jax.random.split(key)
+    key_shift, key_flip, key_crop = jax.random.split(key, 3)
     batch, height, width, channels = images.shape
     x = images.reshape(batch, height // scale, scale, width // scale, scale, channels).mean((2, 4))
     if jitter_pixels // scale > 0:
         x = priors.jitter(x, key_shift, jitter_pixels // scale)
-    return jnp.where(jax.random.bernoulli(key_flip), x[:, :, ::-1], x) if flip else x
+    x = jnp.where(jax.random.bernoulli(key_flip), x[:, :, ::-1], x) if flip else x
+    if crop_scale is None:
+        return x
+
+    def crop(image, key):
+        return resized_crop(image, draw_crop(key, image.shape[:2], crop_scale))
+
+    return jax.vmap(crop)(x, jax.random.split(key_crop, batch))
 
 
 def competition(student: jax.Array, teacher: jax.Array, *, config: DeepInversionConfig):
@@ -138,7 +172,7 @@ def deep_inversion(
       variables: the network's; its BatchNorms use the running moments.
       head: f32[D, C], its classifier.
       labels: i32[B], each in [0, C).
-      start: f32[B, H, W, C] in normalised pixel units: `noise_start`, or better images.
+      start: f32[B, H, W, C] in normalised pixel units: `first_images`, or better ones.
       low: f32[C], black in these units.
       high: f32[C], white.
       key: key[], consumed.
@@ -194,6 +228,12 @@ def _invert(problem, labels, start, key, *, models, config):
     """All stages, one after the other, on one batch."""
     low, high = problem.low.reshape(1, 1, 1, -1), problem.high.reshape(1, 1, 1, -1)
     clip = (lambda x: jnp.clip(x, low, high)) if config.clip_pixels else None
+    as_images = lambda x: x  # noqa: E731
+    if config.parameters == "spectrum":
+        as_images = functools.partial(
+            spectrum.images_of, low=low, high=high, image_shape=start.shape[1:]
+        )
+        start, clip = spectrum.coefficients_of(start, low, high), None
     problem = problem._replace(
         teacher=_in_precision(problem.teacher, config.forward_precision),
         student=_in_precision(problem.student, config.forward_precision),
@@ -206,7 +246,7 @@ def _invert(problem, labels, start, key, *, models, config):
             _terms, problem, labels, scale=scale, models=models, config=config
         )
         solution = minimise(
-            terms,
+            lambda x, key, terms=terms: terms(as_images(x), key),
             x,
             jax.random.fold_in(key, i),
             weights=_weights(config),
@@ -219,7 +259,7 @@ def _invert(problem, labels, start, key, *, models, config):
         solutions.append(solution)
     kept = functools.reduce(_better, solutions) if config.compare_stages else solutions[-1]
     return Inversion(
-        kept.x,
+        as_images(kept.x),
         kept.loss,
         tuple(solution.losses for solution in solutions),
         kept.terms,
@@ -229,7 +269,14 @@ def _invert(problem, labels, start, key, *, models, config):
 
 def _terms(problem, labels, x, key, *, scale, models, config):
     """The unweighted terms of images `x`, all but one of them on a random view."""
-    views = random_view(x, key, scale=scale, jitter_pixels=config.jitter_pixels, flip=config.flip)
+    views = random_view(
+        x,
+        key,
+        scale=scale,
+        jitter_pixels=config.jitter_pixels,
+        flip=config.flip,
+        crop_scale=config.crop_scale,
+    )
     seen = views.astype(config.forward_precision)
     predict = functools.partial(_predict, images=seen, class_mask=problem.class_mask)
     logits, moments = predict(models[0], problem.teacher)
@@ -237,9 +284,12 @@ def _terms(problem, labels, x, key, *, scale, models, config):
     if config.cross_entropy_weight > 0:
         terms["cross_entropy"] = objectives.class_cross_entropy(logits, labels)
     if config.statistics_weight > 0:
-        stored, factor = problem.teacher.variables.batch_stats, config.first_statistics_factor
         terms["statistics"] = objectives.batch_norm_distance(
-            models[0], moments, stored, first_factor=factor
+            models[0],
+            moments,
+            problem.teacher.variables.batch_stats,
+            first_factor=config.first_statistics_factor,
+            relative=config.statistics_distance == "relative",
         )
     if config.total_variation_weight > 0:
         images = x if config.total_variation_view == "plain" else views

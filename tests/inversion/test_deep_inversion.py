@@ -14,6 +14,7 @@ from jaxpmi.inversion import objectives
 from jaxpmi.inversion import priors
 from jaxpmi.inversion.deep_inversion import Classifier
 from jaxpmi.inversion.deep_inversion import deep_inversion
+from jaxpmi.inversion.deep_inversion import first_images
 from jaxpmi.inversion.deep_inversion import noise_start
 from jaxpmi.inversion.deep_inversion import random_view
 from jaxpmi.models import blockwise
@@ -36,6 +37,7 @@ OFF = DeepInversionConfig(
     clip_pixels=False,
 )
 PLAIN = dataclasses.replace(OFF, cross_entropy_weight=1.0, statistics_weight=0.1)
+WAVES = dataclasses.replace(PLAIN, parameters="spectrum")
 
 
 def normal(seed, *shape):
@@ -131,6 +133,28 @@ def test_the_smoothness_is_that_of_the_view_unless_asked_otherwise(kind, norm):
     np.testing.assert_allclose(loss, 2.0 * priors.total_variation(images, norm=norm), rtol=1e-5)
 
 
+def test_every_image_has_its_own_crop_of_the_common_view():
+    x = np.repeat(normal(1, 1, *SHAPE), BATCH, 0)
+    options = {"jitter_pixels": 2, "flip": True}
+    whole = random_view(jnp.asarray(x), KEY, **options, crop_scale=(1.0, 1.0))
+    crops = random_view(jnp.asarray(x), KEY, **options, crop_scale=(0.2, 0.5))
+    assert crops.shape == x.shape
+    assert len(np.unique(np.asarray(crops).round(4), axis=0)) > BATCH // 2
+    common = np.asarray(random_view(jnp.asarray(x), KEY, **options))
+    close = np.isclose(np.asarray(whole), common, atol=1e-5).all((1, 2, 3))
+    assert close.any(), "a crop of everything, where its ratio of sides is 1, is the view itself"
+
+
+def test_crops_are_what_the_network_sees():
+    x = normal(1, BATCH, *SHAPE)
+    config = changed(PLAIN, crop_scale=(0.2, 0.5), stage_steps=(1,), statistics_weight=0.0)
+    views = random_view(
+        jnp.asarray(x), jax.random.fold_in(jax.random.fold_in(KEY, 0), 0), crop_scale=(0.2, 0.5)
+    )
+    picked = np.log(softmax(logits_of(views))[np.arange(BATCH), LABELS])
+    np.testing.assert_allclose(invert(config, x).losses[0][0], -picked.mean(), rtol=1e-4)
+
+
 # The procedure.
 
 
@@ -209,11 +233,13 @@ def test_cross_entropy_alone_is_adam_on_its_gradient(betas):
     assert far.mean() < 0.01
 
 
-def test_all_terms_are_weighted_and_added():
+@pytest.mark.parametrize("unit", ["absolute", "relative"])
+def test_all_terms_are_weighted_and_added(unit):
     x = normal(1, BATCH, *SHAPE)
     weights = {"cross_entropy": 1.0, "statistics": 0.5, "total_variation": 0.1, "pixel_norm": 2.0}
     config = changed(**{f"{k}_weight": w for k, w in weights.items()}, stage_steps=(1,))
-    solution = invert(changed(config, first_statistics_factor=10.0, pixel_norm="batch"), x)
+    config = changed(config, first_statistics_factor=10.0, statistics_distance=unit)
+    solution = invert(changed(config, pixel_norm="batch"), x)
     assert set(solution.terms) == set(weights), "terms of weight 0 are left out"
     moments = blockwise.forward(MODEL, classifier()[0], x).moments
     stored = classifier()[0].batch_stats
@@ -221,7 +247,7 @@ def test_all_terms_are_weighted_and_added():
     picked = np.log(softmax(logits_of(x))[np.arange(BATCH), LABELS])
     want = {
         "cross_entropy": -picked.mean(),
-        "statistics": distance(first_factor=10.0),
+        "statistics": distance(first_factor=10.0, relative=unit == "relative"),
         "total_variation": priors.total_variation(x, norm="batch_l2"),
         "pixel_norm": np.sqrt(np.square(x).sum()),
     }
@@ -355,6 +381,38 @@ def test_noise_is_born_where_its_labels_are():
     noise = noise_start(labels, KEY, image_shape=SHAPE)
     assert noise.addressable_shards[0].data.shape == (64, *SHAPE)
     assert abs(noise.mean()) < 0.02 and abs(noise.std() - 1.0) < 0.02
+
+
+def test_first_images_suit_what_is_moved():
+    labels = shard_batch(np.zeros(64, np.int32), make_mesh(8))
+    draw = functools.partial(
+        first_images, labels, KEY, jnp.asarray(LOW), jnp.asarray(HIGH), image_shape=SHAPE
+    )
+    np.testing.assert_array_equal(draw(config=PLAIN), noise_start(labels, KEY, image_shape=SHAPE))
+    grey = draw(config=changed(PLAIN, parameters="spectrum"))
+    assert grey.addressable_shards[0].data.shape == (8, *SHAPE)
+    far = np.abs(np.asarray(grey) - (LOW + HIGH) / 2) / (HIGH - LOW)
+    assert 0 < far.max() < 0.05
+
+
+@pytest.mark.parametrize("scope", ["global", "device"])
+def test_waves_descend_to_valid_images(scope):
+    start = first_images(jnp.asarray(LABELS), KEY, LOW, HIGH, image_shape=SHAPE, config=WAVES)
+    config = changed(WAVES, stage_steps=(20,), statistics_scope=scope)
+    solution = invert(config, start)
+    losses = np.asarray(solution.losses[0])
+    assert solution.loss < losses[0] - 0.1 and solution.loss == losses.min()
+    images = np.asarray(solution.images)
+    assert (images > LOW).all() and (images < HIGH).all()
+    again = invert(changed(PLAIN, stage_steps=(1,)), solution.images)  # which the loss is that of
+    np.testing.assert_allclose(again.loss, solution.loss, rtol=1e-4)
+
+
+def test_waves_of_several_stages_go_on_where_the_last_ended():
+    start = first_images(jnp.asarray(LABELS), KEY, LOW, HIGH, image_shape=SHAPE, config=WAVES)
+    config = changed(WAVES, stage_scales=(1, 1), stage_steps=(20, 2))
+    first, second = invert(config, start).losses
+    np.testing.assert_allclose(second[0], first.min(), rtol=1e-4)
 
 
 def test_new_data_is_not_compiled_again():

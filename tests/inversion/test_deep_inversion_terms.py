@@ -75,6 +75,32 @@ def test_the_distance_against_numpy_with_a_factor_on_the_first_layer_only(factor
     np.testing.assert_allclose(again, value, rtol=1e-6)
 
 
+def test_the_relative_distance_against_numpy_and_in_other_units():
+    stored = network().batch_stats
+    moments = blockwise.forward(MODEL, network(), normal(2, BATCH, *SHAPE)).moments
+    stats = {k: jax.tree.map(lambda x: x + 0.3 * jnp.arange(x.size), v) for k, v in stored.items()}
+    first, *others = relative_distances(moments, stats)
+    distance = functools.partial(objectives.batch_norm_distance, MODEL, relative=True)
+    value = distance(moments, stats, first_factor=10.0)
+    np.testing.assert_allclose(value, 10.0 * first + sum(others), rtol=1e-5)
+    is_moments = lambda node: isinstance(node, Moments)  # noqa: E731
+    doubled = functools.partial(
+        jax.tree.map, lambda m: Moments(2.0 * m.mean, 4.0 * m.var), is_leaf=is_moments
+    )
+    again = distance(doubled(moments), doubled(stats), first_factor=10.0)
+    np.testing.assert_allclose(again, value, rtol=1e-5)
+
+
+def relative_distances(moments, stored):
+    """Root mean square over channels, in stored deviations, of every layer."""
+    is_moments = lambda node: isinstance(node, Moments)  # noqa: E731
+    pairs = zip(*(jax.tree.leaves(t, is_leaf=is_moments) for t in (moments, stored)), strict=True)
+    rms = lambda x: np.sqrt(np.square(np.asarray(x, np.float64)).mean())  # noqa: E731
+    return [
+        rms((m.mean - s.mean) / np.sqrt(s.var)) + rms((m.var - s.var) / s.var) for m, s in pairs
+    ]
+
+
 def test_batch_moments_are_biased():
     x = normal(3, BATCH, *SHAPE)
     seen = blockwise.channel_moments(x)
@@ -82,7 +108,8 @@ def test_batch_moments_are_biased():
     np.testing.assert_allclose(seen.var, x.var((0, 1, 2), ddof=0), rtol=1e-5)
 
 
-def test_channels_that_the_network_never_uses_are_harmless():
+@pytest.mark.parametrize("relative", [False, True])
+def test_channels_that_the_network_never_uses_are_harmless(relative):
     """EfficientNet-Lite0 has 130 whose running variance is exactly 0, as is the batch's."""
     params, stats = network()
     kernel = params["block00"]["conv"].at[..., 0].set(0.0)
@@ -92,7 +119,8 @@ def test_channels_that_the_network_never_uses_are_harmless():
 
     def distance(x):
         moments = blockwise.forward(MODEL, with_dead, x).moments
-        return objectives.batch_norm_distance(MODEL, moments, with_dead.batch_stats)
+        stored = with_dead.batch_stats
+        return objectives.batch_norm_distance(MODEL, moments, stored, relative=relative)
 
     value, grad = jax.jit(jax.value_and_grad(distance))(normal(1, BATCH, *SHAPE))
     assert np.isfinite(value) and np.isfinite(grad).all() and np.abs(grad).max() > 0
