@@ -24,7 +24,6 @@ from jaxpmi.config import DataConfig
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.config import InversionConfig
 from jaxpmi.config import InvertConfig
-from jaxpmi.config import MethodConfig
 from jaxpmi.config import ModelConfig
 from jaxpmi.config import PerLayerConfig
 from jaxpmi.config import TrainConfig
@@ -46,19 +45,22 @@ def get_config() -> Config:
         train=TrainConfig(
             epochs=1, batch_size=64, replay_batch_size=32, learning_rate=0.01, weight_decay=1e-4
         ),
-        losses=MethodConfig(),
         deep_inversion=DeepInversionConfig(
             batch_size=40,
             stage_scales=(1,),
-            stage_steps=(300,),
+            stage_steps=(150,),
+            parameters="spectrum",
             learning_rate=0.1,
-            adam_betas=(0.5, 0.9),
-            warmup_steps=20,
+            warmup_steps=5,
             schedule="cosine",
+            cross_entropy_weight=3.0,
             statistics_weight=1.0,
-            total_variation_weight=1e-3,
+            statistics_distance="relative",
+            first_statistics_factor=10.0,
+            total_variation_weight=0.0,
             jitter_pixels=16,
             flip=True,
+            crop_scale=(0.25, 1.0),
         ),
         inversion=InversionConfig(
             per_layer=PerLayerConfig(start="gaussian", num_steps=10, block_statistics="propagated")

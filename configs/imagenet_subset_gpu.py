@@ -2,9 +2,9 @@
 
   python launch/run.py --config configs/imagenet_subset_gpu.py
 
-configs/imagenet_subset.py says what happens, and has the options. Here it is with the settings that
-are published for DeepInversion's ResNet-50 (224 pixels, 2,000 steps at half the resolution, then
-1,000), adapted in the weight of statistics, and the whole network learns the new classes.
+configs/imagenet_subset.py says what happens, and has the options. Here pictures have 224 pixels, and
+1,000 steps at half the resolution, then 500 in full, in batches of 80; and the whole network learns
+the new classes.
 
 Expected result, hardware and time: not measured yet.
 """
@@ -14,7 +14,6 @@ from jaxpmi.config import DataConfig
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.config import InversionConfig
 from jaxpmi.config import InvertConfig
-from jaxpmi.config import MethodConfig
 from jaxpmi.config import ModelConfig
 from jaxpmi.config import PerLayerConfig
 from jaxpmi.config import TrainConfig
@@ -33,19 +32,22 @@ def get_config() -> Config:
         train=TrainConfig(
             epochs=10, batch_size=64, replay_batch_size=64, learning_rate=0.01, weight_decay=1e-4
         ),
-        losses=MethodConfig(),
         deep_inversion=DeepInversionConfig(
             batch_size=80,
             stage_scales=(2, 1),
-            stage_steps=(2000, 1000),
-            learning_rate=0.25,
-            adam_betas=(0.5, 0.9),
-            warmup_steps=100,
+            stage_steps=(1000, 500),
+            parameters="spectrum",
+            learning_rate=0.1,
+            warmup_steps=5,
             schedule="cosine",
+            cross_entropy_weight=3.0,
             statistics_weight=1.0,
-            total_variation_weight=1e-3,
+            statistics_distance="relative",
+            first_statistics_factor=10.0,
+            total_variation_weight=0.0,
             jitter_pixels=30,
             flip=True,
+            crop_scale=(0.25, 1.0),
         ),
         inversion=InversionConfig(
             per_layer=PerLayerConfig(start="gaussian", num_steps=10, block_statistics="propagated")

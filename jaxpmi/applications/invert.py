@@ -41,7 +41,7 @@ from jaxpmi.data import open_source
 from jaxpmi.data import relabel
 from jaxpmi.data import without_images
 from jaxpmi.inversion.deep_inversion import deep_inversion
-from jaxpmi.inversion.deep_inversion import noise_start
+from jaxpmi.inversion.deep_inversion import first_images
 from jaxpmi.inversion.per_layer import invert_blocks
 from jaxpmi.inversion.per_layer import propagated_block_inputs
 from jaxpmi.inversion.targets import Targets
@@ -91,6 +91,7 @@ def invert_phase(run: InvertRun, state: ContinualState) -> Iterator[Tick]:
     config = run.config.deep_inversion
     total, key = num_pictures(run) // config.batch_size, tasks.phase_key(state)
     low = -state.mean / state.std
+    high = low + 1.0 / state.std
     for index in range(int(state.step), total):
         key_start, key_refine = jax.random.split(jax.random.fold_in(key, index))
         places = np.arange(index * config.batch_size, (index + 1) * config.batch_size)
@@ -99,9 +100,9 @@ def invert_phase(run: InvertRun, state: ContinualState) -> Iterator[Tick]:
             state.network.variables,
             state.network.head,
             labels,
-            start_images(run, state.network, labels, key_start),
+            start_images(run, state.network, labels, key_start, low, high),
             low,
-            low + 1.0 / state.std,
+            high,
             key_refine,
             model=run.model,
             config=config,
@@ -128,13 +129,27 @@ def invert_phase(run: InvertRun, state: ContinualState) -> Iterator[Tick]:
         yield Tick(state, index + 1, total, scalars, bad, config.batch_size)
 
 
-def start_images(run: InvertRun, network: Network, labels: jax.Array, key: PRNGKey) -> jax.Array:
+def start_images(
+    run: InvertRun,
+    network: Network,
+    labels: jax.Array,
+    key: PRNGKey,
+    low: jax.Array,
+    high: jax.Array,
+) -> jax.Array:
     """Where refinement starts, f32[B, H, W, C]: noise, or per-layer inversion from the labels.
 
     No data was seen, so the moments of block inputs are those that BatchNorms imply.
     """
     if run.config.method == "deep_inversion":
-        return noise_start(labels, key, image_shape=run.stream.image_shape)
+        return first_images(
+            labels,
+            key,
+            low,
+            high,
+            image_shape=run.stream.image_shape,
+            config=run.config.deep_inversion,
+        )
     settings = run.config.inversion.per_layer
     features = jnp.zeros((labels.shape[0], network.head.shape[0]))
     images, _ = invert_blocks(
@@ -146,7 +161,7 @@ def start_images(run: InvertRun, network: Network, labels: jax.Array, key: PRNGK
         ),
         key,
         config=settings,
-        image_shape=run.stream.image_shape,
+        image_shape=shape,
         labels_only=True,
     )
     return images
