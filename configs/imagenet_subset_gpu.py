@@ -2,8 +2,8 @@
 
   python launch/run.py --config configs/imagenet_subset_gpu.py
 
-configs/imagenet_subset.py says what happens, and has the options. Here pictures have 224 pixels, and
-1,000 steps at half the resolution, then 500 in full, in batches of 80; and the whole network learns
+configs/imagenet_subset.py says what happens, and has the options. Here pictures have 224 pixels,
+1,000 steps at half the resolution and 500 in full, in batches of 80; and the whole network learns
 the new classes.
 
 Expected result, hardware and time: not measured yet.

@@ -141,16 +141,11 @@ def start_images(
 
     No data was seen, so the moments of block inputs are those that BatchNorms imply.
     """
-    if run.config.method == "deep_inversion":
-        return first_images(
-            labels,
-            key,
-            low,
-            high,
-            image_shape=run.stream.image_shape,
-            config=run.config.deep_inversion,
-        )
-    settings = run.config.inversion.per_layer
+    config, shape = run.config, run.stream.image_shape
+    if config.method == "deep_inversion":
+        settings = config.deep_inversion
+        return first_images(labels, key, low, high, image_shape=shape, config=settings)
+    settings = config.inversion.per_layer
     features = jnp.zeros((labels.shape[0], network.head.shape[0]))
     images, _ = invert_blocks(
         run.model,
