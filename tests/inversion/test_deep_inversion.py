@@ -396,11 +396,15 @@ def test_first_images_suit_what_is_moved():
 
 
 @pytest.mark.parametrize("scope", ["global", "device"])
-def test_waves_descend_to_valid_images(scope):
-    start = first_images(jnp.asarray(LABELS), KEY, LOW, HIGH, image_shape=SHAPE, config=WAVES)
+def test_waves_descend_from_any_start_to_valid_images(scope):
+    start = jnp.clip(
+        normal(1, BATCH, *SHAPE), 0.9 * LOW[None, None, None], 0.9 * HIGH[None, None, None]
+    )
     config = changed(WAVES, stage_steps=(20,), statistics_scope=scope)
     solution = invert(config, start)
     losses = np.asarray(solution.losses[0])
+    first = invert(changed(PLAIN, stage_steps=(1,)), start)
+    np.testing.assert_allclose(losses[0], first.loss, rtol=1e-4)
     assert solution.loss < losses[0] - 0.1 and solution.loss == losses.min()
     images = np.asarray(solution.images)
     assert (images > LOW).all() and (images < HIGH).all()
