@@ -22,7 +22,7 @@ def get_config() -> Config:
         method="deep_inversion",
         workdir="runs/mnist_prune",
         data=DataConfig(num_tasks=1, augment=AugmentConfig(crop_padding=4)),
-        model=ModelConfig(width=16),
+        model=ModelConfig(width=8),
         train=TrainConfig(epochs=10),
         deep_inversion=DeepInversionConfig(
             batch_size=64,
