@@ -105,11 +105,11 @@ def test_imports_go_downwards(name):
     assert [module for module in ours if module.split(".")[1] not in allowed] == []
 
 
-CONFIGS = {path.relative_to(ROOT): {"jaxpmi.config"} for path in ROOT.glob("configs/*.py")}
-RUN = {Path("launch/run.py"): {"jaxpmi.config_file", "jaxpmi.experiment"}}
+CONFIGS = {f"configs/{path.name}": {"jaxpmi.config"} for path in sorted(ROOT.glob("configs/*.py"))}
+RUN = {"launch/run.py": {"jaxpmi.config_file", "jaxpmi.experiment"}}
 
 
-@pytest.mark.parametrize(("path", "rooms"), (CONFIGS | RUN).items(), ids=str)
+@pytest.mark.parametrize(("path", "rooms"), (CONFIGS | RUN).items(), ids=[*CONFIGS, *RUN])
 def test_configs_need_only_the_config_and_the_command_only_the_run(path, rooms):
     names = imported(ast.parse((ROOT / path).read_text()))
     assert {".".join(n.split(".")[:2]) for n in names if n.startswith("jaxpmi")} == rooms
