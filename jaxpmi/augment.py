@@ -44,9 +44,10 @@ def denormalise(
     return jnp.clip(jnp.round((images * std + mean) * 255), 0, 255).astype(jnp.uint8)
 
 
-def black_level(mean: Sequence[float], std: Sequence[float]) -> tuple[float, ...]:
-    """Returns the normalised value of a black pixel, per channel: the `pad_value` for digits."""
-    return tuple(-m / s for m, s in zip(mean, std, strict=True))
+def pixel_range(mean: jax.Array, std: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Black and white in normalised units, f32[channels] each, of f32[channels] moments."""
+    low = -mean / std
+    return low, low + 1.0 / std
 
 
 def augment(
@@ -68,7 +69,7 @@ def augment(
       key: key[], consumed.
       config: static; the defaults change nothing.
       pad_value: normalised value of the border, one number or one per channel: 0.0 is the mean
-        colour, `black_level(mean, std)` is black.
+        colour, the first of `pixel_range(mean, std)` is black.
       interpolation: of resized crops; a linear one stays within the range of the image.
 
     Returns:

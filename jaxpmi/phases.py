@@ -49,4 +49,5 @@ class System(NamedTuple):
     draw: Callable[[Any, Any, str, Path], str]  # after a phase of that name: writes pictures below
     # a folder; says why not, or ""
     summarise: Callable[[Any, Any, Accounts], dict[str, Any]]  # the content of summary.json
-    report: Callable[[dict[str, Any], Path], None]  # writes a summary's plots into a folder
+    report: Callable[[dict[str, Any], Path], None] = lambda summary, folder: None  # writes a
+    # summary's plots into a folder

@@ -12,11 +12,11 @@ from jax.sharding import PartitionSpec
 from PIL import Image
 
 from jaxpmi.augment import augment
-from jaxpmi.augment import black_level
 from jaxpmi.augment import denormalise
 from jaxpmi.augment import draw_crop
 from jaxpmi.augment import normalise
 from jaxpmi.augment import padded_crop
+from jaxpmi.augment import pixel_range
 from jaxpmi.augment import resized_crop
 from jaxpmi.config import AugmentConfig
 
@@ -51,9 +51,11 @@ def test_denormalise_rounds_and_clips():
     assert denormalise(x, (0.0,), (1.0,)).ravel().tolist()[-1] == 255
 
 
-def test_black_level():
-    black = normalise(jnp.zeros((1, 1, 1, 3), jnp.uint8), MEAN, STD)
-    np.testing.assert_allclose(black.ravel(), black_level(MEAN, STD), rtol=1e-6)
+def test_pixel_range():
+    low, high = pixel_range(np.float32(MEAN), np.float32(STD))
+    for level, bound in ((0, low), (255, high)):
+        pixel = normalise(jnp.full((1, 1, 1, 3), level, jnp.uint8), MEAN, STD)
+        np.testing.assert_allclose(pixel.ravel(), bound, rtol=1e-6)
 
 
 @pytest.mark.parametrize("function", [normalise, denormalise])

@@ -33,7 +33,7 @@ from jaxpmi.applications.synthesis import empty_pool
 from jaxpmi.applications.synthesis import fill_pool
 from jaxpmi.applications.synthesis import pool_images
 from jaxpmi.config import Config
-from jaxpmi.continual import task as tasks
+from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.start import fresh_network
 from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import trainable_parts
@@ -90,7 +90,7 @@ def distill_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tick
     """Rounds: more images, where the method looks at the student, then steps of the student."""
     config, settings = run.config, run.config.distill
     synthesiser, train = SYNTHESISERS[config.method], sgd(settings)
-    key = tasks.phase_key(state)
+    key = phase_key(state)
     steps, total = settings.steps_per_round, settings.rounds * settings.steps_per_round
     rates = cosine_rates(train.learning_rate, total)
     program = StudentProgram(

@@ -6,7 +6,6 @@ new classes, and synthetic ones of the old.
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.accounting import Accounts
-from jaxpmi.applications.synthesis import label_agreement
 from jaxpmi.augment import denormalise
+from jaxpmi.augment import pixel_range
 from jaxpmi.config import Config
 from jaxpmi.continual import task as tasks
+from jaxpmi.continual.evaluation import label_agreement
 from jaxpmi.continual.methods import METHODS
 from jaxpmi.continual.methods import first_phases
+from jaxpmi.continual.run import Run
+from jaxpmi.continual.run import class_masks
+from jaxpmi.continual.run import phase_key
+from jaxpmi.continual.samples import put_samples
 from jaxpmi.continual.start import HEAD_STD
 from jaxpmi.continual.start import fresh_network
 from jaxpmi.continual.start import pixel_moments
 from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.state import Network
 from jaxpmi.continual.state import Replay
-from jaxpmi.continual.task import Run
 from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import trainable_parts
 from jaxpmi.data import ImageSource
@@ -89,9 +92,8 @@ def begin_task(run: InvertRun, task: int) -> list[tuple[str, PhaseFn]]:
 def invert_phase(run: InvertRun, state: ContinualState) -> Iterator[Tick]:
     """Pictures, batch by batch: a start (noise or PMI), refined through the whole network."""
     config = run.config.deep_inversion
-    total, key = num_pictures(run) // config.batch_size, tasks.phase_key(state)
-    low = -state.mean / state.std
-    high = low + 1.0 / state.std
+    total, key = num_pictures(run) // config.batch_size, phase_key(state)
+    low, high = pixel_range(state.mean, state.std)
     for index in range(int(state.step), total):
         key_start, key_refine = jax.random.split(jax.random.fold_in(key, index))
         places = np.arange(index * config.batch_size, (index + 1) * config.batch_size)
@@ -112,11 +114,8 @@ def invert_phase(run: InvertRun, state: ContinualState) -> Iterator[Tick]:
         agreement = label_agreement(
             state.network, samples, labels, state.mean, state.std, model=run.model
         )
-        samples, labels = replicate((samples, labels), run.mesh)
-        replay = Replay(
-            jax.lax.dynamic_update_slice_in_dim(state.replay.samples, samples, places[0], 0),
-            jax.lax.dynamic_update_slice_in_dim(state.replay.labels, labels, places[0], 0),
-            jnp.asarray(_num_learnt(run), jnp.int32),
+        replay = put_samples(
+            state.replay, samples, labels, places[0], count=_num_learnt(run), mesh=run.mesh
         )
         state = state.replace(replay=replay, step=jnp.asarray(index + 1, jnp.int32))
         scalars = {
@@ -170,7 +169,7 @@ def begin_phase(run: InvertRun, state: ContinualState) -> Iterator[Tick]:
 def evaluate_phase(run: InvertRun, state: ContinualState) -> Iterator[Tick]:
     """Accuracy on the network's own classes, real or held out, and on those learnt since."""
     task, everything = int(state.task), np.ones(run.stream.num_classes, np.float32)
-    seen = np.asarray(sum(tasks.class_masks(run.stream, task)))
+    seen = np.asarray(sum(class_masks(run.stream, task)))
     found = {0: _own_images(run, state)} | {
         i: (run.stream.test_images(i), run.stream.test_labels(i)) for i in range(1, task + 1)
     }
@@ -330,11 +329,7 @@ def _training(make, config):
     phases = make(config.train, config.losses)
     if config.model.weights:
         phases = [dataclasses.replace(p, trainable=config.invert.trainable) for p in phases]
-    return [(f"train:{phase.name}", functools.partial(_train, phase)) for phase in phases]
-
-
-def _train(phase, run, state):
-    return tasks.train_phase(run, state, phase)
+    return tasks.train_plan(phases)
 
 
 def _known(run):
@@ -363,8 +358,4 @@ def _own_images(run, state):
     return jax.device_get((state.replay.samples[first:], state.replay.labels[first:]))
 
 
-def _no_report(summary: dict[str, Any], folder: Path) -> None:
-    del summary, folder
-
-
-INVERT = System(begin, lambda run: run.stream.num_tasks, begin_task, draw, summarise, _no_report)
+INVERT = System(begin, lambda run: run.stream.num_tasks, begin_task, draw, summarise)

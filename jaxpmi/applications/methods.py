@@ -11,6 +11,7 @@ from jaxpmi.applications.state import ApplicationState
 from jaxpmi.applications.synthesis import Batch
 from jaxpmi.applications.synthesis import Request
 from jaxpmi.applications.synthesis import Synthesiser
+from jaxpmi.augment import pixel_range
 from jaxpmi.config import Config
 from jaxpmi.inversion.contrastive_inversion import contrastive_inversion
 from jaxpmi.inversion.contrastive_inversion import init_contrastive_inversion
@@ -29,7 +30,7 @@ def make_noise(
 ) -> tuple[tuple[()], Batch]:
     """Standard-normal noise, clipped to valid pixels: what must be beaten."""
     del student_model
-    low, high = _pixel_range(request)
+    low, high = pixel_range(request.mean, request.std)
     images = noise_start(request.labels, request.key, image_shape=run.stream.image_shape)
     images = jnp.clip(images, low[None, None, None], high[None, None, None])
     return carried, Batch(images, jnp.zeros(()), {}, jnp.asarray(True))
@@ -45,7 +46,7 @@ def make_by_deep_inversion(
     else:
         student = Classifier(student.variables, student.head)
     key_start, key = jax.random.split(request.key)
-    limits, shape = _pixel_range(request), run.stream.image_shape
+    limits, shape = pixel_range(request.mean, request.std), run.stream.image_shape
     result = deep_inversion(
         request.teacher.variables,
         request.teacher.head,
@@ -108,12 +109,6 @@ def _deep_inversion_batch(config: Config) -> int:
 
 def _contrastive_batch(config: Config) -> int:
     return config.contrastive_inversion.batch_size
-
-
-def _pixel_range(request: Request) -> tuple[jax.Array, jax.Array]:
-    """Black and white in normalised units, f32[channels] each."""
-    low = -request.mean / request.std
-    return low, low + 1.0 / request.std
 
 
 _DEEP = Synthesiser(_deep_inversion_batch, _carry_nothing, make_by_deep_inversion, adapts=False)

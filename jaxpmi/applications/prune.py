@@ -7,7 +7,6 @@ one program serves every width; at the end they are removed, and the network is 
 
 import functools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -36,7 +35,7 @@ from jaxpmi.augment import normalise
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import Config
 from jaxpmi.config import PruneConfig
-from jaxpmi.continual import task as tasks
+from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.state import Network
 from jaxpmi.continual.state import Replay
 from jaxpmi.continual.train import optimiser
@@ -98,7 +97,7 @@ def invert_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tick]
 def prune_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tick]:
     """Removals: importance, the least important filters set to 0, a little distillation."""
     config, settings = run.config, run.config.prune
-    synthesiser, key = SYNTHESISERS[config.method], tasks.phase_key(state)
+    synthesiser, key = SYNTHESISERS[config.method], phase_key(state)
     program = _program(run, settings)
     groups = filter_groups(run.model, state.network.variables)
     num_filters = sum(group.size * group.num_filters for group in groups.values())
@@ -139,7 +138,7 @@ def prune_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tick]:
 
 def tune_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tick]:
     """Distillation from the whole network, with nothing more removed."""
-    settings, key = run.config.prune, tasks.phase_key(state)
+    settings, key = run.config.prune, phase_key(state)
     program, total = _program(run, settings), settings.final_steps
     rates = cosine_rates(settings.learning_rate, total)
     for first in range(int(state.step), total, CHUNK_STEPS):
@@ -298,8 +297,4 @@ def _groups(model, network):
     return filter_groups(model, network.variables).values()
 
 
-def _no_report(summary: dict[str, Any], folder: Path) -> None:
-    del summary, folder
-
-
-PRUNE = System(begin, lambda run: 1, plan, draw_pool, summarise, _no_report)
+PRUNE = System(begin, lambda run: 1, plan, draw_pool, summarise)

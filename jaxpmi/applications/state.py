@@ -1,7 +1,6 @@
 """What a job of one network carries, and how it begins: its data, its network, its first state."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import flax.struct
@@ -10,15 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.config import Config
-from jaxpmi.continual import evaluation
 from jaxpmi.continual import task as tasks
 from jaxpmi.continual.methods import METHODS
 from jaxpmi.continual.methods import first_phases
+from jaxpmi.continual.run import Run
 from jaxpmi.continual.start import fresh_network
 from jaxpmi.continual.start import pixel_moments
 from jaxpmi.continual.state import Network
 from jaxpmi.continual.state import Replay
-from jaxpmi.continual.task import Run
 from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import trainable_parts
 from jaxpmi.data import TaskStream
@@ -100,8 +98,7 @@ def first_state(run: Run, **fields: Any) -> ApplicationState:
 
 def teacher_phases(run: ApplicationRun) -> list[tuple[str, PhaseFn]]:
     """Training of the network on real images: what there has to be before a job can begin."""
-    phases = first_phases(run.config.train, run.config.losses)
-    return [(f"train:{phase.name}", functools.partial(_train, phase)) for phase in phases]
+    return tasks.train_plan(first_phases(run.config.train, run.config.losses))
 
 
 def measure_accuracy(
@@ -109,18 +106,6 @@ def measure_accuracy(
 ) -> float:
     """Share of the test images that a network, of `model`, predicts rightly."""
     everything = np.ones(run.stream.num_classes, np.float32)
-    return evaluation.evaluate(
-        network,
-        run.stream.test_images(0),
-        run.stream.test_labels(0),
-        everything,
-        everything,
-        state.mean,
-        state.std,
-        model=model,
-        mesh=run.mesh,
-    ).seen
-
-
-def _train(phase, run, state):
-    return tasks.train_phase(run, state, phase)
+    run = dataclasses.replace(run, model=model)
+    images, labels = run.stream.test_images(0), run.stream.test_labels(0)
+    return tasks.measure(run, state, network, images, labels, everything, everything).seen

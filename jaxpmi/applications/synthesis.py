@@ -13,16 +13,15 @@ import numpy as np
 
 from jaxpmi.applications.state import ApplicationState
 from jaxpmi.augment import denormalise
-from jaxpmi.augment import normalise
 from jaxpmi.config import Config
-from jaxpmi.continual import task as tasks
+from jaxpmi.continual.evaluation import label_agreement
+from jaxpmi.continual.run import Run
+from jaxpmi.continual.run import phase_key
+from jaxpmi.continual.samples import put_samples
 from jaxpmi.continual.state import Network
 from jaxpmi.continual.state import Replay
-from jaxpmi.continual.task import Run
 from jaxpmi.models.blockwise import BlockwiseModel
-from jaxpmi.models.blockwise import forward
 from jaxpmi.phases import Tick
-from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
 from jaxpmi.types import PRNGKey
 from jaxpmi.writers import write_image_grid
@@ -70,7 +69,7 @@ def fill_pool(
     run: Run, state: ApplicationState, synthesiser: Synthesiser, num_batches: int
 ) -> Iterator[Tick]:
     """Makes batches for no student in particular, one a step."""
-    key, batch_size = tasks.phase_key(state), synthesiser.batch_size(run.config)
+    key, batch_size = phase_key(state), synthesiser.batch_size(run.config)
     for index in range(int(state.step), num_batches):
         state, scalars, finite = add_batch(run, state, synthesiser, jax.random.fold_in(key, index))
         state = state.replace(step=jnp.asarray(index + 1, jnp.int32))
@@ -101,12 +100,8 @@ def add_batch(
     agreement = label_agreement(
         state.network, samples, labels, state.mean, state.std, model=run.model
     )
-    samples, new_labels = replicate((samples, labels), run.mesh)
-    pool = Replay(
-        jax.lax.dynamic_update_slice_in_dim(state.pool.samples, samples, count, 0),
-        jax.lax.dynamic_update_slice_in_dim(state.pool.labels, new_labels, count, 0),
-        jnp.asarray(count + len(labels), jnp.int32),
-    )
+    total = count + len(labels)
+    pool = put_samples(state.pool, samples, labels, count, count=total, mesh=run.mesh)
     terms = {f"final_{name}": term for name, term in batch.terms.items()}
     scalars = {"final_loss": batch.loss, "agreement": agreement, **terms}
     return state.replace(pool=pool, synthesiser=carried), scalars, batch.finite
@@ -138,21 +133,6 @@ def draw_pool(run: Run, state: ApplicationState, phase: str, folder: Path) -> st
         if run.config.save_images:
             write_samples_npz(folder / "synthetic.npz", images, labels)
     return ""
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def label_agreement(
-    network: Network,
-    samples: jax.Array,
-    labels: jax.Array,
-    mean: jax.Array,
-    std: jax.Array,
-    *,
-    model: BlockwiseModel,
-) -> jax.Array:
-    """Share of kept images, raw pixels [B, H, W, C], that the network gives labels i32[B]."""
-    logits = forward(model, network.variables, normalise(samples, mean, std)).features
-    return ((logits @ network.head).argmax(1) == labels).mean()
 
 
 @functools.partial(jax.jit, static_argnames="dtype")

@@ -8,10 +8,10 @@ import jax
 
 from jaxpmi.config import Config
 from jaxpmi.continual.clip_train import class_text_features
+from jaxpmi.continual.run import Run
 from jaxpmi.continual.state import Memory
 from jaxpmi.continual.state import Network
 from jaxpmi.continual.state import Replay
-from jaxpmi.continual.task import Run
 from jaxpmi.data import TaskStream
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.clip import Clip

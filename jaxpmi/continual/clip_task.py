@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.continual import task as tasks
+from jaxpmi.continual.chunks import train_in_chunks
 from jaxpmi.continual.clip_state import ClipRun
 from jaxpmi.continual.clip_state import ClipState
 from jaxpmi.continual.clip_train import ClipLearner
@@ -24,6 +25,9 @@ from jaxpmi.continual.clip_train import clip_learning_rates
 from jaxpmi.continual.clip_train import clip_optimiser
 from jaxpmi.continual.clip_train import clip_train_steps
 from jaxpmi.continual.memory import update_memory
+from jaxpmi.continual.run import class_masks
+from jaxpmi.continual.run import phase_key
+from jaxpmi.continual.run import training_masks
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.samples import to_samples
 from jaxpmi.continual.state import Replay
@@ -49,7 +53,7 @@ def begin_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
     if task > 0:
         state = state.replace(teacher=jax.tree.map(jnp.copy, state.adapters))
         if run.method.all_data and not run.is_name_only(task):
-            state = state.replace(adapters=run.fresh_adapters(tasks.phase_key(state)))
+            state = state.replace(adapters=run.fresh_adapters(phase_key(state)))
     yield Tick(state, 1, 1, {}, {}, 0)
 
 
@@ -61,7 +65,7 @@ def invert_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
 def train_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
     """Trains the adapters on the task's real images and the synthetic samples of old classes."""
     task, train = int(state.task), run.config.clip.train
-    masks = tasks.training_masks(run, task)
+    masks = training_masks(run, task)
     yield from _train(run, state, tasks.training_data(run, task), *masks, train)
 
 
@@ -96,7 +100,7 @@ def _describe(run, state, adapters, memory, config):
         tasks.replay_samples(run, state.replay),
         state.mean,
         state.std,
-        tasks.phase_key(state),
+        phase_key(state),
         config=config,
         capacity=max(sizes),
         max_images=max(sizes) + state.replay.samples.shape[0],
@@ -119,7 +123,7 @@ def evaluate_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
     """Accuracy on every task seen so far, of the adapted model; of the base, on the newest."""
     (tick,) = tasks.evaluate_phase(run, state, run.network(state.adapters, state.memory))
     task, stream = int(state.task), run.stream
-    own, _ = tasks.class_masks(stream, task)
+    own, _ = class_masks(stream, task)
     base, images = run.network(None, state.memory), stream.test_images(task)
     labels, everything = stream.test_labels(task), jnp.ones_like(own)
     unadapted = tasks.measure(run, state, base, images, labels, everything, own)
@@ -139,7 +143,7 @@ def invert_names_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
     per_class = settings.images_per_class
     num_neighbours = min(settings.num_neighbours, classes.start)
     seen = jax.tree.map(lambda leaf: leaf[: classes.start], memory.class_stats)
-    key_features, key_samples = jax.random.split(tasks.phase_key(state))
+    key_features, key_samples = jax.random.split(phase_key(state))
     features = [
         project_features(
             seen,
@@ -210,7 +214,7 @@ def _train_names(run, state, new_samples):
     train = dataclasses.replace(
         run.config.clip.train, epochs=settings.epochs, learning_rate=settings.learning_rate
     )
-    new, old = tasks.class_masks(run.stream, run.stream.num_tasks - 1)
+    new, old = class_masks(run.stream, run.stream.num_tasks - 1)
     yield from _train(run, state, new_samples, new, old, train)
 
 
@@ -228,7 +232,7 @@ def _train(run, state, new_samples, new, old, train):
     if int(state.step) == 0:
         opt_state = clip_optimiser(train).init(state.adapters)
         state = state.replace(opt_state=replicate(opt_state, run.mesh))
-    replay, key = jax.device_get(state.replay), tasks.phase_key(state)
+    replay, key = jax.device_get(state.replay), phase_key(state)
     if int(replay.count) == 0 or not bool(old.any()):  # its terms have weight 0
         nothing = np.zeros((1, *replay.samples.shape[1:]), replay.samples.dtype)
         replay = Replay(nothing, np.zeros(1, np.int32), np.asarray(1))
@@ -237,12 +241,12 @@ def _train(run, state, new_samples, new, old, train):
         learner = ClipLearner(state.adapters, state.opt_state)
         return clip_train_steps(learner, chunk, task, key, program=program)
 
-    yield from tasks.train_in_chunks(run, state, train, new_samples, replay, rates, steps)
+    yield from train_in_chunks(run, state, train, new_samples, replay, rates, steps)
 
 
 def _measure_names(run, state, adapters):
     """Accuracy on real test images of classes with only a name, among all classes."""
-    own, others = tasks.class_masks(run.stream, run.stream.num_tasks - 1)
+    own, others = class_masks(run.stream, run.stream.num_tasks - 1)
     network, images = run.network(adapters, state.memory), run.named.test_images(0)
     labels = run.named.test_labels(0) + run.name_classes.start
     return tasks.measure(run, state, network, images, labels, own + others, own).seen

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.augment import normalise
+from jaxpmi.continual.samples import from_samples
 from jaxpmi.continual.state import Network
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import forward
@@ -153,6 +154,37 @@ def evaluate(
         counts.append(count_correct(network, batch, *masks, model=model))
     seen, within_task = np.sum(jax.device_get(counts), axis=0) / len(images)
     return Accuracies(float(seen), float(within_task))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "first_block"))
+def label_agreement(
+    network: Network,
+    samples: jax.Array,
+    labels: jax.Array,
+    mean: jax.Array,
+    std: jax.Array,
+    *,
+    model: BlockwiseModel,
+    class_mask: jax.Array | None = None,
+    first_block: int = 0,
+) -> jax.Array:
+    """Share of synthetic samples, as they are kept, that a network gives the intended label.
+
+    Args:
+      network: f32 backbone and head.
+      samples: of `first_block`: u8 or f32[B, H, W, C] of raw pixels, or inputs f32[B, ...].
+      labels: i32[B].
+      mean: f32[channels], of pixels in [0, 1].
+      std: f32[channels].
+      model: the backbone.
+      class_mask: bool[C], classes to choose from; None: all.
+      first_block: whose inputs the samples are.
+    """
+    x = from_samples(samples, mean, std, first_block=first_block)
+    logits = forward(model, network.variables, x, first_block=first_block).features @ network.head
+    if class_mask is not None:
+        logits = jnp.where(class_mask, logits, -jnp.inf)
+    return (logits.argmax(1) == labels).mean()
 
 
 def _pad(values: np.ndarray, size: int) -> np.ndarray:

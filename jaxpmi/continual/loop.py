@@ -15,6 +15,8 @@ from jaxpmi.continual.clip_start import open_clip_run
 from jaxpmi.continual.clip_state import ClipRun
 from jaxpmi.continual.clip_state import ClipState
 from jaxpmi.continual.methods import first_phases
+from jaxpmi.continual.run import Run
+from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.start import fresh_network
 from jaxpmi.continual.start import fresh_projections
 from jaxpmi.continual.start import initial_state
@@ -22,7 +24,6 @@ from jaxpmi.continual.start import open_run
 from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.summary import summarise_clip_run
 from jaxpmi.continual.summary import summarise_run
-from jaxpmi.continual.task import Run
 from jaxpmi.phases import PhaseFn
 from jaxpmi.phases import System
 from jaxpmi.phases import Tick
@@ -39,9 +40,8 @@ def task_plan(run: Run, task: int) -> list[tuple[str, PhaseFn]]:
     if task > 0 and run.method.replay == "generator":
         plan.append(("generate", tasks.generate_phase))
     make = first_phases if task == 0 or run.method.all_data else run.method.phases
-    for phase in make(run.config.train, run.config.losses):
-        if phase.share > 0:
-            plan.append((f"train:{phase.name}", _train_with(phase)))
+    phases = make(run.config.train, run.config.losses)
+    plan += tasks.train_plan(phase for phase in phases if phase.share > 0)
     if run.method.replay == "inversion":
         plan.append(("remember", tasks.remember_phase))
     plan.append(("evaluate", tasks.evaluate_phase))
@@ -69,7 +69,7 @@ def clip_task_plan(run: ClipRun, task: int) -> list[tuple[str, PhaseFn]]:
 
 def begin_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
     """Freezes the network as the teacher; the joint upper bound starts a fresh network."""
-    key_network, key_projections = jax.random.split(tasks.phase_key(state))
+    key_network, key_projections = jax.random.split(phase_key(state))
     if int(state.task) > 0:
         state = tasks.begin_task(
             run, state, fresh_projections(run, key_projections, state.network.head.shape[0])
@@ -132,10 +132,6 @@ def _begin_clip_task(run: ClipRun, task: int) -> list[tuple[str, PhaseFn]]:
 
 def _num_tasks(run: Run) -> int:
     return run.stream.num_tasks
-
-
-def _train_with(phase):
-    return lambda run, state: tasks.train_phase(run, state, phase)
 
 
 CLASS_INCREMENTAL = System(

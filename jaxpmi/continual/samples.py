@@ -8,10 +8,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.augment import denormalise
 from jaxpmi.augment import normalise
+from jaxpmi.continual.state import Replay
+from jaxpmi.sharding import replicate
 
 
 class LabelledSamples(NamedTuple):
@@ -32,3 +35,21 @@ def from_samples(
 ) -> jax.Array:
     """The inputs f32[B, ...] of the block that samples are of: images are normalised."""
     return normalise(samples, mean, std) if first_block == 0 else samples
+
+
+def put_samples(
+    replay: Replay,
+    samples: jax.Array,
+    labels: jax.Array,
+    first: int,
+    *,
+    count: int,
+    mesh: jax.sharding.Mesh,
+) -> Replay:
+    """Replaces the samples from row `first` on; of all, `count` are then ready for use."""
+    samples, labels = replicate((samples, labels), mesh)
+    return Replay(
+        jax.lax.dynamic_update_slice_in_dim(replay.samples, samples, first, 0),
+        jax.lax.dynamic_update_slice_in_dim(replay.labels, labels, first, 0),
+        jnp.asarray(count, jnp.int32),
+    )

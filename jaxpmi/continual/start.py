@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jaxpmi.config import Config
 from jaxpmi.continual.losses import init_angle_projections
 from jaxpmi.continual.methods import METHODS
+from jaxpmi.continual.run import Run
+from jaxpmi.continual.run import num_replay_images
 from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.state import Memory
 from jaxpmi.continual.state import Network
 from jaxpmi.continual.state import Replay
-from jaxpmi.continual.task import Run
-from jaxpmi.continual.task import num_replay_images
 from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import trainable_parts
 from jaxpmi.data import TaskStream

@@ -10,9 +10,9 @@ from jaxpmi.continual import evaluation
 from jaxpmi.continual.clip_state import NAME_ACCURACIES
 from jaxpmi.continual.clip_state import ClipRun
 from jaxpmi.continual.clip_state import ClipState
+from jaxpmi.continual.run import Run
 from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.state import Memory
-from jaxpmi.continual.task import Run
 from jaxpmi.data import dataset_name
 
 

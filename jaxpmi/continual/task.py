@@ -1,32 +1,31 @@
 """The phases of one task of class-incremental learning; see `jaxpmi.phases`."""
 
-import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.augment import denormalise
-from jaxpmi.config import ClipTrainConfig
-from jaxpmi.config import Config
-from jaxpmi.config import TrainConfig
+from jaxpmi.augment import pixel_range
 from jaxpmi.continual import evaluation
+from jaxpmi.continual.chunks import train_in_chunks
 from jaxpmi.continual.memory import update_memory
-from jaxpmi.continual.methods import Method
 from jaxpmi.continual.methods import Phase
+from jaxpmi.continual.run import Run
+from jaxpmi.continual.run import class_masks
+from jaxpmi.continual.run import num_replay_images
+from jaxpmi.continual.run import phase_key
+from jaxpmi.continual.run import training_masks
 from jaxpmi.continual.samples import LabelledSamples
-from jaxpmi.continual.samples import from_samples
+from jaxpmi.continual.samples import put_samples
 from jaxpmi.continual.samples import to_samples
 from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.state import Network
 from jaxpmi.continual.state import Replay
-from jaxpmi.continual.train import Chunk
-from jaxpmi.continual.train import ChunkMetrics
 from jaxpmi.continual.train import Learner
 from jaxpmi.continual.train import TaskData
 from jaxpmi.continual.train import TrainProgram
@@ -34,8 +33,6 @@ from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import phase_learning_rates
 from jaxpmi.continual.train import train_steps
 from jaxpmi.continual.train import trainable_parts
-from jaxpmi.data.batches import epoch_batches
-from jaxpmi.data.stream import TaskStream
 from jaxpmi.features import contrastive
 from jaxpmi.features import gaussian
 from jaxpmi.inversion import generator as generators
@@ -44,53 +41,11 @@ from jaxpmi.inversion.per_layer import propagated_block_inputs
 from jaxpmi.inversion.synthesis import LayerKnowledge
 from jaxpmi.inversion.synthesis import synthesize
 from jaxpmi.inversion.targets import Targets
-from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import forward
+from jaxpmi.phases import PhaseFn
 from jaxpmi.phases import Tick
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
-
-CHUNK_STEPS = 32  # most training steps per compiled call
-CHUNK_BYTES = 2**28  # most bytes of real and synthetic samples per compiled call
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What stays the same during a run."""
-
-    config: Config
-    method: Method
-    model: BlockwiseModel
-    stream: TaskStream
-    mesh: jax.sharding.Mesh
-
-
-def num_replay_images(config: Config, task: int) -> int:
-    """Synthetic images made before `task`, rounded up to whole batches (PMI, N_t)."""
-    if task == 0:
-        return 0
-    settings = config.inversion
-    wanted = settings.base_images + settings.images_per_task * task
-    return math.ceil(wanted / settings.batch_size) * settings.batch_size
-
-
-def class_masks(stream: TaskStream, task: int) -> tuple[jax.Array, jax.Array]:
-    """Masks f32[C] of the classes of `task` and of those before it."""
-    classes = np.arange(stream.num_classes)
-    new = stream.task_classes(task)
-    new_mask = (classes >= new.start) & (classes < new.stop)
-    return jnp.asarray(new_mask, jnp.float32), jnp.asarray(classes < new.start, jnp.float32)
-
-
-def training_masks(run: Run, task: int) -> tuple[jax.Array, jax.Array]:
-    """`class_masks`; to the joint upper bound all seen classes are new."""
-    new, old = class_masks(run.stream, task)
-    return (new + old, jnp.zeros_like(old)) if run.method.all_data else (new, old)
-
-
-def phase_key(state: ContinualState) -> jax.Array:
-    """The key of the phase in progress."""
-    return jax.random.fold_in(jax.random.fold_in(state.key, state.task), state.phase)
 
 
 def train_phase(run: Run, state: ContinualState, phase: Phase) -> Iterator[Tick]:
@@ -116,36 +71,9 @@ def train_phase(run: Run, state: ContinualState, phase: Phase) -> Iterator[Tick]
     yield from train_in_chunks(run, state, train, real, replay, rates, steps)
 
 
-def train_in_chunks(
-    run: Run,
-    state: Any,
-    train: TrainConfig | ClipTrainConfig,
-    real: LabelledSamples,
-    replay: Replay | None,
-    rates: np.ndarray,
-    steps: Callable[[Any, Chunk], tuple[Any, ChunkMetrics]],
-) -> Iterator[Tick]:
-    """Trains from `state.step` on, many steps per compiled call.
-
-    Args:
-      run: what stays the same.
-      state: whose fields the learner has.
-      train: batch sizes.
-      real: what the task trains on.
-      replay: synthetic samples, on the host; None: the steps need none.
-      rates: the learning rate of every step, f32[S].
-      steps: makes a state and a chunk into the next learner and the metrics of the chunk.
-    """
-    total, size = len(rates), chunk_steps(run, train, replay)
-    seed = (run.config.seed, int(state.task), int(state.phase))
-    images = train.batch_size + (train.replay_batch_size if replay is not None else 0)
-    for first in range(int(state.step), total, size):
-        count = min(size, total - first)
-        chunk = make_chunk(run, train, real, replay, rates, seed, first, count, size)
-        learner, metrics = steps(state, chunk)
-        state = state.replace(**learner._asdict(), step=jnp.asarray(first + count, jnp.int32))
-        scalars = {name: value / count for name, value in metrics.terms.items()}
-        yield Tick(state, first + count, total, scalars, metrics.bad_step, count * images)
+def train_plan(phases: Iterable[Phase]) -> list[tuple[str, PhaseFn]]:
+    """Phases of supervised training as a task has them, by name."""
+    return [(f"train:{p.name}", functools.partial(train_phase, phase=p)) for p in phases]
 
 
 def invert_phase(run: Run, state: ContinualState, network: Network | None = None) -> Iterator[Tick]:
@@ -171,18 +99,12 @@ def invert_phase(run: Run, state: ContinualState, network: Network | None = None
         )
         first_block = inversion.first_block
         samples = to_samples(synthesis.images, state.mean, state.std, first_block=first_block)
-        agreement = _agreement(
-            network.variables, samples, targets, state.mean, state.std,
-            model=run.model, first_block=first_block,
+        agreement = evaluation.label_agreement(
+            network, samples, targets.labels, state.mean, state.std,
+            model=run.model, class_mask=targets.class_mask, first_block=first_block,
         )  # fmt: skip
-        replay = Replay(
-            jax.lax.dynamic_update_slice_in_dim(
-                state.replay.samples, replicate(samples, run.mesh), rows.start, 0
-            ),
-            jax.lax.dynamic_update_slice_in_dim(
-                state.replay.labels, replicate(targets.labels, run.mesh), rows.start, 0
-            ),
-            jnp.asarray(rows.stop, jnp.int32),
+        replay = put_samples(
+            state.replay, samples, targets.labels, rows.start, count=rows.stop, mesh=run.mesh
         )
         state = state.replace(replay=replay, step=jnp.asarray(batch + 1, jnp.int32))
         scalars = {
@@ -198,9 +120,8 @@ def invert_phase(run: Run, state: ContinualState, network: Network | None = None
 def layer_knowledge(run: Run, state: ContinualState, network: Network) -> LayerKnowledge:
     """What `state.memory` holds, as inversion of `network` takes it."""
     memory, source = state.memory, run.config.inversion.per_layer.block_statistics
-    black = -state.mean / state.std
-    white = black + 1.0 / state.std
-    pixels = PixelStats(black, white, memory.pixels, memory.histogram, memory.spectrum)
+    limits = pixel_range(state.mean, state.std)
+    pixels = PixelStats(*limits, memory.pixels, memory.histogram, memory.spectrum)
     block_inputs = memory.block_inputs
     if source != "measured":
         published = source == "affine"
@@ -320,35 +241,6 @@ def replay_samples(run, replay):
     return LabelledSamples(samples.__getitem__, labels, run.config.inversion.first_block)
 
 
-def chunk_steps(run, train, replay):
-    """Training steps per compiled call."""
-    per_step = train.batch_size * int(np.prod(run.stream.image_shape))
-    if replay is not None:
-        per_step += train.replay_batch_size * replay.samples[0].nbytes
-    return int(np.clip(CHUNK_BYTES // per_step, 1, CHUNK_STEPS))
-
-
-def make_chunk(run, train, real, replay, rates, seed, first, count, size):
-    """Raw batches of `count` steps, padded to `size` steps."""
-    rows = epoch_batches(len(real.labels), train.batch_size, count, seed, first)
-    rows = np.concatenate([rows, np.zeros((size - count, train.batch_size), rows.dtype)])
-    images = real.read(rows.reshape(-1))
-    steps, like = (1, images) if replay is None else (size, replay.samples)
-    replay_images = np.zeros((steps, train.replay_batch_size, *like.shape[1:]), like.dtype)
-    replay_labels = np.zeros((steps, train.replay_batch_size), np.int32)
-    if replay is not None:
-        picks = epoch_batches(int(replay.count), train.replay_batch_size, count, (*seed, 1), first)
-        replay_images[:count] = replay.samples[picks]
-        replay_labels[:count] = replay.labels[picks]
-    images = images.reshape(size, train.batch_size, *images.shape[1:])
-    batches = (images, real.labels[rows], replay_images, replay_labels)
-    batches = shard_batch(batches, run.mesh, axis=1)
-    padded = np.zeros(size, np.float32)
-    padded[:count] = rates[first : first + count]
-    rest = (padded, np.int32(first), np.int32(count))
-    return Chunk(*batches, *replicate(rest, run.mesh))
-
-
 def _draw_targets(run, state, key):
     """Target features f32[N, D] and labels i32[N] of the task's synthetic images.
 
@@ -383,12 +275,3 @@ def _draw_targets(run, state, key):
         return np.asarray(drawn)[labels, places], labels
     drawn = gaussian.sample_class_features(memory.class_stats, jnp.asarray(labels), key)
     return np.asarray(drawn), labels
-
-
-@functools.partial(jax.jit, static_argnames=("model", "first_block"))
-def _agreement(variables, samples, targets, mean, std, *, model, first_block):
-    """Share of samples, as they are kept, that the old network gives the intended label."""
-    x = from_samples(samples, mean, std, first_block=first_block)
-    features = forward(model, variables, x, first_block=first_block).features
-    logits = jnp.where(targets.class_mask, features @ targets.head, -jnp.inf)
-    return (logits.argmax(1) == targets.labels).mean()

@@ -18,7 +18,7 @@ from jaxpmi import experiment
 from jaxpmi.config_check import validate
 from jaxpmi.config_file import load_config
 from jaxpmi.continual import clip_start
-from jaxpmi.continual.task import num_replay_images
+from jaxpmi.continual.run import num_replay_images
 from jaxpmi.data import builders
 from jaxpmi.sharding import make_mesh
 

@@ -11,7 +11,8 @@ from jaxpmi import experiment
 from jaxpmi.checkpoint import Checkpointer
 from jaxpmi.config_file import load_config
 from jaxpmi.continual import clip_start
-from jaxpmi.continual import task as tasks
+from jaxpmi.continual.chunks import CHUNK_STEPS
+from jaxpmi.continual.chunks import chunk_steps
 from jaxpmi.continual.state import Replay
 from jaxpmi.sharding import make_mesh
 
@@ -157,8 +158,8 @@ def test_large_samples_make_short_chunks(tmp_path):
     run, _ = clip_start.open_clip_run(config_of(tmp_path))
     replay = Replay(np.zeros((1, 512, 512), np.float32), np.zeros(1), np.ones(1))
     train = dataclasses.replace(run.config.clip.train, replay_batch_size=100)
-    assert tasks.chunk_steps(run, train, None) == tasks.CHUNK_STEPS
-    assert tasks.chunk_steps(run, train, replay) == 2
+    assert chunk_steps(run, train, None) == CHUNK_STEPS
+    assert chunk_steps(run, train, replay) == 2
 
 
 def test_classes_can_be_named(tmp_path):
