@@ -121,6 +121,8 @@ def _check_synthesis(config: Config) -> None:
     _check_areas("deep_inversion.crop_scale", settings.crop_scale)
     if config.method in ("cmi", "fast_dfkd"):
         _check_contrastive_inversion(config)
+    if config.job == "distill":
+        _check_student(config)
     if config.job == "invert":
         _check_pictures(config)
 
@@ -176,6 +178,16 @@ def _check_contrastive_inversion(config: Config) -> None:
             f"{_nearest(settings.bank_size, settings.batch_size)}."
         )
     _check_areas("contrastive_inversion.local_scale", settings.local_scale)
+
+
+def _check_student(config: Config) -> None:
+    settings = config.distill
+    total = settings.rounds * settings.steps_per_round
+    if settings.warmup_steps >= total:
+        raise ValueError(
+            f"distill.warmup_steps={settings.warmup_steps} leaves none of the student's "
+            f"rounds * steps_per_round = {total} steps for the cosine; use fewer."
+        )
 
 
 def _check_areas(path: str, areas: tuple[float, float] | None) -> None:

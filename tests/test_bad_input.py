@@ -122,6 +122,10 @@ COMMANDS = [
         "bank_size=1000 is not a multiple of batch_size=256; use 768 or 1024.",
     ),
     (
+        "CONFIG --job distill --method cmi --distill.warmup-steps 100 --distill.rounds 1",
+        "distill.warmup_steps=100 leaves none of the student's rounds * steps_per_round = 100",
+    ),
+    (
         "CONFIG --job distill --method cmi --contrastive-inversion.local-scale 1 0.5",
         "contrastive_inversion.local_scale=(1.0, 0.5) must ascend; give the smallest",
     ),

@@ -92,7 +92,7 @@ def distill_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tick
     synthesiser, train = SYNTHESISERS[config.method], sgd(settings)
     key = phase_key(state)
     steps, total = settings.steps_per_round, settings.rounds * settings.steps_per_round
-    rates = cosine_rates(train.learning_rate, total)
+    rates = cosine_rates(settings.learning_rate, total, settings.warmup_steps)
     program = StudentProgram(
         run.model, run.student_model, train, settings.temperature, settings.augment, run.mesh
     )

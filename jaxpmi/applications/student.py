@@ -61,9 +61,11 @@ def sgd(settings: DistillConfig | PruneConfig) -> TrainConfig:
     )
 
 
-def cosine_rates(learning_rate: float, num_steps: int) -> np.ndarray:
-    """The learning rate of every step, f32[S]: a cosine to 0."""
-    schedule = optax.cosine_decay_schedule(learning_rate, max(num_steps, 1))
+def cosine_rates(learning_rate: float, num_steps: int, warmup_steps: int = 0) -> np.ndarray:
+    """The learning rate of every step, f32[S]: a linear warm-up, then a cosine to 0."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        learning_rate / (warmup_steps + 1), learning_rate, warmup_steps, max(num_steps, 1)
+    )
     return np.asarray(jax.vmap(schedule)(jnp.arange(num_steps)), np.float32)
 
 

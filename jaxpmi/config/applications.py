@@ -17,7 +17,8 @@ class DistillConfig:
     # made at the beginning), then the student learns on all there are
     steps_per_round: int = 100  # of the student
     batch_size: int = 128  # synthetic images per step
-    learning_rate: float = 0.1  # SGD, cosine to 0 over all steps
+    learning_rate: float = 0.1  # SGD, peak, cosine to 0 over all steps
+    warmup_steps: int = 0  # linear, at the beginning
     momentum: float = 0.9
     weight_decay: float = 1e-4
     temperature: float = 20.0  # tau: of both softmaxes, and tau^2 on their divergence

@@ -14,6 +14,7 @@ from jaxpmi import experiment
 from jaxpmi import session
 from jaxpmi.applications import distill
 from jaxpmi.applications.methods import SYNTHESISERS
+from jaxpmi.applications.student import cosine_rates
 from jaxpmi.config import ContrastiveInversionConfig
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.config import DistillConfig
@@ -161,6 +162,13 @@ def test_kept_as_floats_the_pool_is_not_rounded(tmp_path):
     (tick, *_) = distill.invert_phase(*rounded)
     images = np.asarray(tick.state.pool.samples[:BATCH], np.float32)
     assert np.abs(images - kept).max() <= 0.5 + 1e-3
+
+
+def test_the_students_learning_rate_rises_and_falls():
+    rates = cosine_rates(0.4, 13, warmup_steps=3)
+    expected = [0.1, 0.2, 0.3, *(0.2 * (1 + np.cos(np.pi * np.arange(10) / 10)))]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
+    assert cosine_rates(0.4, 1).tolist() == [np.float32(0.4)]
 
 
 def test_labels_are_balanced(tmp_path):
