@@ -93,7 +93,7 @@ def _carry_nothing(run: ApplicationRun, state: ApplicationState, key: PRNGKey) -
 def _begin_contrastive(run: ApplicationRun, state: ApplicationState, key: PRNGKey) -> Any:
     shape, config = run.stream.image_shape, run.config.contrastive_inversion
     return init_contrastive_inversion(
-        key, state.network.variables, shape, model=run.model, config=config
+        key, state.network.variables, shape, mean=state.mean, model=run.model, config=config
     )
 
 

@@ -158,6 +158,8 @@ class ContrastiveInversionConfig:
     num_steps: int = 200  # steps of generator, latents and projection head per call
     latent_dim: int = 256
     channels: tuple[int, int, int] = (128, 128, 64)  # of the generator's three stages
+    generator_start: Literal["fresh", "last"] = "fresh"  # cmi: in every call drawn anew, as
+    # published, or as the call before ended, which needs far fewer steps for the same loss
     learning_rate: float = 1e-3  # Adam: generator, latents, projection head
     latent_learning_rate: float | None = None  # of latents; None: learning_rate
     projection_dim: int = 256  # of the head's output

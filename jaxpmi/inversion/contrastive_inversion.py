@@ -1,7 +1,7 @@
 """Contrastive model inversion (CMI): batches of images, each unlike all that were made before.
 
-One call makes one batch: a fresh generator and its latents are fitted to a frozen teacher, while
-a projection head learns to tell the images apart, from each other and from those remembered of
+One call makes one batch: a generator and its latents are fitted to a frozen teacher, while a
+projection head learns to tell the images apart, from each other and from those remembered of
 earlier calls. Sections are those of our specification of the method.
 """
 
@@ -39,6 +39,7 @@ class ContrastiveState(NamedTuple):
     projection: Params
     opt_state: optax.OptState  # of the projection head's Adam
     bank: MemoryBank  # rows [local | global] of embeddings before the projection, f32[n, 2 D]
+    generator: Params  # that the last call ended with, or a fresh one; () if every call draws one
 
 
 def init_contrastive_inversion(
@@ -46,10 +47,13 @@ def init_contrastive_inversion(
     variables: Variables,
     image_shape: tuple[int, int, int],
     *,
+    mean: jax.Array,
     model: BlockwiseModel,
     config: ContrastiveInversionConfig,
 ) -> ContrastiveState:
     """A fresh projection head and an empty bank for a teacher of images (H, W, C).
+
+    A generator that is kept from call to call makes at first pixels f32[C] `mean` in [0, 1].
 
     The bank takes `bank_size` x 2 D x 4 bytes, D being the channels of all layers whose moments the
     teacher keeps: 0.9 GB for a WRN-40-2 and 40,960 images.
@@ -58,10 +62,14 @@ def init_contrastive_inversion(
         lambda x: contrast.embed(contrast.observe(model, variables, x).moments),
         jax.ShapeDtypeStruct((1, *image_shape), jnp.float32),
     ).shape[1]
-    projection = contrast.init_projection(key, width, config.projection_dim)
+    key_projection, key_generator = jax.random.split(key)
+    projection = contrast.init_projection(key_projection, width, config.projection_dim)
     opt_state = optimisers(config)["projection"].init(projection)
     bank = memory_bank.init_bank(config.bank_size, 2 * width)
-    return ContrastiveState(projection, opt_state, bank)
+    generator = ()
+    if config.generator_start == "last":
+        generator = _fresh_generator(key_generator, image_shape, mean, config)
+    return ContrastiveState(projection, opt_state, bank, generator)
 
 
 @functools.partial(
@@ -148,6 +156,7 @@ def contrastive_inversion(
         found.parts["projection"],
         found.opt_states["projection"],
         memory_bank.push(state.bank, rows),
+        found.parts["generator"] if config.generator_start == "last" else (),
     )
     images = to_normalised(pixels, mean, std)
     return state, Solution(images, found.loss, found.losses, found.terms, found.finite)
@@ -175,15 +184,20 @@ def global_view(pixels: jax.Array, key: PRNGKey, config: ContrastiveInversionCon
 
 
 def _begin_call(state, batch, image_shape, mean, key, config):
-    """What is optimised, and its optimisers' states: all new but for the projection head."""
+    """What is optimised, and its optimisers' states: new ones but for the projection head."""
     key_generator, key_latents = jax.random.split(key)
-    sizes = {"latent_dim": config.latent_dim, "channels": config.channels}
-    new = {
-        "generator": init_pixel_generator(key_generator, image_shape, mean=mean, **sizes),
-        "latents": jax.random.normal(key_latents, (batch, config.latent_dim)),
-    }
+    generator = state.generator
+    if config.generator_start == "fresh":
+        generator = _fresh_generator(key_generator, image_shape, mean, config)
+    latents = jax.random.normal(key_latents, (batch, config.latent_dim))
+    new = {"generator": generator, "latents": latents}
     opt_states = {name: optimisers(config)[name].init(part) for name, part in new.items()}
     return (
         new | {"projection": state.projection},
         opt_states | {"projection": state.opt_state},
     )
+
+
+def _fresh_generator(key, image_shape, mean, config):
+    sizes = {"latent_dim": config.latent_dim, "channels": config.channels}
+    return init_pixel_generator(key, image_shape, mean=mean, **sizes)

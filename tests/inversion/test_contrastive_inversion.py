@@ -51,6 +51,7 @@ def fresh(config=CONFIG, seed=0, model=None, variables=None):
         jax.random.key(seed),
         variables or net.variables,
         SHAPE,
+        mean=MEAN,
         model=model or net.model,
         config=config,
     )
@@ -115,6 +116,23 @@ def test_the_bank_remembers_the_best_images_and_the_head_goes_on():
     counts = [int(state.opt_state[0].count) for state in (one, two, three)]
     assert counts == [12, 24, 36]
     assert np.abs(three.projection["kernel1"] - two.projection["kernel1"]).max() > 1e-4
+
+
+def test_the_generator_goes_on_only_where_it_is_asked_to():
+    assert fresh().generator == () and calls()[0][0].generator == ()
+    config = dataclasses.replace(CONFIG, generator_start="last", num_steps=40)
+    begin = fresh(config)
+    one, first = call(begin, 0, config)
+    two, second = call(one, 1, config)
+    assert second.losses[0] < 0.9 * first.losses[0]
+    still = dataclasses.replace(config, learning_rate=0.0)
+    unmoved, _ = call(one, 2, still)
+    changes = [
+        np.abs(a["linear"] - b["linear"]).max()
+        for a, b in ((begin.generator, one.generator), (one.generator, two.generator))
+    ]
+    assert min(changes) > 1e-3
+    jax.tree.map(np.testing.assert_array_equal, unmoved.generator, one.generator)
 
 
 def test_rows_of_the_bank_are_statistics_of_a_local_and_of_the_global_view():
