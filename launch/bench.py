@@ -74,7 +74,7 @@ def run_vdfd(options: argparse.Namespace, say: Callable, write: Callable) -> str
     """Runs `vdfd`; returns its table."""
     import bench_vdfd
 
-    num_old, num_steps, repetitions = ((2,), 2, 1) if options.quick else ((10, 50), 20, 7)
+    num_old, num_steps, repetitions = ((2,), 2, 1) if options.quick else ((10, 50), 10, 5)
     rows = bench_vdfd.run_cases(num_old, num_steps=num_steps, repetitions=repetitions, say=say)
     write(rows=rows)
     return bench_vdfd.table(rows)

@@ -37,7 +37,7 @@ from jaxpmi.models.blockwise import named_tensors
 
 # Network, width, image, classes per task: of configs/vdfd_mnist.py, and of CIFAR-100 in ten tasks.
 CASES = {
-    "resnet_small": (8, (28, 28, 1), 2),
+    "plain_cnn": (16, (28, 28, 1), 2),
     "preact_resnet18": (16, (32, 32, 3), 10),
 }
 METHODS_COMPARED = ("finetune", "dfd", "vdfd")

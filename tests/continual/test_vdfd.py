@@ -26,6 +26,7 @@ from jaxpmi.config import AugmentConfig
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.config import VdfdConfig
+from jaxpmi.config_file import load_config
 from jaxpmi.continual import chunks
 from jaxpmi.continual import losses
 from jaxpmi.continual.drift_penalty import fresh_class_graph
@@ -402,3 +403,18 @@ def test_what_does_not_fit_is_refused(tmp_path):
     changes = {"losses__vdfd__hidden_dim": None}
     with pytest.raises(ValueError, match="the backbone has 8; give losses.vdfd.hidden_dim"):
         initial_state(*open_run(tiny_config(tmp_path, "vdfd", **changes)))
+
+
+@pytest.mark.slow
+def test_old_tasks_are_kept_on_digits(tmp_path):
+    """vdfd.md, section 13, item 13: three seeds of configs/vdfd_mnist.py, with and without."""
+    path = Path(__file__).parents[2] / "configs/vdfd_mnist.py"
+    results = {}
+    for name, options in {"free": ["--losses.vdfd.drift-weight", "0"], "vdfd": []}.items():
+        for seed in range(3):
+            place = ["--seed", str(seed), "--workdir", str(tmp_path / f"{name}{seed}")]
+            summary = experiment.run(load_config(path, [*options, *place]))
+            found = summary["task_accuracy"], summary["task_backward_transfer"]
+            results.setdefault(name, []).append(found)
+    (accuracy, transfer), (free, lost) = (np.mean(results[n], axis=0) for n in ("vdfd", "free"))
+    assert accuracy > free + 0.02 and abs(transfer) < 0.03 < -lost
