@@ -21,6 +21,7 @@ from jaxpmi.config import ModelConfig
 from jaxpmi.config import PerLayerConfig
 from jaxpmi.config import PruneConfig
 from jaxpmi.config import TrainConfig
+from jaxpmi.config import VdfdConfig
 from jaxpmi.config_file import load_config
 from jaxpmi.data import imagenet_class_names
 from jaxpmi.data import open_source
@@ -119,6 +120,7 @@ __all__ = [
     "Targets",
     "TrainConfig",
     "Variables",
+    "VdfdConfig",
     "choose_filters",
     "contrastive_inversion",
     "count_multiply_adds",

@@ -18,6 +18,7 @@ CATEGORIES = {
     "distill": "distillation",  # with the synthesis between its rounds
     "prune": "pruning",
     "remember": "statistics",
+    "record": "statistics",
     "evaluate": "evaluation",
 }
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")

@@ -87,6 +87,12 @@ def augment(
     return jax.vmap(one)(images, _image_keys(key, images))
 
 
+def quarter_turns(images: jax.Array) -> jax.Array:
+    """Square images in four rotations, counter-clockwise, those of one adjacent: [4B, H, W, C]."""
+    turned = jnp.stack([jnp.rot90(images, k, axes=(1, 2)) for k in range(4)], axis=1)
+    return turned.reshape(-1, *images.shape[1:])
+
+
 def draw_crop(key: PRNGKey, size: tuple[int, int], scale: tuple[float, float]) -> jax.Array:
     """Draws a box in an image: i32[4], its top, left, height and width in pixels.
 

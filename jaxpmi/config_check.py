@@ -15,10 +15,12 @@ from jaxpmi.models import MODELS
 
 INVERSION_METHODS = ("deep_inversion", "pmi")  # these synthesise images by inversion
 GENERATOR_METHODS = ("abd", "r_dfcil")  # these train an image generator
+RECORD_METHODS = ("dfd", "vdfd")  # these keep gradients of old tasks' mean logits
 CLIP_METHODS = ("joint", "finetune", "pmi")  # these can train CLIP's adapters
 SYNTHESIS_METHODS = ("noise", "deep_inversion", "adaptive_deep_inversion", "cmi", "fast_dfkd")
 JOB_METHODS = {
-    "continual": ("joint", "finetune", "lwf", *GENERATOR_METHODS, *INVERSION_METHODS),
+    "continual": ("joint", "finetune", "lwf", *GENERATOR_METHODS, *INVERSION_METHODS)
+    + RECORD_METHODS,
     "distill": SYNTHESIS_METHODS,
     "prune": SYNTHESIS_METHODS,
     "invert": INVERSION_METHODS,
@@ -96,6 +98,8 @@ def _check_continual(config: Config) -> None:
         _check_replay(config)
     if config.method in INVERSION_METHODS:
         _check_inversion(config)
+    if config.method == "vdfd":
+        _check_class_graph(config)
 
 
 def _check_synthesis(config: Config) -> None:
@@ -251,6 +255,17 @@ def _check_replay(config: Config) -> None:
         raise ValueError(
             "inversion.base_images and inversion.images_per_task are both 0, so nothing would be "
             "synthesised; raise one of them, or use method='finetune'."
+        )
+
+
+def _check_class_graph(config: Config) -> None:
+    settings = config.losses.vdfd
+    dims = settings.hidden_dim, settings.output_dim
+    if settings.class_graph == "residual" and dims != (None, None):
+        raise ValueError(
+            f"losses.vdfd.hidden_dim={dims[0]} and output_dim={dims[1]} are not those of "
+            "class_graph='residual', whose layers are as wide as the features; set both to None or "
+            "class_graph='bottleneck'."
         )
 
 

@@ -49,11 +49,16 @@ RANGES = {
     "data.num_classes": Range(low=2),
     "data.std": POSITIVE,
     "epochs": COUNT,
+    "epsilon": POSITIVE,
     "final_steps": NOT_NEGATIVE,
     "first_statistics_factor": NOT_NEGATIVE,
     "first_task_classes": Range(low=2),
+    "gradient_noise": NOT_NEGATIVE,
+    "graph_learning_rate": POSITIVE,
     "head_epochs": SHARE,
+    "head_learning_rate": POSITIVE,
     "held_out_share": SHARE,
+    "hidden_dim": COUNT,
     "image_padding": NOT_NEGATIVE,
     "image_size": COUNT,
     "images_per_class": COUNT,
@@ -72,6 +77,7 @@ RANGES = {
     "local_scale": Range(0, 1, open_low=True),
     "log_every_seconds": NOT_NEGATIVE,
     "lwf_temperature": POSITIVE,
+    "milestone_factor": Range(0, 1, open_low=True),
     "milestones": FRACTION,
     "min_filters": COUNT,
     "momentum": SHARE,
@@ -88,9 +94,11 @@ RANGES = {
     "num_steps": COUNT,
     "num_tasks": COUNT,
     "num_unseen_classes": NOT_NEGATIVE,
+    "output_dim": COUNT,
     "oversampling": COUNT,
     "pretraining_classes": COUNT,
     "projection_dim": COUNT,
+    "rank": COUNT,
     "replay_batch_size": COUNT,
     "reset_call": NOT_NEGATIVE,
     "residual_scale": NOT_NEGATIVE,
@@ -120,6 +128,6 @@ RANGES = {
 def find_range(path: str) -> Range | None:
     """Returns the allowed range of a number, None for settings that are not numbers."""
     name = path.rpartition(".")[2]
-    if name.endswith("_weight"):
+    if name.endswith(("_weight", "_weight_decay")):
         return NOT_NEGATIVE
     return RANGES.get(path, RANGES.get(name))

@@ -98,7 +98,7 @@ class Session:
 
     def _phase(self, task, name, phase):
         done, every = int(self.state.step), self.config.checkpoint_every
-        if not name.startswith(("begin", "evaluate", "remember")):
+        if not name.startswith(("begin", "evaluate", "remember", "record")):
             self.progress.compiling(name)
         self.progress.phase(task, name, done)
         since, previous = time.monotonic(), None
@@ -137,10 +137,7 @@ class Session:
                     "rate or that term's weight."
                 )
         loss = None
-        if name.startswith("train") and "accuracy" not in scalars:
-            loss = float(sum(scalars.values()))
-            scalars = {**scalars, "loss": loss}
-        elif "loss" in scalars or "final_loss" in scalars:
+        if "loss" in scalars or "final_loss" in scalars:
             loss = float(scalars.get("loss", scalars.get("final_loss")))
         if scalars:
             path = f"task{task:02d}/{name.replace(':', '/')}"

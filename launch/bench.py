@@ -1,8 +1,8 @@
-"""Benchmarks: `python launch/bench.py {pmi,stack} [--json FILE] [--quick]`.
+"""Benchmarks: `python launch/bench.py {pmi,stack,vdfd} [--json FILE] [--quick]`.
 
 `pmi` asks whether per-layer inversion saves time over full-model inversion from noise, `stack` what
-it saves to invert equal blocks by one scan. What is compared stands in launch/bench_pmi.py and
-launch/bench_stack.py, results in benchmarks/.
+it saves to invert equal blocks by one scan, `vdfd` what its penalty adds to a training step. What
+is compared stands in launch/bench_pmi.py, bench_stack.py and bench_vdfd.py, results in benchmarks/.
 """
 
 import argparse
@@ -40,7 +40,9 @@ def main(arguments: Sequence[str]) -> int:
             }
             options.json.write_text(json.dumps(report, indent=1) + "\n")
 
-    print({"pmi": run_pmi, "stack": run_stack}[options.command](options, say, write))
+    print(
+        {"pmi": run_pmi, "stack": run_stack, "vdfd": run_vdfd}[options.command](options, say, write)
+    )
     return 0
 
 
@@ -68,6 +70,16 @@ def run_stack(options: argparse.Namespace, say: Callable, write: Callable) -> st
     return bench_stack.table(rows)
 
 
+def run_vdfd(options: argparse.Namespace, say: Callable, write: Callable) -> str:
+    """Runs `vdfd`; returns its table."""
+    import bench_vdfd
+
+    num_old, num_steps, repetitions = ((2,), 2, 1) if options.quick else ((10, 50), 10, 5)
+    rows = bench_vdfd.run_cases(num_old, num_steps=num_steps, repetitions=repetitions, say=say)
+    write(rows=rows)
+    return bench_vdfd.table(rows)
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parses the command line; a wrong one exits with code 2 and one line."""
     parser = argparse.ArgumentParser(prog="bench.py", description=__doc__.splitlines()[0])
@@ -84,7 +96,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "the process, for a busy machine without accelerator (default wall)",
     )
     stack = commands.add_parser("stack", help="blocks inverted by one scan against unrolled ones")
-    for command in (pmi, stack):
+    vdfd = commands.add_parser("vdfd", help="a training step with VDFD's penalty against without")
+    for command in (pmi, stack, vdfd):
         command.add_argument("--json", type=Path, help="write all that was measured here")
         command.add_argument("--quick", action="store_true", help="only to see that it works")
     options = parser.parse_args(arguments)

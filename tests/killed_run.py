@@ -24,7 +24,7 @@ from tiny_run import tiny_config  # noqa: E402
 
 from jaxpmi import experiment  # noqa: E402
 from jaxpmi import session  # noqa: E402
-from jaxpmi.continual import task as tasks  # noqa: E402
+from jaxpmi.continual import chunks  # noqa: E402
 
 
 def run_in_small_chunks(patch, folder):
@@ -35,7 +35,7 @@ def run_in_small_chunks(patch, folder):
     (invert), 22-25 (train), 26, 27. Phases are saved at their end and every two steps.
     """
     set_up(patch)
-    patch.setattr(tasks, "CHUNK_STEPS", 1)
+    patch.setattr(chunks, "CHUNK_STEPS", 1)
     config = tiny_config(folder, train__epochs=2, checkpoint_every=2)
     return config, experiment.run(config)
 

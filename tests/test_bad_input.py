@@ -105,6 +105,16 @@ COMMANDS = [
     ("CONFIG --inversion.full-model.num-steps 0", "num_steps=0 is out of range"),
     ("CONFIG --contrastive.keep-rate 0", "keep_rate=0.0 is out of range; expected in (0, 1]."),
     ("CONFIG --train.milestones 0.5 0.2", "train.milestones=(0.5, 0.2) must ascend"),
+    ("CONFIG --train.milestone-factor 2", "milestone_factor=2.0 is out of range"),
+    ("CONFIG --losses.vdfd.rank 0", "losses.vdfd.rank=0 is out of range; expected 1 or more."),
+    (
+        "CONFIG --method vdfd --losses.vdfd.class-graph residual --losses.vdfd.hidden-dim 8",
+        "hidden_dim=8 and output_dim=None are not those of class_graph='residual'",
+    ),
+    (
+        "CONFIG --method vdfd --model.name clip",
+        "method='vdfd' is not made for model.name='clip'; use one of joint, finetune, pmi.",
+    ),
     ("CONFIG --model.name vgg", "model.name='vgg' is unknown; use one of resnet_small"),
     ("CONFIG --method pmi --inversion.targets label", "inversion.targets='label' has no target"),
     ("CONFIG --data.source embedded", "is not read by data.source='embedded'"),

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "launch"))
 
 import bench  # noqa: E402
 import bench_pmi  # noqa: E402
+import bench_vdfd  # noqa: E402
 import pmi_ratio  # noqa: E402
 from pmi_ratio import Setting  # noqa: E402
 
@@ -201,3 +202,12 @@ def test_quick_run_of_the_stack(tmp_path, capsys):
     assert (scan["version"], unrolled["version"]) == ("scan", "unrolled")
     assert 0 < scan["temporary_bytes"] <= unrolled["temporary_bytes"]
     assert capsys.readouterr().out.count("\n| 2 |") == 2
+
+
+def test_quick_run_of_vdfd(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_vdfd, "CASES", {"plain_cnn": (2, (8, 8, 1), 2)})
+    file = tmp_path / "vdfd.json"
+    assert bench.main(["vdfd", "--quick", "--json", str(file)]) == 0
+    plain, dfd, vdfd = json.loads(file.read_text())["rows"]
+    assert [row["method"] for row in (plain, dfd, vdfd)] == ["finetune", "dfd", "vdfd"]
+    assert plain["ratio"] == 1.0 and all(row["step_seconds"] > 0 for row in (plain, dfd, vdfd))

@@ -106,8 +106,8 @@ def test_help_lists_every_field(capsys):
         (
             "def get_config():\n  return Config(method='ewc')",
             "method='ewc' is of type str; expected one of 'joint', 'finetune', 'lwf', 'abd', "
-            "'r_dfcil', 'deep_inversion', 'pmi', 'noise', 'adaptive_deep_inversion', 'cmi', "
-            "'fast_dfkd'.",
+            "'r_dfcil', 'deep_inversion', 'pmi', 'dfd', 'vdfd', 'noise', "
+            "'adaptive_deep_inversion', 'cmi', 'fast_dfkd'.",
         ),
         (
             "def get_config():\n  return Config(save_images=1)",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_run
 
+from jaxpmi.config_check import RECORD_METHODS
 from jaxpmi.config_check import validate
 from jaxpmi.config_file import load_config
 from jaxpmi.continual.loop import task_plan
@@ -20,12 +21,19 @@ PATHS = sorted((ROOT / "configs").glob("*.py"))
 # Those of CLIP run in tests/continual/test_clip_loop.py, those of jobs in tests/applications.
 JOBS = [path for path in PATHS if load_config(path).job != "continual"]
 CLASSIFIERS = [path for path in PATHS if not path.stem.startswith("clip_") and path not in JOBS]
+RECORDERS = [path for path in CLASSIFIERS if load_config(path).method in RECORD_METHODS]
+INVERTERS = [path for path in CLASSIFIERS if path not in RECORDERS]
 
 # What each config's data looks like: classes, then H, W, C of an image.
 SHAPES = {
     "mnist": (10, 28, 28, 1),
+    "vdfd_mnist": (10, 28, 28, 1),
     "cifar100": (100, 32, 32, 3),
+    "vdfd_cifar100": (20, 32, 32, 3),  # the first classes of those of VDFD
+    "vdfd_cifar100_20": (20, 32, 32, 3),
+    "vdfd_cifar100_class_incremental": (20, 32, 32, 3),
     "tiny_imagenet": (200, 64, 64, 3),
+    "vdfd_tiny_imagenet": (20, 64, 64, 3),
     "imagenet100": (20, 224, 224, 3),  # the config leaves the number of classes open
 }
 
@@ -49,13 +57,16 @@ def write_data(path, num_classes, *image_shape):
     np.savez(path, **arrays)
 
 
-def run_until_first_inversion(config):
-    """The last state of a run, and the scalars of each phase, without anything being written."""
+def run_first_phases(config, num_phases=2):
+    """The last state of a run, and the scalars of each phase, without anything being written.
+
+    Of the second task these are the first `num_phases` phases.
+    """
     run, order = open_run(config)
     state, scalars = initial_state(run, order), {}
-    for task, num_phases in ((0, None), (1, 2)):
+    for task, count in ((0, None), (1, num_phases)):
         run.stream.begin(task)
-        for index, (name, phase) in enumerate(task_plan(run, task)[:num_phases]):
+        for index, (name, phase) in enumerate(task_plan(run, task)[:count]):
             if name == "evaluate":  # in batches of 256 images, whatever the config
                 continue
             place = {"task": task, "phase": index, "step": 0}
@@ -79,21 +90,39 @@ def test_file_is_valid_and_names_its_command(path):
     load_config(path, [part for pair in options for part in pair])
 
 
-@pytest.mark.parametrize("path", CLASSIFIERS, ids=lambda path: path.stem)
+def small_config(path, folder, *options):
+    """A config in small, on data of noise."""
+    num_classes, *image_shape = SHAPES[path.stem]
+    write_data(folder / "data.npz", num_classes, *image_shape)
+    tasks = ["--data.num-tasks", str(num_classes // CLASSES)]
+    config = load_config(path, [*SMALL, "--data.path", str(folder / "data.npz"), *tasks, *options])
+    validate(config)
+    return config, tuple(image_shape)
+
+
+@pytest.mark.parametrize("path", RECORDERS, ids=lambda path: path.stem)
+def test_two_steps_and_one_record(path, tmp_path, monkeypatch):
+    tiny_run.set_up(monkeypatch)
+    config, _ = small_config(path, tmp_path, "--data.class-order=None")
+    state, scalars = run_first_phases(config)
+    terms = scalars["train:all"]
+    assert terms["steps"] == 2 and np.isfinite(list(terms.values())).all()
+    assert {"cross_entropy", "drift", "log_determinant", "squared_drift"} <= set(terms)
+    recorded = state.records.class_mask.sum(1)
+    assert recorded[0] == CLASSES and not recorded[1:].any()
+
+
+@pytest.mark.parametrize("path", INVERTERS, ids=lambda path: path.stem)
 def test_two_steps_and_one_inversion(path, tmp_path, monkeypatch):
     tiny_run.set_up(monkeypatch)  # on one device
-    num_classes, *image_shape = SHAPES[path.stem]
-    write_data(tmp_path / "data.npz", num_classes, *image_shape)
-    data = ["--data.path", str(tmp_path / "data.npz")]
-    config = load_config(path, [*SMALL, *data, "--data.num-tasks", str(num_classes // CLASSES)])
-    validate(config)
-    state, scalars = run_until_first_inversion(config)
+    config, image_shape = small_config(path, tmp_path)
+    state, scalars = run_first_phases(config)
     assert scalars["train:all"]["steps"] == 2
     assert np.isfinite(list(scalars["train:all"].values())).all()
     assert scalars["invert"]["final_loss"] <= scalars["invert"]["initial_loss"]
     images, labels, count = state.replay
     assert int(count) == BATCH
-    assert images.shape[1:] == tuple(image_shape) and np.ptp(images[:BATCH]) > 0
+    assert images.shape[1:] == image_shape and np.ptp(images[:BATCH]) > 0
     assert set(np.asarray(labels[:BATCH])) <= set(range(CLASSES))
 
 

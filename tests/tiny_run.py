@@ -14,9 +14,11 @@ from jaxpmi.config import DataConfig
 from jaxpmi.config import FullModelConfig
 from jaxpmi.config import GeneratorConfig
 from jaxpmi.config import InversionConfig
+from jaxpmi.config import MethodConfig
 from jaxpmi.config import ModelConfig
 from jaxpmi.config import PerLayerConfig
 from jaxpmi.config import TrainConfig
+from jaxpmi.config import VdfdConfig
 from jaxpmi.continual import start
 from jaxpmi.models import MODELS
 from jaxpmi.models import resnet
@@ -61,6 +63,7 @@ def tiny_config(folder, method="pmi", **changes):
         model=ModelConfig(name="tiny", width=4),
         train=TrainConfig(batch_size=BATCH, replay_batch_size=BATCH, epochs=1),
         contrastive=ContrastiveConfig(num_blocks=1, num_epochs=1, batch_size=8, num_rounds=4),
+        losses=MethodConfig(vdfd=VdfdConfig(hidden_dim=4, output_dim=4)),
         inversion=InversionConfig(
             images_per_task=2 * BATCH,
             batch_size=BATCH,

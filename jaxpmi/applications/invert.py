@@ -298,7 +298,7 @@ def _first_state(run, network, mean, std):
     state = ContinualState(
         network=network,
         teacher=jax.tree.map(jnp.copy, network),
-        projections={},
+        auxiliary={},
         opt_state=optimiser(run.config.train).init(trainable_parts(network, {})),
         memory=(),
         generator=(),

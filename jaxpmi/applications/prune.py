@@ -257,7 +257,7 @@ def _tune(run, state, rates, key, program):
     mask = {
         "backbone": filter_mask(run.model, variables, state.kept),
         "head": jnp.ones_like(head),
-        "projections": {},
+        "auxiliary": {},
     }
     params = jax.tree.map(jnp.multiply, variables.params, mask["backbone"])
     student = Student(Network(variables._replace(params=params), head), state.student_opt_state)

@@ -58,7 +58,8 @@ class ApplicationState:
     # which channels are left, per group
     results: dict[str, jax.Array] = flax.struct.field(default_factory=dict)  # of the job, by name;
     # NaN where not yet measured
-    projections: Any = flax.struct.field(default_factory=dict)  # none: of the angle loss
+    auxiliary: Any = flax.struct.field(default_factory=dict)  # nothing is trained beside it
+    records: tuple[()] = ()  # nor is anything of older tasks kept
 
     @property
     def teacher(self) -> Network:

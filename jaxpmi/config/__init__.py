@@ -25,6 +25,7 @@ from jaxpmi.config.inversion import PerLayerConfig
 from jaxpmi.config.training import MethodConfig
 from jaxpmi.config.training import ModelConfig
 from jaxpmi.config.training import TrainConfig
+from jaxpmi.config.training import VdfdConfig
 
 __all__ = [
     "AugmentConfig",
@@ -48,4 +49,5 @@ __all__ = [
     "PerLayerConfig",
     "PruneConfig",
     "TrainConfig",
+    "VdfdConfig",
 ]

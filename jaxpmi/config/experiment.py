@@ -40,11 +40,13 @@ class Config:
         "r_dfcil",
         "deep_inversion",
         "pmi",
+        "dfd",
+        "vdfd",
         "noise",
         "adaptive_deep_inversion",
         "cmi",
         "fast_dfkd",
-    ] = "pmi"  # continual: the first seven; distill, prune: the last four or deep_inversion;
+    ] = "pmi"  # continual: the first nine; distill, prune: the last four or deep_inversion;
     # invert: deep_inversion (from noise) or pmi
     seed: int = 0  # class order, initialisation, batches, noise
     workdir: str = "runs/default"  # everything a run writes

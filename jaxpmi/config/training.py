@@ -21,15 +21,45 @@ class TrainConfig:
     batch_size: int = 64  # real images per step
     replay_batch_size: int = 64  # synthetic images per step, beside the real ones
     epochs: int = 20  # passes over the data of a task, all phases of a later task together
-    optimiser: Literal["sgd", "adamw"] = "sgd"  # SGD with momentum, or AdamW (transformers)
+    optimiser: Literal["sgd", "adam", "adamw"] = "sgd"  # SGD with momentum, Adam (VDFD), or AdamW
+    # (transformers)
     learning_rate: float = 0.1  # peak, in the first task
+    head_learning_rate: float | None = None  # of the classifier where learning_rate is that of the
+    # backbone; follows the same schedule. None: the same
+    graph_learning_rate: float | None = None  # likewise, of VDFD's class graph
     warmup_steps: int = 0  # linear from 0, before the schedule of a phase of all blocks
     momentum: float = 0.9  # of SGD
-    weight_decay: float = 5e-4  # sgd: L2, added to the gradient; adamw: decoupled from
+    weight_decay: float = 5e-4  # sgd, adam: L2, added to the gradient; adamw: decoupled from
     # it, and not of gains, biases and embeddings
+    head_weight_decay: float | None = None  # sgd, adam: of the classifier; None: weight_decay
+    graph_weight_decay: float | None = None  # sgd, adam: of VDFD's class graph; None: weight_decay
     schedule: Literal["cosine", "step"] = "cosine"  # of the learning rate in a phase of all blocks
-    milestones: tuple[float, ...] = (0.4, 0.6)  # step: x 0.1 at each, as fractions of the phase
+    milestones: tuple[float, ...] = (0.4, 0.6)  # step: where the rate falls, as fractions of the
+    # phase
+    milestone_factor: float = 0.1  # step: by what it is multiplied there
     augment_replay: bool = False  # random views of synthetic images as of real ones
+
+
+@dataclasses.dataclass(frozen=True)
+class VdfdConfig:
+    """VDFD and DFD: what is kept of an old task, and what its mean logits' drift costs."""
+
+    drift_weight: float = 10.0  # lambda: of the penalty, a sum over old tasks
+    rank: int = 1  # singular vectors kept per tensor of the backbone
+    gradient_noise: float = 0.0  # variance of the Gaussian noise added to what is kept, before its
+    # compression, as a share of the variance of a tensor's entries
+    self_supervision: bool = False  # every image in four rotations, and joint classification of
+    # class and rotation; what is kept and how classes are predicted stays the same
+    epsilon: float = 1e-3  # vdfd: on the diagonal of the precision matrices
+    class_graph: Literal["bottleneck", "residual"] = "bottleneck"  # vdfd: layers of hidden_dim and
+    # output_dim (published where the task is given), or two as wide as the features, which are
+    # added to the output (published for prediction over all classes)
+    hidden_dim: int | None = None  # vdfd, bottleneck; None: a sixteenth of the features
+    output_dim: int | None = None  # vdfd, bottleneck; None: an eighth of the features
+    quadratic_form: Literal["regularised", "published"] = "regularised"  # vdfd: with epsilon, or
+    # (as published) without it
+    old_tasks: Literal["all", "published"] = "all"  # vdfd: summed over; published (one head for all
+    # classes): the last one alone, its quadratic form times the square of their number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,3 +83,4 @@ class MethodConfig:
     tuning_epochs: float = 0.2  # pmi, r_dfcil: share of epochs that tune all heads at the end
     body_learning_rate: float = 0.05  # pmi: of the phase that trains the backbone
     tuning_learning_rate: float = 0.005  # pmi, r_dfcil: of head tuning
+    vdfd: VdfdConfig = VdfdConfig()

@@ -51,7 +51,9 @@ def train_in_chunks(
         chunk = make_chunk(run, train, real, replay, rates, seed, first, count, size)
         learner, metrics = steps(state, chunk)
         state = state.replace(**learner._asdict(), step=jnp.asarray(first + count, jnp.int32))
-        scalars = {name: value / count for name, value in metrics.terms.items()}
+        loss = sum(metrics.terms.values())
+        totals = {**metrics.terms, **metrics.monitored, "loss": loss}
+        scalars = {name: value / count for name, value in totals.items()}
         yield Tick(state, first + count, total, scalars, metrics.bad_step, count * images)
 
 

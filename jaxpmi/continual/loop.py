@@ -14,11 +14,10 @@ from jaxpmi.continual.clip_start import initial_clip_state
 from jaxpmi.continual.clip_start import open_clip_run
 from jaxpmi.continual.clip_state import ClipRun
 from jaxpmi.continual.clip_state import ClipState
-from jaxpmi.continual.methods import first_phases
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import phase_key
+from jaxpmi.continual.start import fresh_auxiliary
 from jaxpmi.continual.start import fresh_network
-from jaxpmi.continual.start import fresh_projections
 from jaxpmi.continual.start import initial_state
 from jaxpmi.continual.start import open_run
 from jaxpmi.continual.state import ContinualState
@@ -39,11 +38,14 @@ def task_plan(run: Run, task: int) -> list[tuple[str, PhaseFn]]:
         plan.append(("invert", tasks.invert_phase))
     if task > 0 and run.method.replay == "generator":
         plan.append(("generate", tasks.generate_phase))
-    make = first_phases if task == 0 or run.method.all_data else run.method.phases
+    first = task == 0 or run.method.all_data
+    make = run.method.first_phases if first else run.method.phases
     phases = make(run.config.train, run.config.losses)
     plan += tasks.train_plan(phase for phase in phases if phase.share > 0)
     if run.method.replay == "inversion":
         plan.append(("remember", tasks.remember_phase))
+    if run.method.keeps_records:
+        plan.append(("record", tasks.record_phase))
     plan.append(("evaluate", tasks.evaluate_phase))
     return plan
 
@@ -69,11 +71,10 @@ def clip_task_plan(run: ClipRun, task: int) -> list[tuple[str, PhaseFn]]:
 
 def begin_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
     """Freezes the network as the teacher; the joint upper bound starts a fresh network."""
-    key_network, key_projections = jax.random.split(phase_key(state))
+    key_network, key_auxiliary = jax.random.split(phase_key(state))
     if int(state.task) > 0:
-        state = tasks.begin_task(
-            run, state, fresh_projections(run, key_projections, state.network.head.shape[0])
-        )
+        dim = state.network.head.shape[0]
+        state = tasks.begin_task(state, fresh_auxiliary(run, key_auxiliary, dim))
         if run.method.all_data:
             state = state.replace(network=fresh_network(run, key_network))
     yield Tick(state, 1, 1, {}, {}, 0)

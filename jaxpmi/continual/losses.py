@@ -71,6 +71,26 @@ def head_cross_entropy(
     return masked_cross_entropy(logits, labels, class_mask, class_weights=class_weights)
 
 
+def rotation_cross_entropy(
+    features: jax.Array, heads: jax.Array, labels: jax.Array, class_mask: jax.Array
+) -> jax.Array:
+    """Mean cross-entropy of joint classification of class c and quarter turns k, label 4 c + k.
+
+    Args:
+      features: f32[4B, D] of `augment.quarter_turns`, the four of an image adjacent.
+      heads: f32[4, D, C], a classifier per rotation; the first is of upright images.
+      labels: i32[B], classes, each in the mask.
+      class_mask: [C], the classes that compete.
+
+    Returns:
+      f32[].
+    """
+    turns = jnp.arange(len(heads))
+    logits = jnp.einsum("bd,kdc->bck", features, heads).reshape(len(features), -1)
+    joint = (len(heads) * labels[:, None] + turns[None]).reshape(-1)
+    return masked_cross_entropy(logits, joint, jnp.repeat(class_mask, len(heads)))
+
+
 def inverse_count_weights(counts: jax.Array) -> jax.Array:
     """Class weights max(counts) / counts of head tuning; counts f32[C] start at 1 (PMI, section 4).
 

@@ -15,7 +15,10 @@ import jax.numpy as jnp
 
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
+from jaxpmi.continual import drift_penalty
 from jaxpmi.continual import losses
+from jaxpmi.continual.gradient_records import GradientRecords
+from jaxpmi.continual.gradient_records import drift
 
 Terms = dict[str, jax.Array]
 
@@ -28,13 +31,15 @@ class Views(NamedTuple):
 
     labels: jax.Array  # i32[B], of the real images of the new classes
     replay_labels: jax.Array  # i32[R]
-    features: jax.Array  # f32[B, D]
+    features: jax.Array  # f32[B, D]; of a phase with rotations [4B, D], an image's four adjacent
     replay_features: jax.Array  # f32[R, D]
     teacher_features: jax.Array  # f32[B, D]
     teacher_replay_features: jax.Array  # f32[R, D]
     head: jax.Array  # f32[D, C]
     teacher_head: jax.Array  # f32[D, C]
-    projections: Any  # parameters of the angle loss
+    auxiliary: Any  # what is trained beside the network; see `start.fresh_auxiliary`
+    tensors: dict[str, jax.Array]  # the backbone's weights by name; {} where there are no records
+    records: GradientRecords | tuple[()]  # of old tasks
     new_mask: jax.Array  # f32[C], classes of this task
     old_mask: jax.Array  # f32[C], classes of the tasks before
     class_weights: jax.Array  # f32[C], largest class count over each class's count
@@ -69,30 +74,38 @@ class Phase:
     loss: LossFn
     share: float  # of the task's epochs
     learning_rate: float
-    milestones: tuple[float, ...] = ()  # fractions of the phase at which the rate falls by 10
+    milestones: tuple[float, ...] = ()  # fractions of the phase at which the rate falls
+    milestone_factor: float = 0.1  # by what it is multiplied there
     schedule: Literal["cosine", "step"] = "step"
     warmup_steps: int = 0  # in which the rate rises to its peak, before the schedule
     trainable: Literal["all", "body", "last_block", "head"] = "all"  # body: all but the stem
     new_columns_only: bool = False  # freeze the head's columns of old classes
     replay: bool = False  # uses synthetic images
     joint_batch: bool = False  # real and synthetic images share one BatchNorm batch
+    rotations: bool = False  # real images come in four rotations each
+    monitor: LossFn | None = None  # values that are logged, but not minimised
 
 
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """A continual learner."""
-
-    phases: Callable[[TrainConfig, MethodConfig], tuple[Phase, ...]]  # of every later task
-    replay: Literal["none", "inversion", "generator"] = "none"  # where old images come from
-    from_noise: bool = False  # inversion: of the full model alone, whatever per_layer.start says
-    keeps_generator: bool = False  # carries the generator over from task to task
-    all_data: bool = False  # sees all data of seen classes, from a fresh network (upper bound)
+PhasesFn = Callable[[TrainConfig, MethodConfig], tuple[Phase, ...]]
 
 
 def first_phases(train: TrainConfig, config: MethodConfig) -> tuple[Phase, ...]:
     """The phases of the first task: plain classification, the same for every method."""
     del config
     return _whole_task(classification, train, train.learning_rate)
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A continual learner."""
+
+    phases: PhasesFn  # of every later task
+    replay: Literal["none", "inversion", "generator"] = "none"  # where old images come from
+    from_noise: bool = False  # inversion: of the full model alone, whatever per_layer.start says
+    keeps_generator: bool = False  # carries the generator over from task to task
+    all_data: bool = False  # sees all data of seen classes, from a fresh network (upper bound)
+    keeps_records: bool = False  # of the gradients of every task's mean logits
+    first_phases: PhasesFn = first_phases  # of the first task
 
 
 def classification(views: Views, config: MethodConfig) -> Terms:
@@ -227,6 +240,49 @@ def tune_head(views: Views, config: MethodConfig) -> Terms:
     }
 
 
+def new_classification(views: Views, config: MethodConfig) -> Terms:
+    """Cross-entropy over the new classes alone; with rotations, over pairs of class and turn."""
+    if config.vdfd.self_supervision:
+        heads = jnp.concatenate([views.head[None], views.auxiliary["rotated_head"]])
+        loss = losses.rotation_cross_entropy(views.features, heads, views.labels, views.new_mask)
+    else:
+        logits = views.features @ views.head
+        loss = losses.masked_cross_entropy(logits, views.labels, views.new_mask)
+    return {"cross_entropy": loss}
+
+
+def dfd(views: Views, config: MethodConfig) -> Terms:
+    """DFD: classification of the new classes, and the squared drift of old tasks' mean logits."""
+    penalty = drift_penalty.squared_drift(drift(views.records, views.tensors))
+    return {**new_classification(views, config), "drift": config.vdfd.drift_weight * penalty}
+
+
+def vdfd(views: Views, config: MethodConfig) -> Terms:
+    """VDFD: the same, with drifts weighed by precisions that are learnt (vdfd.md, section 2).
+
+    Nodes are columns of the teacher's head: the network's are the same, and have a gradient.
+    """
+    settings = config.vdfd
+    precisions = drift_penalty.class_precisions(
+        views.auxiliary["class_graph"], views.teacher_head, views.records, settings
+    )
+    drifts = drift(views.records, views.tensors)
+    quadratic, log_determinant = drift_penalty.learned_penalty(
+        drifts, precisions, views.records, settings
+    )
+    return {
+        **new_classification(views, config),
+        "drift": settings.drift_weight * quadratic,
+        "log_determinant": settings.drift_weight * log_determinant,
+    }
+
+
+def squared_drift(views: Views, config: MethodConfig) -> Terms:
+    """What VDFD's penalty may hide: how far old tasks' mean logits have moved, to first order."""
+    del config
+    return {"squared_drift": drift_penalty.squared_drift(drift(views.records, views.tensors))}
+
+
 def _pmi_terms(views):
     logits = views.features @ views.head
     return losses.DistillationFactors(
@@ -236,7 +292,9 @@ def _pmi_terms(views):
             views.teacher_replay_features @ views.teacher_head,
             views.old_mask,
         ),
-        rkd=losses.angle_distillation(views.projections, views.features, views.teacher_features),
+        rkd=losses.angle_distillation(
+            views.auxiliary["angle_maps"], views.features, views.teacher_features
+        ),
         ft=losses.head_cross_entropy(
             views.head, views.all_features(), views.all_labels(), views.seen_mask
         ),
@@ -252,7 +310,7 @@ def _factors(config, num_new, num_old):
 
 
 def _whole_task(loss, train, learning_rate, *, share=1.0, **options):
-    schedule = train.milestones, train.schedule, train.warmup_steps
+    schedule = train.milestones, train.milestone_factor, train.schedule, train.warmup_steps
     return (Phase("all", loss, share, learning_rate, *schedule, **options),)
 
 
@@ -262,6 +320,24 @@ def _one_phase(loss, **options):
         return _whole_task(loss, train, train.learning_rate, **options)
 
     return phases
+
+
+def _record_phases(loss):
+    def phases(train, config):
+        options = {
+            "new_columns_only": True,
+            "rotations": config.vdfd.self_supervision,
+            "monitor": squared_drift,
+        }
+        return _whole_task(loss, train, train.learning_rate, **options)
+
+    return phases
+
+
+def _record_first_phases(train, config):
+    if not config.vdfd.self_supervision:
+        return first_phases(train, config)
+    return _whole_task(new_classification, train, train.learning_rate, rotations=True)
 
 
 def _r_dfcil_phases(train, config):
@@ -314,4 +390,6 @@ METHODS = {
         from_noise=True,
     ),
     "pmi": Method(_pmi_phases, replay="inversion"),
+    "dfd": Method(_record_phases(dfd), keeps_records=True, first_phases=_record_first_phases),
+    "vdfd": Method(_record_phases(vdfd), keeps_records=True, first_phases=_record_first_phases),
 }

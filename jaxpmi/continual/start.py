@@ -2,11 +2,15 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxpmi.config import Config
+from jaxpmi.continual.drift_penalty import fresh_class_graph
+from jaxpmi.continual.drift_penalty import graph_dims
+from jaxpmi.continual.gradient_records import empty_records
 from jaxpmi.continual.losses import init_angle_projections
 from jaxpmi.continual.methods import METHODS
 from jaxpmi.continual.run import Run
@@ -30,6 +34,7 @@ from jaxpmi.models import MODELS
 from jaxpmi.models.blockwise import block_input_shapes
 from jaxpmi.models.blockwise import forward
 from jaxpmi.models.blockwise import init_variables
+from jaxpmi.models.blockwise import named_tensors
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
 from jaxpmi.types import Moments
@@ -59,11 +64,23 @@ def fresh_network(run: Run, key: jax.Array) -> Network:
     return Network(variables, head)
 
 
-def fresh_projections(run: Run, key: jax.Array, feature_dim: int) -> object:
-    """New linear maps of the angle loss, as every task gets; {} for methods without it."""
-    if run.config.method not in ("pmi", "r_dfcil"):
-        return {}
-    return init_angle_projections(key, feature_dim, feature_dim)
+def fresh_auxiliary(run: Run, key: jax.Array, feature_dim: int) -> dict[str, Any]:
+    """What is trained beside the network and anew in every task, only what the method uses.
+
+    `angle_maps` of the angle loss, VDFD's `class_graph`, and for self-supervision `rotated_head`
+    f32[3, D, C]: the classifiers of turned images.
+    """
+    method, settings = run.config.method, run.config.losses.vdfd
+    if method in ("pmi", "r_dfcil"):
+        return {"angle_maps": init_angle_projections(key, feature_dim, feature_dim)}
+    auxiliary = {}
+    key_graph, key_head = jax.random.split(key)
+    if method == "vdfd":
+        auxiliary["class_graph"] = fresh_class_graph(key_graph, feature_dim, settings)
+    if run.method.keeps_records and settings.self_supervision:
+        shape = (3, feature_dim, run.stream.num_classes)
+        auxiliary["rotated_head"] = HEAD_STD * jax.random.normal(key_head, shape)
+    return auxiliary
 
 
 def pixel_moments(run: Run) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -89,6 +106,8 @@ def initial_state(run: Run, order: tuple[int, ...]) -> ContinualState:
     mean, std = pixel_moments(run)
     key_network, *keys = jax.random.split(jax.random.key(config.seed), 4)
     network = fresh_network(run, key_network)
+    if run.method.keeps_records:
+        _check_records(run, network.head.shape[0])
     # One program: made one by one, the many small arrays would take seconds to compile.
     fill = jax.jit(functools.partial(_first_state, run))
     moments = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
@@ -98,7 +117,7 @@ def initial_state(run: Run, order: tuple[int, ...]) -> ContinualState:
 
 def _first_state(run, network, order, mean, std, keys):
     config, stream = run.config, run.stream
-    key_projections, key_generator, key_run = keys
+    key_auxiliary, key_generator, key_run = keys
     generator = ()
     if run.method.replay == "generator":
         settings = config.generator
@@ -108,14 +127,14 @@ def _first_state(run, network, order, mean, std, keys):
             latent_dim=settings.latent_dim,
             widths=settings.channels,
         )
-    projections = fresh_projections(run, key_projections, network.head.shape[0])
+    auxiliary = fresh_auxiliary(run, key_auxiliary, network.head.shape[0])
     unmeasured = jnp.full((stream.num_tasks, stream.num_tasks), jnp.nan)
     zero = jnp.zeros((), jnp.int32)
     return ContinualState(
         network=network,
         teacher=network,
-        projections=projections,
-        opt_state=optimiser(config.train).init(trainable_parts(network, projections)),
+        auxiliary=auxiliary,
+        opt_state=optimiser(config.train).init(trainable_parts(network, auxiliary)),
         memory=empty_memory(run, network),
         generator=generator,
         replay=empty_replay(run, network, most_replay_samples(run)),
@@ -129,7 +148,45 @@ def _first_state(run, network, order, mean, std, keys):
         task=zero,
         phase=zero,
         step=zero,
+        records=_empty_records(run, network),
     )
+
+
+def _empty_records(run, network):
+    """Room for a record of every task, if the method keeps any."""
+    if not run.method.keeps_records:
+        return ()
+    return empty_records(
+        named_tensors(run.model, network.variables.params),
+        num_tasks=run.stream.num_tasks,
+        num_classes=most_classes(run),
+        rank=run.config.losses.vdfd.rank,
+    )
+
+
+def most_classes(run: Run) -> int:
+    """The most classes that any task has."""
+    return max(len(run.stream.task_classes(t)) for t in range(run.stream.num_tasks))
+
+
+def _check_records(run, feature_dim):
+    """What VDFD and DFD need of the data and of the network."""
+    settings, (height, width, _) = run.config.losses.vdfd, run.stream.image_shape
+    if settings.rank > most_classes(run):
+        raise ValueError(
+            f"losses.vdfd.rank={settings.rank} is more than the {most_classes(run)} classes of a "
+            "task, which are described exactly by as many; lower it."
+        )
+    if settings.self_supervision and height != width:
+        raise ValueError(
+            f"losses.vdfd.self_supervision=True turns images, but these have {height} x {width} "
+            "pixels; give square ones or set it to False."
+        )
+    if run.config.method == "vdfd" and min(graph_dims(feature_dim, settings)) < 1:
+        raise ValueError(
+            f"the class graph would have layers of {graph_dims(feature_dim, settings)} features, "
+            f"for the backbone has {feature_dim}; give losses.vdfd.hidden_dim and output_dim."
+        )
 
 
 def _from_noise(config):

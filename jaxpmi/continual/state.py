@@ -7,6 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from jaxpmi.continual.gradient_records import GradientRecords
 from jaxpmi.features.contrastive import ContrastiveModel
 from jaxpmi.features.gaussian import ClassStats
 from jaxpmi.inversion.block_inverse import BlockInverse
@@ -23,7 +24,7 @@ class Network(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What is kept between tasks besides the network. No field is per image."""
+    """What is kept between tasks for inversion. No field is per image."""
 
     class_stats: ClassStats
     feature_models: ContrastiveModel
@@ -51,7 +52,7 @@ class ContinualState:
 
     network: Network  # in training
     teacher: Network  # frozen before this task
-    projections: Params  # linear maps of the angle loss
+    auxiliary: Params  # what is trained beside it, anew in every task
     opt_state: Any  # of the phase in progress
     memory: Memory
     generator: Any  # GeneratorState of ABD and R-DFCIL, else ()
@@ -66,6 +67,7 @@ class ContinualState:
     task: jax.Array  # i32[], position: task, phase of the task, step of the phase
     phase: jax.Array  # i32[]
     step: jax.Array  # i32[]
+    records: GradientRecords | tuple[()] = ()  # of the tasks learnt, with VDFD and DFD
 
 
 def merge_moments(a: Moments, num_a: jax.Array, b: Moments, num_b: jax.Array) -> Moments:

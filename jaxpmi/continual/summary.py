@@ -10,6 +10,8 @@ from jaxpmi.continual import evaluation
 from jaxpmi.continual.clip_state import NAME_ACCURACIES
 from jaxpmi.continual.clip_state import ClipRun
 from jaxpmi.continual.clip_state import ClipState
+from jaxpmi.continual.gradient_records import GradientRecords
+from jaxpmi.continual.gradient_records import floats_per_task
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.state import Memory
@@ -18,7 +20,16 @@ from jaxpmi.data import dataset_name
 
 def summarise_run(run: Run, state: ContinualState, accounts: Accounts) -> dict[str, Any]:
     """The content of summary.json."""
-    return _summary(run, state, accounts, run.stream.num_tasks, bytes_kept(state))
+    summary = _summary(run, state, accounts, run.stream.num_tasks, bytes_kept(state))
+    if state.records:
+        summary["floats_per_old_task"] = record_floats(state.records)
+    return summary
+
+
+def record_floats(records: GradientRecords) -> int:
+    """Floats that a record takes, for a task of the most classes that any has."""
+    channels = [left.shape[1] for left in records.left.values()]
+    return floats_per_task(channels, *records.right.shape[2:])
 
 
 def summarise_clip_run(run: ClipRun, state: ClipState, accounts: Accounts) -> dict[str, Any]:
@@ -48,7 +59,7 @@ def _summary(run, state, accounts, num_tasks, kept):
     config, stream = run.config, run.stream
     accuracy = np.asarray(state.accuracy)[:num_tasks, :num_tasks]
     sizes = [len(stream.test_labels(t)) for t in range(num_tasks)]
-    given = np.asarray(state.task_accuracy)[num_tasks - 1, :num_tasks]
+    given = np.asarray(state.task_accuracy)[:num_tasks, :num_tasks]
     settings = config.inversion
     return {
         "method": config.method,
@@ -58,7 +69,9 @@ def _summary(run, state, accounts, num_tasks, kept):
         "num_tasks": num_tasks,
         "accuracy_matrix": accuracy.tolist(),
         **evaluation.summarise(accuracy, sizes),
-        "task_accuracy": float(np.average(given, weights=sizes)),
+        "task_accuracy": float(np.average(given[-1], weights=sizes)),
+        "task_accuracy_matrix": given.tolist(),
+        "task_backward_transfer": evaluation.backward_transfer(given),
         "num_synthesized": sum(entry["num_images"] for entry in accounts.inversion),
         "inversion": {
             "space": settings.space,
@@ -78,6 +91,7 @@ def bytes_kept(state: ContinualState) -> dict[str, int]:
         "model": num_bytes((state.network.variables, state.network.head)),
         **memory_kept(state.memory),
         "generator": num_bytes(state.generator[:2]) if state.generator else 0,
+        "gradient_records": num_bytes(state.records),
     }
 
 

@@ -15,6 +15,7 @@ from jaxpmi.continual import evaluation
 from jaxpmi.continual.chunks import train_in_chunks
 from jaxpmi.continual.memory import update_memory
 from jaxpmi.continual.methods import Phase
+from jaxpmi.continual.recording import record_task
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import class_masks
 from jaxpmi.continual.run import num_replay_images
@@ -46,6 +47,7 @@ from jaxpmi.phases import PhaseFn
 from jaxpmi.phases import Tick
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
+from jaxpmi.types import Params
 
 
 def train_phase(run: Run, state: ContinualState, phase: Phase) -> Iterator[Tick]:
@@ -56,16 +58,17 @@ def train_phase(run: Run, state: ContinualState, phase: Phase) -> Iterator[Tick]
     total = max(round(phase.share * train.epochs * steps_per_epoch), 1)
     rates = phase_learning_rates(phase, total)
     program = TrainProgram(run.model, phase, train, run.config.losses, run.config.data.augment)
-    data = TaskData(state.teacher, *training_masks(run, task), state.mean, state.std)
+    masks = training_masks(run, task)
+    data = TaskData(state.teacher, *masks, state.mean, state.std, state.records)
     data = replicate(data, run.mesh)
     if int(state.step) == 0:
-        parts = trainable_parts(state.network, state.projections)
+        parts = trainable_parts(state.network, state.auxiliary)
         state = state.replace(opt_state=replicate(optimiser(train).init(parts), run.mesh))
     replay = jax.device_get(state.replay) if phase.replay else None
     key = phase_key(state)
 
     def steps(state, chunk):
-        learner = Learner(state.network, state.projections, state.opt_state, state.class_counts)
+        learner = Learner(state.network, state.auxiliary, state.opt_state, state.class_counts)
         return train_steps(learner, chunk, data, key, program=program)
 
     yield from train_in_chunks(run, state, train, real, replay, rates, steps)
@@ -191,6 +194,17 @@ def remember_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
     yield Tick(state.replace(memory=memory), 1, 1, {}, {}, run.stream.train_size(task) + count)
 
 
+def record_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
+    """Records the gradients of the task's mean logits in the network just trained."""
+    task, config = int(state.task), run.config
+    records = record_task(
+        state.records, state.network, training_data(run, task), task, run.stream.task_classes(task),
+        state.mean, state.std, phase_key(state), model=run.model, mesh=run.mesh,
+        batch_size=config.train.batch_size, noise=config.losses.vdfd.gradient_noise,
+    )  # fmt: skip
+    yield Tick(state.replace(records=records), 1, 1, {}, {}, run.stream.train_size(task))
+
+
 def evaluate_phase(
     run: Run, state: ContinualState, network: Network | None = None
 ) -> Iterator[Tick]:
@@ -220,10 +234,10 @@ def measure(run, state, network, images, labels, seen, own):
     )
 
 
-def begin_task(run: Run, state: ContinualState, projections: object) -> ContinualState:
-    """Freezes the network as the teacher of the next task."""
-    network = state.network
-    return state.replace(teacher=jax.tree.map(jnp.copy, Network(*network)), projections=projections)
+def begin_task(state: ContinualState, auxiliary: Params) -> ContinualState:
+    """Freezes the network as the teacher of the next task; `auxiliary` is trained beside it."""
+    teacher = jax.tree.map(jnp.copy, Network(*state.network))
+    return state.replace(teacher=teacher, auxiliary=auxiliary)
 
 
 def training_data(run, task):

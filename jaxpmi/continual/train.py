@@ -18,9 +18,11 @@ import optax
 
 from jaxpmi.augment import augment
 from jaxpmi.augment import normalise
+from jaxpmi.augment import quarter_turns
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
+from jaxpmi.continual.gradient_records import GradientRecords
 from jaxpmi.continual.losses import inverse_count_weights
 from jaxpmi.continual.methods import Phase
 from jaxpmi.continual.methods import Views
@@ -29,6 +31,7 @@ from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_name
 from jaxpmi.models.blockwise import forward
+from jaxpmi.models.blockwise import named_tensors
 from jaxpmi.models.blockwise import update_batch_stats
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
@@ -52,7 +55,7 @@ class Learner(NamedTuple):
     """What the steps change."""
 
     network: Network
-    projections: Any
+    auxiliary: Any
     opt_state: Any
     class_counts: jax.Array  # f32[C]
 
@@ -80,6 +83,7 @@ class TaskData(NamedTuple):
     old_mask: jax.Array  # f32[C]
     mean: jax.Array  # f32[channels], of pixels in [0, 1]
     std: jax.Array  # f32[channels]
+    records: GradientRecords | tuple[()] = ()
 
 
 class ChunkMetrics(NamedTuple):
@@ -87,17 +91,25 @@ class ChunkMetrics(NamedTuple):
 
     terms: dict[str, jax.Array]  # weighted loss terms
     bad_step: dict[str, jax.Array]  # i32[], first step at which a term was not finite, or -1
+    monitored: dict[str, jax.Array]  # values that are no terms of the loss
 
 
-def no_terms(names: Iterable[str]) -> ChunkMetrics:
-    """Metrics of no step, for terms of these names."""
+def no_terms(names: Iterable[str], monitored: Iterable[str] = ()) -> ChunkMetrics:
+    """Metrics of no step, for terms and monitored values of these names."""
     names = tuple(names)
     return ChunkMetrics(
-        dict.fromkeys(names, jnp.zeros(())), dict.fromkeys(names, jnp.asarray(-1, jnp.int32))
+        dict.fromkeys(names, jnp.zeros(())),
+        dict.fromkeys(names, jnp.asarray(-1, jnp.int32)),
+        dict.fromkeys(monitored, jnp.zeros(())),
     )
 
 
-def add_terms(metrics: ChunkMetrics, terms: dict[str, jax.Array], step: jax.Array) -> ChunkMetrics:
+def add_terms(
+    metrics: ChunkMetrics,
+    terms: dict[str, jax.Array],
+    step: jax.Array,
+    monitored: dict[str, jax.Array] | None = None,
+) -> ChunkMetrics:
     """Adds the terms of one step, and notes the step of those that are the first not finite."""
     bad = {
         name: jnp.where(
@@ -105,19 +117,43 @@ def add_terms(metrics: ChunkMetrics, terms: dict[str, jax.Array], step: jax.Arra
         )
         for name, term in terms.items()
     }
-    return ChunkMetrics(jax.tree.map(jnp.add, metrics.terms, terms), bad)
+    add = functools.partial(jax.tree.map, jnp.add)
+    return ChunkMetrics(add(metrics.terms, terms), bad, add(metrics.monitored, monitored or {}))
 
 
 def optimiser(config: TrainConfig) -> optax.GradientTransformation:
     """The direction of a step, which scales it by the learning rate.
 
-    SGD's is L2 added to the gradient, then momentum; AdamW's is Adam's, then L2 of matrices.
+    SGD's is L2 added to the gradient, then momentum; Adam's the same with Adam's moments; AdamW's
+    is Adam's, then L2 of matrices.
     """
     if config.optimiser == "adamw":
         decay = optax.add_decayed_weights(config.weight_decay, mask=decayed)
         return optax.chain(optax.scale_by_adam(), decay)
-    decay = optax.add_decayed_weights(config.weight_decay)
-    return optax.chain(decay, optax.trace(config.momentum))
+    weights = {
+        "backbone": config.weight_decay,
+        "head": config.head_weight_decay,
+        "class_graph": config.graph_weight_decay,
+    }
+
+    def add_l2(updates, params):
+        def decayed(path, update, param):
+            weight = weights[_group(path)]
+            return update + (config.weight_decay if weight is None else weight) * param
+
+        return jax.tree.map_with_path(decayed, updates, params)
+
+    adam = config.optimiser == "adam"
+    direction = optax.scale_by_adam() if adam else optax.trace(config.momentum)
+    return optax.chain(optax.stateless(add_l2), direction)
+
+
+def _group(path):
+    """Whose settings a leaf of `trainable_parts` has: backbone, head or class_graph."""
+    names = [key.key for key in path[:2]]
+    if names[0] == "head" or names == ["auxiliary", "rotated_head"]:
+        return "head"
+    return "class_graph" if names == ["auxiliary", "class_graph"] else "backbone"
 
 
 def decayed(params: Params) -> Params:
@@ -127,12 +163,12 @@ def decayed(params: Params) -> Params:
     )
 
 
-def trainable_parts(network: Network, projections: Any) -> dict[str, Any]:
+def trainable_parts(network: Network, auxiliary: Any) -> dict[str, Any]:
     """All that an optimiser may see, as one tree."""
     return {
         "backbone": network.variables.params,
         "head": network.head,
-        "projections": projections,
+        "auxiliary": auxiliary,
     }
 
 
@@ -145,7 +181,7 @@ def phase_learning_rates(phase: Phase, num_steps: int) -> np.ndarray:
     if phase.schedule == "cosine":
         schedule = optax.cosine_decay_schedule(phase.learning_rate, num_steps - warmup)
     else:
-        edges = {round(m * num_steps) - warmup: 0.1 for m in phase.milestones}
+        edges = {round(m * num_steps) - warmup: phase.milestone_factor for m in phase.milestones}
         schedule = optax.piecewise_constant_schedule(phase.learning_rate, edges)
     if warmup:
         ramp = optax.linear_schedule(0.0, phase.learning_rate, warmup)
@@ -171,35 +207,35 @@ def train_steps(
         )
         step = chunk.first_step + index
         key_step = jax.random.fold_in(key, step)
-        learner, terms = _train_step(
+        learner, terms, monitored = _train_step(
             learner, batch, task, key_step, at(chunk.learning_rates), program=program
         )
-        return learner, add_terms(metrics, terms, step)
+        return learner, add_terms(metrics, terms, step, monitored)
 
-    metrics = no_terms(_term_names(learner, chunk, task, program))
+    metrics = no_terms(*_term_names(learner, chunk, task, program))
     return jax.lax.fori_loop(0, chunk.num_steps, body, (learner, metrics))
 
 
 def _train_step(learner, batch, task, key, learning_rate, *, program):
-    """One step on the trainable parts; returns the learner and the weighted terms."""
-    parts = trainable_parts(learner.network, learner.projections)
+    """One step on the trainable parts; also the weighted terms, and what is only monitored."""
+    parts = trainable_parts(learner.network, learner.auxiliary)
     trainable, frozen = _split_trainable(parts, program)
 
     def loss_fn(trainable):
         parts = _merge(trainable, frozen)
         return _losses(parts, learner, batch, task, key, program)
 
-    grads, (terms, batch_stats) = jax.grad(loss_fn, has_aux=True)(trainable)
+    grads, (terms, monitored, batch_stats) = jax.grad(loss_fn, has_aux=True)(trainable)
     grads = _merge(grads, jax.tree.map(jnp.zeros_like, frozen))
     updates, opt_state = optimiser(program.train).update(grads, learner.opt_state, parts)
-    mask = _update_mask(parts, task, program)
-    parts = jax.tree.map(lambda p, u, m: p - learning_rate * m * u, parts, updates, mask)
+    scales = _update_scales(parts, task, program)
+    parts = jax.tree.map(lambda p, u, s: p - learning_rate * s * u, parts, updates, scales)
     counts = learner.class_counts
     for labels in (batch[1], batch[3]):
         if labels is not None:
             counts = counts + jax.nn.one_hot(labels, counts.shape[0]).sum(0)
     network = Network(Variables(parts["backbone"], batch_stats), parts["head"])
-    return Learner(network, parts["projections"], opt_state, counts), terms
+    return Learner(network, parts["auxiliary"], opt_state, counts), terms, monitored
 
 
 def _losses(parts, learner, batch, task, key, program):
@@ -208,6 +244,8 @@ def _losses(parts, learner, batch, task, key, program):
     real = normalise(images, task.mean, task.std)
     black = -task.mean / task.std
     real = augment(real, key_real, program.augment, black)
+    if program.phase.rotations:
+        real = quarter_turns(real)
     replay = None
     if replay_images is not None:
         replay = normalise(replay_images, task.mean, task.std)
@@ -228,13 +266,17 @@ def _losses(parts, learner, batch, task, key, program):
         teacher_replay_features=none if replay is None else teacher(replay),
         head=parts["head"],
         teacher_head=task.teacher.head,
-        projections=parts["projections"],
+        auxiliary=parts["auxiliary"],
+        tensors=named_tensors(program.model, parts["backbone"]) if task.records else {},
+        records=task.records,
         new_mask=task.new_mask,
         old_mask=task.old_mask,
         class_weights=inverse_count_weights(learner.class_counts),
     )
     terms = program.phase.loss(views, program.losses)
-    return sum(terms.values()), (terms, batch_stats)
+    monitor = program.phase.monitor
+    monitored = {} if monitor is None else jax.lax.stop_gradient(monitor(views, program.losses))
+    return sum(terms.values()), (terms, monitored, batch_stats)
 
 
 def _student(variables, real, replay, program):
@@ -279,20 +321,25 @@ def _merge(trainable, frozen):
     return {**trainable, "backbone": {**frozen["backbone"], **trainable["backbone"]}}
 
 
-def _update_mask(parts, task, program):
-    """1 where an update (weight decay included) may act, else 0; per leaf a scalar or a row."""
-    blocks = set(_trainable_blocks(program))
-    mask = jax.tree.map(lambda _: 1.0, parts)
+def _update_scales(parts, task, program):
+    """0 where no update (weight decay included) may act, else learning rates over the backbone's.
+
+    Per leaf a scalar or a row.
+    """
+    train, blocks = program.train, set(_trainable_blocks(program))
+    rates = {"head": train.head_learning_rate, "class_graph": train.graph_learning_rate}
+    rate_of = lambda path: rates.get(_group(path)) or train.learning_rate  # noqa: E731
+    scales = jax.tree.map_with_path(lambda path, _: rate_of(path) / train.learning_rate, parts)
     for name in parts["backbone"]:
-        value = 1.0 if name in blocks else 0.0
-        mask["backbone"][name] = jax.tree.map(lambda _, v=value: v, parts["backbone"][name])
+        if name not in blocks:
+            scales["backbone"][name] = jax.tree.map(lambda _: 0.0, parts["backbone"][name])
     columns = task.new_mask if program.phase.new_columns_only else task.new_mask + task.old_mask
-    mask["head"] = columns[None, :]
-    return mask
+    scales["head"] = scales["head"] * columns[None, :]
+    return scales
 
 
 def _term_names(learner, chunk, task, program):
-    """Names of the loss terms, without computing them."""
+    """Names of the loss terms and of monitored values, without computing them."""
     replay = program.phase.replay
     batch = (
         chunk.images[0],
@@ -300,10 +347,10 @@ def _term_names(learner, chunk, task, program):
         chunk.replay_images[0] if replay else None,
         chunk.replay_labels[0] if replay else None,
     )
-    parts = trainable_parts(learner.network, learner.projections)
-    shapes = jax.eval_shape(
-        lambda parts, key: _losses(parts, learner, batch, task, key, program)[1][0],
+    parts = trainable_parts(learner.network, learner.auxiliary)
+    terms, monitored = jax.eval_shape(
+        lambda parts, key: _losses(parts, learner, batch, task, key, program)[1][:2],
         parts,
         jax.random.key(0),
     )
-    return list(shapes)
+    return list(terms), list(monitored)

@@ -122,6 +122,29 @@ def block_name(index: int) -> str:
     return f"block{index:02d}"
 
 
+def named_tensors(model: BlockwiseModel, params: dict[str, Params]) -> dict[str, jax.Array]:
+    """Every weight tensor of a backbone by name, such as "block03/conv1"; stacks layer by layer.
+
+    `params` is a tree like `Variables.params`, of weights or of their gradients.
+    """
+    tensors = {}
+    for i, block in enumerate(model.blocks):
+        layers = [(block_name(i), params[block_name(i)])]
+        if isinstance(block, Stack):
+            layers = [
+                (
+                    f"{block_name(i)}/{layer:03d}",
+                    jax.tree.map(lambda x, n=layer: x[n], layers[0][1]),
+                )
+                for layer in range(block.depth)
+            ]
+        for prefix, layer in layers:
+            for path, tensor in jax.tree_util.tree_leaves_with_path(layer):
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                tensors[f"{prefix}/{name}"] = tensor
+    return tensors
+
+
 def stack_layers(layers: list[Any]) -> Any:
     """Stacks pytrees of one structure, so that every leaf gets a leading axis L."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)

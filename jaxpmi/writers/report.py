@@ -34,6 +34,7 @@ def _scores(summary: Mapping[str, Any]) -> str:
         "forgetting": "forgetting",
         "backward_transfer": "backward transfer",
         "task_accuracy": "accuracy with the task given",
+        "task_backward_transfer": "backward transfer with the task given",
         "teacher_accuracy": "accuracy of the teacher",
         "student_accuracy": "accuracy of the student",
         "own_accuracy_before": "accuracy on the network's own classes, before",

@@ -142,6 +142,7 @@ def test_the_summary_names_the_cost(method, finished):
         assert (kept[name] > 0) == (method in INVERSION), name
     assert (kept["block_inverses"] > 0) == (method == "pmi")
     assert (kept["generator"] > 0) == (method in GENERATOR)
+    assert (kept["gradient_records"] > 0) == METHODS[method].keeps_records
     assert summary["peak_memory_bytes"] > 1e6
     assert {"python", "jax", "numpy"} <= set(summary["versions"])
     assert summary["device"]["platform"] == "cpu" and summary["device"]["count"] == 1

@@ -8,6 +8,9 @@ import pytest
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.continual import methods
+from jaxpmi.continual.class_graph import init_class_graph
+from jaxpmi.continual.gradient_records import add_record
+from jaxpmi.continual.gradient_records import empty_records
 from jaxpmi.continual.losses import init_angle_projections
 from jaxpmi.continual.methods import METHODS
 from jaxpmi.continual.methods import Views
@@ -25,6 +28,18 @@ def normal(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+def tensors(seed):
+    """Weights of a backbone of two layers."""
+    return {"conv": jnp.asarray(normal(seed, 3, 3, 2, 4)), "scale": jnp.asarray(normal(seed, 4))}
+
+
+def records():
+    """Of an old task of the first three classes, at other weights than those of `views`."""
+    empty = empty_records(tensors(0), num_tasks=3, num_classes=3, rank=1)
+    gradients = {"conv": normal(6, 4, 3), "scale": normal(7, 4, 3)}
+    return add_record(empty, 0, gradients, tensors(8), jnp.arange(3), jnp.ones(3))
+
+
 @functools.cache
 def views(replay=REPLAY):
     arrays = dict(
@@ -36,7 +51,12 @@ def views(replay=REPLAY):
         teacher_replay_features=normal(3, replay, WIDTH),
         head=normal(4, WIDTH, NUM_CLASSES),
         teacher_head=normal(5, WIDTH, NUM_CLASSES),
-        projections=init_angle_projections(jax.random.key(0), WIDTH, WIDTH),
+        auxiliary={
+            "angle_maps": init_angle_projections(jax.random.key(0), WIDTH, WIDTH),
+            "class_graph": init_class_graph(jax.random.key(1), WIDTH, 4, 4),
+        },
+        tensors=tensors(9),
+        records=records(),
         new_mask=NEW,
         old_mask=OLD,
         class_weights=np.linspace(1.0, 2.0, NUM_CLASSES, dtype=np.float32),
@@ -69,7 +89,8 @@ def terms_and_gradients(phase, config):
         return sum(terms.values()), terms
 
     parts = {
-        name: getattr(seen, name) for name in ("features", "replay_features", "head", "projections")
+        name: getattr(seen, name)
+        for name in ("features", "replay_features", "head", "auxiliary", "tensors")
     }
     return jax.jit(jax.grad(total, has_aux=True))(parts)
 
@@ -102,6 +123,8 @@ def test_every_term_of_every_method_is_a_finite_scalar_that_trains_something(nam
         ("abd", MethodConfig(), {"local", "head", "features"}),
         ("r_dfcil", MethodConfig(), {"local", "hard_distillation", "angles"}),
         ("pmi", MethodConfig(recipe="stagewise", combine="product"), {"product"}),
+        ("dfd", MethodConfig(), {"cross_entropy", "drift"}),
+        ("vdfd", MethodConfig(), {"cross_entropy", "drift", "log_determinant"}),
     ],
 )
 def test_names_of_the_terms(method, config, names):
@@ -189,6 +212,7 @@ def test_the_first_task_is_the_same_for_every_method():
 def test_only_the_upper_bound_sees_all_data():
     assert [name for name, method in METHODS.items() if method.all_data] == ["joint"]
     assert [name for name, method in METHODS.items() if method.keeps_generator] == ["abd"]
+    assert [name for name, method in METHODS.items() if method.keeps_records] == ["dfd", "vdfd"]
     assert METHODS["abd"].replay == METHODS["r_dfcil"].replay == "generator"
     assert METHODS["pmi"].replay == METHODS["deep_inversion"].replay == "inversion"
     assert [name for name, method in METHODS.items() if method.from_noise] == ["deep_inversion"]

@@ -1,0 +1,80 @@
+"""What VDFD and DFD charge for the drift of old tasks' mean logits (vdfd.md, sections 2, 4 and 6).
+
+    sum_{i old} [ d_i^T S_i d_i - log det S_i ]
+
+DFD has S_i = I, so the second part is gone. VDFD learns S_i with the network: where it calls a
+drift likely the first part shrinks, which the second part makes costly only as a logarithm. So a
+small penalty does not tell that little has moved; `squared_drift` does.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jaxpmi.config import VdfdConfig
+from jaxpmi.continual.class_graph import class_nodes
+from jaxpmi.continual.class_graph import class_precision
+from jaxpmi.continual.class_graph import init_class_graph
+from jaxpmi.continual.class_graph import log_determinant
+from jaxpmi.continual.gradient_records import GradientRecords
+from jaxpmi.continual.gradient_records import is_recorded
+from jaxpmi.types import Params
+from jaxpmi.types import PRNGKey
+
+
+def squared_drift(drifts: jax.Array) -> jax.Array:
+    """sum_i |d_i|^2, f32[], of drifts f32[T, C]: DFD's penalty, and what VDFD's may hide."""
+    return jnp.square(drifts).sum()
+
+
+def graph_dims(feature_dim: int, config: VdfdConfig) -> tuple[int, int]:
+    """Widths of the class graph's two layers for features of that size."""
+    if config.class_graph == "residual":
+        return feature_dim, feature_dim
+    return config.hidden_dim or feature_dim // 16, config.output_dim or feature_dim // 8
+
+
+def fresh_class_graph(key: PRNGKey, feature_dim: int, config: VdfdConfig) -> Params:
+    """Random weights of a class graph, as every task gets them."""
+    return init_class_graph(key, feature_dim, *graph_dims(feature_dim, config))
+
+
+def class_precisions(
+    graph: Params, head: jax.Array, records: GradientRecords, config: VdfdConfig
+) -> jax.Array:
+    """S_i of every task, f32[T, C, C]; the identity for tasks without a record.
+
+    Args:
+      graph: from `fresh_class_graph`.
+      head: f32[D, K], the classifier whose columns `records.classes` are the nodes.
+      records: of the tasks.
+      config: of VDFD.
+    """
+    nodes = class_nodes(head, records.classes, records.class_mask)
+    residual = config.class_graph == "residual"
+    precision = functools.partial(class_precision, epsilon=config.epsilon, residual=residual)
+    return jax.vmap(precision, (None, 0, 0))(graph, nodes, records.class_mask)
+
+
+def learned_penalty(
+    drifts: jax.Array, precisions: jax.Array, records: GradientRecords, config: VdfdConfig
+) -> tuple[jax.Array, jax.Array]:
+    """Sums over old tasks of d^T S d and of -log det S, f32[] each.
+
+    Args:
+      drifts: f32[T, C], 0 for tasks without a record.
+      precisions: f32[T, C, C].
+      records: of the tasks.
+      config: of VDFD; says also what is done as published.
+    """
+    highest = jax.lax.Precision.HIGHEST
+    quadratic = jnp.einsum("tc,tcd,td->t", drifts, precisions, drifts, precision=highest)
+    if config.quadratic_form == "published":
+        quadratic = quadratic - config.epsilon * jnp.square(drifts).sum(1)
+    counts, old = is_recorded(records), is_recorded(records)
+    if config.old_tasks == "published":
+        # The last old task alone, its quadratic form times the square of their number.
+        last = jnp.arange(len(old)) == old.sum() - 1.0
+        counts, old = old.sum() ** 2 * last, 1.0 * last
+    return (counts * quadratic).sum(), -(old * log_determinant(precisions)).sum()

@@ -1,0 +1,206 @@
+"""Compressed gradients of a task's mean logits: all that VDFD and DFD keep of its data.
+
+To first order, weights w instead of w* change the logits of a task, averaged over its images, by
+G^T (w - w*), one column of G per class. Of every tensor of w the gradients are averaged over all
+weights that feed one output channel, M_l f32[n_l, C], and M_l = U diag(sigma) V^T is cut to rank r.
+So only the sum K_l(w) f32[n_l] of the weights of every channel is needed (vdfd.md, section 3):
+
+    g(w) = sum_l V_l diag(sigma_l) U_l^T K_l(w),    drift d(w) = g(w) - g(w*).
+
+Tensors are a dict by name, such as `models.blockwise.named_tensors` makes. The last axis of a
+tensor is its output channels, whatever it is: of dense and (depthwise) convolution kernels, which
+are averaged over all other axes, and of gains and biases, which have no other. Nothing here knows
+what a batch or a logit is, so it serves predictions per pixel as well.
+"""
+
+import math
+from collections.abc import Callable
+from collections.abc import Iterable
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxpmi.types import Params
+from jaxpmi.types import PRNGKey
+
+Tensors = dict[str, jax.Array]
+
+
+class GradientRecords(NamedTuple):
+    """A row per task of the whole run; rows of tasks not yet learnt are zero.
+
+    The axis L is that of the tensors' sorted names. Tasks of fewer classes than C are padded.
+    """
+
+    left: Tensors  # U: f32[T, n_l, r] per tensor
+    scale: jax.Array  # sigma: f32[T, L, r]
+    right: jax.Array  # V: f32[T, L, C, r]
+    origin: jax.Array  # g(w*): f32[T, C]
+    classes: jax.Array  # i32[T, C], columns of the classifier; 0 where padded
+    class_mask: jax.Array  # f32[T, C], 0 where padded
+
+
+def empty_records(
+    tensors: Tensors, *, num_tasks: int, num_classes: int, rank: int
+) -> GradientRecords:
+    """Room for the records of `num_tasks` tasks with up to `num_classes` classes each."""
+    left = {name: jnp.zeros((num_tasks, t.shape[-1], rank)) for name, t in tensors.items()}
+    per_class = jnp.zeros((num_tasks, num_classes))
+    return GradientRecords(
+        left,
+        jnp.zeros((num_tasks, len(tensors), rank)),
+        jnp.zeros((num_tasks, len(tensors), num_classes, rank)),
+        origin=per_class,
+        classes=jnp.zeros((num_tasks, num_classes), jnp.int32),
+        class_mask=per_class,
+    )
+
+
+def channel_sums(tensors: Tensors) -> Tensors:
+    """K: the sum f32[n] of the weights that feed every output channel, per tensor.
+
+    Sums are products with a row of ones, for XLA:CPU reduces leading axes slowly.
+    """
+    return {name: _sum_rows(tensor) for name, tensor in tensors.items()}
+
+
+def logit_gradients(
+    sum_logits: Callable[[Params], jax.Array],
+    params: Params,
+    *,
+    named: Callable[[Params], Tensors] = lambda params: params,
+) -> Tensors:
+    """M before division by the number of images: f32[n_l, C] per tensor, of one batch.
+
+    Args:
+      sum_logits: from parameters to the logits summed over a batch, f32[C]; to average over data,
+        add up the results of its batches and divide by the number of rows.
+      params: where the gradients are taken.
+      named: from a tree like `params` to its tensors by name.
+
+    Returns:
+      Gradients averaged over the weights of an output channel, a column per class.
+    """
+    logits, pull = jax.vjp(sum_logits, params)
+
+    def of_class(cotangent):
+        (gradient,) = pull(cotangent)
+        tensors = named(gradient)
+        return {name: _sum_rows(t) / _fan_in(t) for name, t in tensors.items()}
+
+    # One class after another: memory for one gradient, not for C.
+    rows = jax.lax.map(of_class, jnp.eye(logits.shape[0], dtype=logits.dtype))
+    return {name: gradient.T for name, gradient in rows.items()}
+
+
+def add_gradient_noise(gradients: Tensors, key: PRNGKey, share: float) -> Tensors:
+    """Adds Gaussian noise of `share` times the variance of each tensor's entries (VDFD, app. H).
+
+    The entries are those averaged over a channel's weights, which are what is stored.
+    """
+    if share == 0.0:
+        return gradients
+    keys = dict(zip(sorted(gradients), jax.random.split(key, len(gradients)), strict=True))
+    return {
+        name: g + jnp.sqrt(share * g.var()) * jax.random.normal(keys[name], g.shape, g.dtype)
+        for name, g in gradients.items()
+    }
+
+
+def add_record(
+    records: GradientRecords,
+    task: jax.Array,
+    gradients: Tensors,
+    tensors: Tensors,
+    classes: jax.Array,
+    class_mask: jax.Array,
+) -> GradientRecords:
+    """Writes row `task` i32[]; the rows of other tasks stay as they are.
+
+    Args:
+      records: of the tasks before.
+      task: the row.
+      gradients: M, f32[n_l, C] per tensor, of the mean over the task's images.
+      tensors: w*, the weights just trained.
+      classes: i32[C], the task's columns of the classifier, padded.
+      class_mask: f32[C], 0 where padded.
+
+    Returns:
+      The new records, of the rank of `records`.
+    """
+    rank = records.scale.shape[-1]
+    gradients = {name: class_mask[None] * gradient for name, gradient in gradients.items()}
+    factors = {name: compress(gradients[name], rank) for name in sorted(gradients)}
+    new = GradientRecords(
+        left={name: left for name, (left, _, _) in factors.items()},
+        scale=jnp.stack([scale for _, scale, _ in factors.values()]),
+        right=jnp.stack([class_mask[:, None] * right for _, _, right in factors.values()]),
+        origin=jnp.zeros_like(class_mask),
+        classes=classes,
+        class_mask=class_mask,
+    )
+    alone = jax.tree.map(lambda row: row[None], new)
+    new = new._replace(origin=predicted_logits(alone, tensors)[0])
+    return jax.tree.map(lambda rows, row: rows.at[task].set(row), records, new)
+
+
+def compress(gradient: jax.Array, rank: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The best approximation of f32[n, C] of a rank: U f32[n, r], sigma f32[r], V f32[C, r].
+
+    A rank above min(n, C) is filled up with zeros.
+    """
+    left, scale, right = jnp.linalg.svd(gradient, full_matrices=False)
+    room = max(rank - len(scale), 0)
+    left, right = jnp.pad(left, ((0, 0), (0, room))), jnp.pad(right.T, ((0, 0), (0, room)))
+    return left[:, :rank], jnp.pad(scale, (0, room))[:rank], right[:, :rank]
+
+
+def predicted_logits(records: GradientRecords, tensors: Tensors) -> jax.Array:
+    """g(w) of every task, f32[T, C]: linear in the weights, float32 throughout."""
+    sums = channel_sums(tensors)
+    highest = jax.lax.Precision.HIGHEST
+    along = [
+        jnp.einsum("tnr,n->tr", records.left[name], sums[name], precision=highest)
+        for name in sorted(records.left)
+    ]
+    along = records.scale * jnp.stack(along, axis=1)
+    return jnp.einsum("tlr,tlcr->tc", along, records.right, precision=highest)
+
+
+def drift(records: GradientRecords, tensors: Tensors) -> jax.Array:
+    """d(w) of every task, f32[T, C]: how far its mean logits have moved, to first order.
+
+    The difference is taken before anything is squared: g is large where d is small.
+    """
+    return predicted_logits(records, tensors) - records.origin
+
+
+def is_recorded(records: GradientRecords) -> jax.Array:
+    """1 for the tasks that have a record, else 0, f32[T]."""
+    return (records.class_mask.sum(1) > 0).astype(jnp.float32)
+
+
+def floats_per_task(channels: Iterable[int], num_classes: int, rank: int) -> int:
+    """Floats kept of a task of C classes: sum_l r (n_l + C + 1), and C of the origin.
+
+    Args:
+      channels: n_l, output channels of every tensor.
+      num_classes: C.
+      rank: r.
+    """
+    return sum(rank * (n + num_classes + 1) for n in channels) + num_classes
+
+
+def _fan_in(tensor: Any) -> int:
+    """Weights that feed one output channel."""
+    return math.prod(tensor.shape[:-1])
+
+
+def _sum_rows(tensor):
+    if tensor.ndim == 1:
+        return tensor
+    rows = tensor.reshape(-1, tensor.shape[-1])
+    ones = jnp.ones(rows.shape[0], rows.dtype)
+    return jnp.dot(ones, rows, precision=jax.lax.Precision.HIGHEST)
