@@ -3,6 +3,9 @@
 The names below work on a user's own network, parameters and images; `run` is the whole experiment.
 """
 
+from jaxpmi.applications.network_file import SavedNetwork
+from jaxpmi.applications.network_file import load_network
+from jaxpmi.applications.network_file import save_network
 from jaxpmi.augment import denormalise
 from jaxpmi.augment import normalise
 from jaxpmi.config import AugmentConfig
@@ -115,6 +118,7 @@ __all__ = [
     "PretrainedClassifier",
     "PretrainedClip",
     "PruneConfig",
+    "SavedNetwork",
     "Stack",
     "Targets",
     "TrainConfig",
@@ -145,6 +149,7 @@ __all__ = [
     "load_clip",
     "load_config",
     "load_efficientnet_lite0",
+    "load_network",
     "measure_pixels",
     "merge_class_stats",
     "noise_start",
@@ -156,6 +161,7 @@ __all__ = [
     "run",
     "sample_class_features",
     "sample_contrastive",
+    "save_network",
     "similarity_logits",
     "synthesize",
     "text_prototypes",

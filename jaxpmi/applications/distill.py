@@ -21,6 +21,7 @@ from jaxpmi.applications.state import ApplicationState
 from jaxpmi.applications.state import first_state
 from jaxpmi.applications.state import measure_accuracy
 from jaxpmi.applications.state import open_data
+from jaxpmi.applications.state import save_result
 from jaxpmi.applications.state import teacher_phases
 from jaxpmi.applications.student import Student
 from jaxpmi.applications.student import StudentProgram
@@ -189,6 +190,12 @@ def report(summary: dict[str, Any], folder: Path) -> None:
     )
 
 
+def save(run: ApplicationRun, state: ApplicationState, folder: Path) -> dict[str, str]:
+    """Writes the student."""
+    settings = run.config.distill.student
+    return save_result(run, state, folder, state.student, run.student_model, settings)
+
+
 def _num_initial(config: Config) -> int:
     """Batches made before the student's first step."""
     settings = config.distill
@@ -196,4 +203,4 @@ def _num_initial(config: Config) -> int:
     return settings.initial_batches + (0 if adapts else settings.rounds)
 
 
-DISTILL = System(begin, lambda run: 1, plan, draw_pool, summarise, report)
+DISTILL = System(begin, lambda run: 1, plan, draw_pool, summarise, report, save)

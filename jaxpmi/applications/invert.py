@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.accounting import Accounts
+from jaxpmi.applications.state import save_result
 from jaxpmi.augment import denormalise
 from jaxpmi.augment import pixel_range
 from jaxpmi.config import Config
@@ -218,6 +219,14 @@ def summarise(run: InvertRun, state: ContinualState, accounts: Accounts) -> dict
     return summary
 
 
+def save(run: InvertRun, state: ContinualState, folder: Path) -> dict[str, str]:
+    """Writes the network where the job has trained it."""
+    config = run.config
+    if config.model.weights and not config.invert.learn_data:
+        return {}
+    return save_result(run, state, folder, state.network, run.model, config.model)
+
+
 def num_pictures(run: InvertRun) -> int:
     """Pictures in all, rounded up to whole batches."""
     wanted = len(run.classes) * run.config.invert.images_per_class
@@ -358,4 +367,4 @@ def _own_images(run, state):
     return jax.device_get((state.replay.samples[first:], state.replay.labels[first:]))
 
 
-INVERT = System(begin, lambda run: run.stream.num_tasks, begin_task, draw, summarise)
+INVERT = System(begin, lambda run: run.stream.num_tasks, begin_task, draw, summarise, save=save)

@@ -7,6 +7,7 @@ one program serves every width; at the end they are removed, and the network is 
 
 import functools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from jaxpmi.applications.state import ApplicationState
 from jaxpmi.applications.state import first_state
 from jaxpmi.applications.state import measure_accuracy
 from jaxpmi.applications.state import open_data
+from jaxpmi.applications.state import save_result
 from jaxpmi.applications.state import teacher_phases
 from jaxpmi.applications.student import Student
 from jaxpmi.applications.student import StudentProgram
@@ -163,9 +165,8 @@ def evaluate_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tic
 
 def pruned_network(model: BlockwiseModel, state: ApplicationState) -> tuple[Any, Network]:
     """The network without the filters that are not kept, and its model."""
-    kept = {name: tuple(np.flatnonzero(mask).tolist()) for name, mask in state.kept.items()}
     variables, head = state.student
-    model, variables, head = remove_filters(model, variables, head, kept)
+    model, variables, head = remove_filters(model, variables, head, _as_kept(state.kept))
     return model, Network(variables, head)
 
 
@@ -204,6 +205,12 @@ def summarise(run: ApplicationRun, state: ApplicationState, accounts: Accounts) 
         "inversion": accounts.inversion,
         **accounts.cost(run.mesh.size),
     }
+
+
+def save(run: ApplicationRun, state: ApplicationState, folder: Path) -> dict[str, str]:
+    """Writes the small network."""
+    model, small = pruned_network(run.model, state)
+    return save_result(run, state, folder, small, model, run.config.model, _as_kept(state.kept))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "settings"))
@@ -282,6 +289,10 @@ def _as_masks(kept: Kept, groups) -> dict[str, jax.Array]:
     return jax.tree.map(jnp.asarray, masks)
 
 
+def _as_kept(masks: dict[str, jax.Array]) -> Kept:
+    return {name: tuple(np.flatnonzero(mask).tolist()) for name, mask in masks.items()}
+
+
 def _num_batches(config: Config) -> int:
     """Of synthetic images, in all."""
     return -(-config.prune.num_images // SYNTHESISERS[config.method].batch_size(config))
@@ -297,4 +308,4 @@ def _groups(model, network):
     return filter_groups(model, network.variables).values()
 
 
-PRUNE = System(begin, lambda run: 1, plan, draw_pool, summarise)
+PRUNE = System(begin, lambda run: 1, plan, draw_pool, summarise, save=save)

@@ -15,6 +15,7 @@ from tiny_run import tiny_config
 from jaxpmi import experiment
 from jaxpmi import session
 from jaxpmi.applications import invert
+from jaxpmi.applications import network_file
 from jaxpmi.config import DataConfig
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.config import InvertConfig
@@ -77,6 +78,8 @@ def learning_config(folder, **changes):
 @pytest.fixture
 def pretrained(monkeypatch):
     monkeypatch.setattr(invert, "load_efficientnet_lite0", small_imagenet)
+    built = lambda width, constant_feature: small_model()  # noqa: E731
+    monkeypatch.setattr(network_file, "efficientnet_lite0", built)
 
 
 @pytest.mark.parametrize("method", ["deep_inversion", "pmi"])
@@ -113,6 +116,8 @@ def test_new_classes_are_learnt_with_the_pictures_as_replay(pretrained, tmp_path
     for name in ("own_accuracy_before", "own_accuracy_after", "new_accuracy"):
         assert 0.0 <= summary[name] <= 1.0, name
     assert summary["classes"] == {"1": "goldfish", "207": "golden retriever"}
+    learnt = network_file.load_network(tmp_path / "run" / summary["network_file"])
+    assert learnt.class_names[1] == "goldfish" and learnt.head.shape[1] == 1000 + NUM_CLASSES
     folders = sorted(f.name for f in (tmp_path / "run" / "images").iterdir() if f.is_dir())
     assert folders == ["001_goldfish", "207_golden_retriever"]
 
