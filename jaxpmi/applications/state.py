@@ -113,8 +113,8 @@ def measure_accuracy(
     """Share of the test images that a network, of `model`, predicts rightly."""
     everything = np.ones(run.stream.num_classes, np.float32)
     run = dataclasses.replace(run, model=model)
-    images, labels = run.stream.test_images(0), run.stream.test_labels(0)
-    return tasks.measure(run, state, network, images, labels, everything, everything).seen
+    samples = tasks.read_test(run.stream, 0)
+    return tasks.measure(run, state, network, samples, everything, everything).seen
 
 
 def save_result(
