@@ -27,6 +27,7 @@ from jaxpmi.applications.student import Student
 from jaxpmi.applications.student import StudentProgram
 from jaxpmi.applications.student import cosine_rates
 from jaxpmi.applications.student import distill_steps
+from jaxpmi.applications.student import init_student
 from jaxpmi.applications.student import sgd
 from jaxpmi.applications.synthesis import add_batch
 from jaxpmi.applications.synthesis import draw_pool
@@ -36,8 +37,6 @@ from jaxpmi.applications.synthesis import pool_images
 from jaxpmi.config import Config
 from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.start import fresh_network
-from jaxpmi.continual.train import optimiser
-from jaxpmi.continual.train import trainable_parts
 from jaxpmi.data import dataset_name
 from jaxpmi.models import MODELS
 from jaxpmi.models.cost import count_parameters
@@ -62,7 +61,7 @@ def begin(config: Config) -> tuple[ApplicationRun, ApplicationState]:
     state = first_state(run, pool=empty_pool(run, num_images, settings.pool_format))
     state = state.replace(
         student=student,
-        student_opt_state=optimiser(sgd(settings)).init(trainable_parts(student, {})),
+        student_opt_state=init_student(student, sgd(settings)).opt_state,
         synthesiser=synthesiser.begin(run, state, key_synthesiser),
         results={
             "teacher_accuracy": jnp.asarray(jnp.nan),

@@ -28,6 +28,7 @@ from jaxpmi.applications.student import Student
 from jaxpmi.applications.student import StudentProgram
 from jaxpmi.applications.student import cosine_rates
 from jaxpmi.applications.student import distill_steps
+from jaxpmi.applications.student import init_student
 from jaxpmi.applications.student import sgd
 from jaxpmi.applications.synthesis import add_batch
 from jaxpmi.applications.synthesis import draw_pool
@@ -40,8 +41,6 @@ from jaxpmi.config import PruneConfig
 from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.state import Network
 from jaxpmi.continual.state import Replay
-from jaxpmi.continual.train import optimiser
-from jaxpmi.continual.train import trainable_parts
 from jaxpmi.data import dataset_name
 from jaxpmi.inversion.objectives import class_cross_entropy
 from jaxpmi.models.blockwise import BlockwiseModel
@@ -74,7 +73,7 @@ def begin(config: Config) -> tuple[ApplicationRun, ApplicationState]:
     student = jax.tree.map(jnp.copy, state.network)
     state = state.replace(
         student=student,
-        student_opt_state=optimiser(sgd(settings)).init(trainable_parts(student, {})),
+        student_opt_state=init_student(student, sgd(settings)).opt_state,
         synthesiser=synthesiser.begin(run, state, jax.random.key(config.seed + 1)),
         kept={name: jnp.ones(group.size, bool) for name, group in groups.items()},
         results={"accuracy_before": jnp.asarray(jnp.nan), "accuracy_after": jnp.asarray(jnp.nan)},
