@@ -11,7 +11,7 @@ ImageNet in all of this, and no network connection.
   --data.source folder --data.path my_images    learns your own classes instead
   --invert.classes goldfish "tiger cat" 980     names or numbers of the classes to draw
   --method pmi                                  starts from per-layer inversion, not from noise
-  --invert.learn-data False                     pictures only
+  --invert.no-learn-data                        pictures only
   --invert.test-name imagenette --invert.test-path DATA    measures the old classes on real images,
                                                 of a TFDS data set of ImageNet's classes
 
@@ -63,7 +63,12 @@ def get_config() -> Config:
             crop_scale=(0.25, 1.0),
         ),
         inversion=InversionConfig(
-            per_layer=PerLayerConfig(start="gaussian", num_steps=10, block_statistics="propagated")
+            per_layer=PerLayerConfig(
+                start="gaussian",
+                num_steps=10,
+                block_statistics="propagated",
+                coarse_to_fine_steps=10,  # smooth pictures to begin with, not white noise
+            )
         ),
         invert=InvertConfig(
             classes=CLASSES, images_per_class=4, learn_data=True, trainable="last_block"

@@ -50,7 +50,12 @@ def get_config() -> Config:
             crop_scale=(0.25, 1.0),
         ),
         inversion=InversionConfig(
-            per_layer=PerLayerConfig(start="gaussian", num_steps=10, block_statistics="propagated")
+            per_layer=PerLayerConfig(
+                start="gaussian",
+                num_steps=10,
+                block_statistics="propagated",
+                coarse_to_fine_steps=10,  # smooth pictures to begin with, not white noise
+            )
         ),
         invert=InvertConfig(classes=CLASSES, images_per_class=20, learn_data=True),
     )

@@ -3,6 +3,11 @@
 The names below work on a user's own network, parameters and images; `run` is the whole experiment.
 """
 
+import importlib
+
+from jaxpmi.applications.network_file import SavedNetwork
+from jaxpmi.applications.network_file import load_network
+from jaxpmi.applications.network_file import save_network
 from jaxpmi.augment import denormalise
 from jaxpmi.augment import normalise
 from jaxpmi.config import AugmentConfig
@@ -79,6 +84,7 @@ from jaxpmi.models.pretrained import load_clip
 from jaxpmi.models.pruning import choose_filters
 from jaxpmi.models.pruning import filter_importance
 from jaxpmi.models.pruning import remove_filters
+from jaxpmi.sharding import make_mesh
 from jaxpmi.types import Moments
 
 __version__ = "0.1.0"
@@ -111,21 +117,28 @@ __all__ = [
     "MethodConfig",
     "ModelConfig",
     "Moments",
+    "Network",
     "PerLayerConfig",
     "PixelStats",
     "PretrainedClassifier",
     "PretrainedClip",
     "PruneConfig",
+    "Replay",
+    "SavedNetwork",
     "Stack",
+    "Student",
+    "StudentProgram",
     "Targets",
     "TrainConfig",
     "Variables",
     "VdfdConfig",
     "choose_filters",
     "contrastive_inversion",
+    "cosine_rates",
     "count_multiply_adds",
     "deep_inversion",
     "denormalise",
+    "distill_steps",
     "encode_images",
     "encode_text",
     "fast_inversion",
@@ -141,12 +154,16 @@ __all__ = [
     "init_contrastive",
     "init_contrastive_inversion",
     "init_fast_inversion",
+    "init_student",
     "init_variables",
     "invert_block",
     "invert_blocks",
     "load_clip",
     "load_config",
     "load_efficientnet_lite0",
+    "load_network",
+    "make_mesh",
+    "measure_diversity",
     "measure_pixels",
     "merge_class_stats",
     "noise_start",
@@ -158,6 +175,7 @@ __all__ = [
     "run",
     "sample_class_features",
     "sample_contrastive",
+    "save_network",
     "similarity_logits",
     "synthesize",
     "text_prototypes",
@@ -165,10 +183,22 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
-    """Imports `run` when it is first used: the training loop needs Flax, which imports slowly."""
-    if name == "run":
-        from jaxpmi.experiment import run
+# Imported when they are first used: training needs Flax, which imports slowly.
+_LATER = {
+    "Network": "jaxpmi.continual.state",
+    "Replay": "jaxpmi.continual.state",
+    "Student": "jaxpmi.applications.student",
+    "StudentProgram": "jaxpmi.applications.student",
+    "cosine_rates": "jaxpmi.applications.student",
+    "distill_steps": "jaxpmi.applications.student",
+    "init_student": "jaxpmi.applications.student",
+    "measure_diversity": "jaxpmi.applications.diversity",
+    "run": "jaxpmi.experiment",
+}
 
-        return run
+
+def __getattr__(name: str):
+    """Finds the names of `_LATER`."""
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

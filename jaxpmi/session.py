@@ -71,7 +71,9 @@ class Session:
             for task in range(int(self.state.task), self.num_tasks):
                 self._task(task)
             self.system.begin_task(self.run, self.num_tasks - 1)  # resumed after the last task
-            summary = to_plain(self.system.summarise(self.run, self.state, self.accounts))
+            summary = self.system.summarise(self.run, self.state, self.accounts)
+            summary |= self.system.save(self.run, self.state, self.workdir)
+            summary = to_plain(summary)
             self.system.report(summary, self.workdir)
             write_json(self.workdir / "summary.json", summary)
         finally:
@@ -168,5 +170,6 @@ def _check_workdir(workdir: Path, config: Config) -> None:
 
 
 def _table(summary, workdir):
-    names = ["summary.json", "metrics.jsonl", "accuracy.png", "images", "checkpoints"]
+    names = ["summary.json", "network.npz", "metrics.jsonl", "accuracy.png", "images"]
+    names.append("checkpoints")
     return summary_table(summary, [str(workdir / n) for n in names if (workdir / n).exists()])

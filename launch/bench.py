@@ -1,11 +1,13 @@
-"""Benchmarks: `python launch/bench.py {pmi,stack,vdfd} [--json FILE] [--quick]`.
+"""Benchmarks: `python launch/bench.py {pmi,pictures,stack,vdfd} [--json FILE] [--quick]`.
 
-`pmi` asks whether per-layer inversion saves time over full-model inversion from noise, `stack` what
-it saves to invert equal blocks by one scan, `vdfd` what its penalty adds to a training step. What
-is compared stands in launch/bench_pmi.py, bench_stack.py and bench_vdfd.py, results in benchmarks/.
+`pmi` asks whether per-layer inversion saves time over full-model inversion from noise, `pictures`
+the same of a real ImageNet network, `stack` what it saves to invert equal blocks by one scan,
+`vdfd` what its penalty adds to a training step. What is compared stands in launch/bench_pmi.py,
+bench_pictures.py, bench_stack.py and bench_vdfd.py, results in benchmarks/.
 """
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -40,21 +42,35 @@ def main(arguments: Sequence[str]) -> int:
             }
             options.json.write_text(json.dumps(report, indent=1) + "\n")
 
-    print(
-        {"pmi": run_pmi, "stack": run_stack, "vdfd": run_vdfd}[options.command](options, say, write)
-    )
+    commands = {"pmi": run_pmi, "pictures": run_pictures, "stack": run_stack, "vdfd": run_vdfd}
+    print(commands[options.command](options, say, write))
     return 0
 
 
 def run_pmi(options: argparse.Namespace, say: Callable, write: Callable) -> str:
     """Runs `pmi`; returns its table."""
     import bench_pmi  # imports JAX, so --help need not wait for it
+
+    how = {"model": options.model, "clock": options.clock, "quick": options.quick}
+    return _run_seeds(functools.partial(bench_pmi.run_seed, **how), options, say, write)
+
+
+def run_pictures(options: argparse.Namespace, say: Callable, write: Callable) -> str:
+    """Runs `pictures`; returns its table."""
+    import bench_pictures
+
+    plan = bench_pictures.QUICK if options.quick else bench_pictures.FULL
+    run_seed = functools.partial(bench_pictures.run_seed, plan=plan)
+    return _run_seeds(run_seed, options, say, write)
+
+
+def _run_seeds(run_seed, options, say, write):
+    """Rows of all seeds as a table."""
     import pmi_ratio
 
     rows, details = [], []
     for seed in options.seeds:
-        how = {"model": options.model, "clock": options.clock, "quick": options.quick}
-        more, detail = bench_pmi.run_seed(seed, **how, say=say)
+        more, detail = run_seed(seed, say=say)
         rows, details = rows + more, [*details, detail]
         write(rows=rows, details=details)  # every seed: a run that is stopped leaves something
     return pmi_ratio.table(rows)
@@ -85,7 +101,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.py", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     pmi = commands.add_parser("pmi", help="a per-layer start against noise, its cost included")
-    pmi.add_argument("--seeds", type=_seeds, default=(0,), help="comma-separated (default 0)")
     pmi.add_argument("--model", choices=MODELS, default=MODELS[0], help=f"(default {MODELS[0]})")
     clocks = ("wall", "cpu")
     pmi.add_argument(
@@ -95,9 +110,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="what seconds are; cpu: of "
         "the process, for a busy machine without accelerator (default wall)",
     )
+    pictures = commands.add_parser("pictures", help="the same of a real network of ImageNet")
+    for command in (pmi, pictures):
+        seeds = "comma-separated (default 0)"
+        command.add_argument("--seeds", type=_seeds, default=(0,), help=seeds)
     stack = commands.add_parser("stack", help="blocks inverted by one scan against unrolled ones")
     vdfd = commands.add_parser("vdfd", help="a training step with VDFD's penalty against without")
-    for command in (pmi, stack, vdfd):
+    for command in (pmi, pictures, stack, vdfd):
         command.add_argument("--json", type=Path, help="write all that was measured here")
         command.add_argument("--quick", action="store_true", help="only to see that it works")
     options = parser.parse_args(arguments)

@@ -1,7 +1,9 @@
-"""The arithmetic of launch/bench_pmi.py: which runs to try, what a loss costs, what is saved."""
+"""The arithmetic of the benchmarks of PMI: which runs to try, what a loss costs, what is saved."""
 
 import math
 from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -35,14 +37,18 @@ def search(
     *,
     searched: int,
     goal: float = 0.0,
+    first: Setting | None = None,
+    neighbours: Callable[[Setting], Iterable[Setting]] | None = None,
 ) -> dict[Setting, float]:
     """Scores of all settings of Adam tried, shortest runs first.
 
     At each length up to `searched` the best setting of the length before is improved by steps on
-    the grid (learning rate x 2 or / 2, next or previous boost, other schedule) until none helps.
-    Lengthening ends with the length that reaches `goal`.
+    the grid until none helps. Lengthening ends with the length that reaches `goal`. `first` is the
+    setting to begin with, whatever its length, and `neighbours` are the steps on the grid; None:
+    the default one, and `rate_neighbours`, next or previous boost, other schedule.
     """
-    scores, best = {}, Setting(lengths[0])
+    neighbours = neighbours or _all_neighbours
+    scores, best = {}, (first or Setting(lengths[0]))._replace(num_steps=lengths[0])
 
     def tried(setting):
         if setting not in scores:
@@ -53,7 +59,7 @@ def search(
         best, moved = best._replace(num_steps=length), True
         tried(best)
         while moved and length <= searched:
-            candidates = [best, *_neighbours(best)]
+            candidates = [best, *neighbours(best)]
             better = min(candidates, key=tried)
             best, moved = better, better != best
         if scores[best] <= goal:
@@ -61,9 +67,14 @@ def search(
     return scores
 
 
-def _neighbours(setting):
+def rate_neighbours(setting: Setting) -> Iterator[Setting]:
+    """Twice and half the learning rate."""
     for factor in (2.0, 0.5):
         yield setting._replace(learning_rate=setting.learning_rate * factor)
+
+
+def _all_neighbours(setting):
+    yield from rate_neighbours(setting)
     place = BOOSTS.index(setting.boost)
     for boost in BOOSTS[max(place - 1, 0) : place + 2]:
         yield setting._replace(boost=boost)

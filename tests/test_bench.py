@@ -1,5 +1,6 @@
 """The benchmark of PMI's claim: its arithmetic on made-up curves, its descent, a smoke test."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -14,13 +15,18 @@ import small_network
 
 from jaxpmi.config import Config
 from jaxpmi.config import FullModelConfig
+from jaxpmi.config_check import validate
 from jaxpmi.config_file import load_config
 from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.targets import Targets
+from jaxpmi.models.blockwise import init_variables
+from jaxpmi.models.efficientnet_lite import efficientnet_lite0
+from jaxpmi.models.imagenet import PretrainedClassifier
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "launch"))
 
 import bench  # noqa: E402
+import bench_pictures  # noqa: E402
 import bench_pmi  # noqa: E402
 import bench_vdfd  # noqa: E402
 import pmi_ratio  # noqa: E402
@@ -108,6 +114,17 @@ def test_search_finds_the_best_setting_of_every_length():
     assert Setting(20, 3.2, 10.0, "step") in scores
 
 
+def test_search_may_be_for_the_learning_rate_alone():
+    neighbours = pmi_ratio.rate_neighbours
+    scores = pmi_ratio.search(
+        score_with_best_at(0.2, 1.0), (10, 20), searched=20, first=Setting(0, 0.1),
+        neighbours=neighbours,
+    )  # fmt: skip
+    assert min(scores, key=scores.get) == Setting(20, 0.2)
+    assert {s.boost for s in scores} == {1.0} and {s.schedule for s in scores} == {"cosine"}
+    assert {s.num_steps for s in scores} == {10, 20}
+
+
 def test_search_inherits_beyond_its_limit_and_ends_at_the_goal():
     scores = pmi_ratio.search(score_with_best_at(0.8, 1.0), (20, 40, 80, 160), searched=20)
     assert [s for s in scores if s.num_steps > 20] == [Setting(n, 0.8, 1.0) for n in (40, 80, 160)]
@@ -193,6 +210,62 @@ def test_quick_run_writes_rows(model, tmp_path, capsys):
     assert all(np.isfinite(row["wall_clock_ratio"]) for row in report["rows"])
     assert report["versions"]["jax"] == jax.__version__
     assert capsys.readouterr().out.count("\n| 0 |") == len(report["rows"])
+
+
+@pytest.fixture
+def small_imagenet(monkeypatch):
+    """Three blocks with random weights in place of the real network."""
+    whole = efficientnet_lite0(8, constant_feature=True)
+    model = dataclasses.replace(whole, blocks=(*whole.blocks[:2], whole.blocks[-1]))
+    variables = init_variables(model, jax.random.key(0), (32, 32, 3))
+    head = jax.random.normal(jax.random.key(1), (model.blocks[-1].channels + 1, 1000))
+    network = PretrainedClassifier(model, variables, head, (0.5,) * 3, (0.5,) * 3, 32)
+    monkeypatch.setattr(bench_pictures.invert, "load_efficientnet_lite0", lambda: network)
+
+
+@pytest.fixture
+def pictures(small_imagenet):
+    return bench_pictures.open_problem(bench_pictures.QUICK)
+
+
+def test_a_loss_of_pictures_is_that_of_the_job_and_falls(pictures):
+    """Averaged over views; one descent from every kind of start."""
+    key, settings = jax.random.key(0), pictures.config
+    for kind in (None, 0.2, *bench_pictures.QUICK.cases.values()):
+        start = bench_pictures.start_images(pictures, kind, key)
+        assert start.shape == (10, 32, 32, 3) and bool(jnp.isfinite(start).all())
+        first, terms = bench_pictures.measure_loss(pictures, start)
+        weights = settings.cross_entropy_weight, settings.statistics_weight
+        one_view = np.dot(weights, [terms["cross_entropy"], terms["statistics"]])
+        assert first == pytest.approx(one_view, rel=0.2)
+        setting = Setting(bench_pictures.NUM_VIEWS, 0.4)
+        images = bench_pictures.refine(pictures, start, setting, key)
+        last, _ = bench_pictures.measure_loss(pictures, images)
+        assert last < 0.95 * first and last == bench_pictures.measure_loss(pictures, images)[0]
+
+
+@pytest.mark.slow
+def test_quick_run_of_the_pictures(small_imagenet, tmp_path, capsys):
+    file = tmp_path / "pictures.json"
+    assert bench.main(["pictures", "--quick", "--json", str(file)]) == 0
+    report = json.loads(file.read_text())
+    rows, (details,) = report["rows"], report["details"]
+    plan = bench_pictures.QUICK
+    assert [(r["case"], r["refinement_steps"]) for r in rows] == [
+        (name, length) for name in plan.cases for length in plan.pmi_lengths
+    ]
+    assert all(row["start_cost_in_steps"] > 0.0 for row in rows)
+    assert set(details["runs"]) == set(details["starts"]) == {"noise", *plan.cases}
+    assert capsys.readouterr().out.count("\n| 0 |") == len(rows)
+
+
+def test_every_plan_of_the_pictures_can_be_run():
+    for plan in (bench_pictures.FULL, bench_pictures.QUICK):
+        assert set(plan.pmi_lengths) < set(plan.noise_lengths)  # noise may take longer
+        for per_layer in (c for c in plan.cases.values() if not isinstance(c, float)):
+            config = load_config(str(bench_pictures.CONFIG), ["--method", "pmi"])
+            inversion = dataclasses.replace(config.inversion, per_layer=per_layer)
+            validate(dataclasses.replace(config, inversion=inversion))
 
 
 def test_quick_run_of_the_stack(tmp_path, capsys):

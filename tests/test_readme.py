@@ -4,6 +4,8 @@ import re
 import shlex
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -28,6 +30,17 @@ def commands():
     return [words for part in parts if (words := shlex.split(part, comments=True))]
 
 
+def write_pruned_network(path):
+    """As the job leaves it, but untrained: `test_prune.py` tests that it does."""
+    model, shape = jaxpmi.MODELS["resnet_small"](8), (28, 28, 1)
+    variables = jaxpmi.init_variables(model, jax.random.key(0), shape)
+    moments, names = jnp.full(1, 0.2), tuple("0123456789")
+    network = jaxpmi.SavedNetwork(
+        model, variables, jnp.ones((32, 10)), moments, moments, shape, names
+    )
+    jaxpmi.save_network(path, network, jaxpmi.ModelConfig())
+
+
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")
 def test_python_blocks_run_in_order(tmp_path, monkeypatch):
     load_config = jaxpmi.load_config
@@ -40,8 +53,10 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch):
     small = ROOT / "tests/golden/hugging_face_gelu"
     monkeypatch.setattr(jaxpmi, "load_clip", lambda path: load_clip(small))
     monkeypatch.setattr(jaxpmi, "MODELS", jaxpmi.MODELS)
+    monkeypatch.chdir(tmp_path)  # files are written where the reader is
+    write_pruned_network(Path("runs/mnist_prune/network.npz"))
     names = {"__name__": "readme"}
-    assert len(blocks("python")) == 3
+    assert len(blocks("python")) == 7
     try:
         for code in blocks("python"):
             exec(compile(code, "README.md", "exec"), names)
@@ -51,6 +66,13 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch):
     assert names["digits"].shape == (80, 28, 28, 1) and np.ptp(names["digits"]) > 100
     assert bool(names["result"].finite)
     assert names["result"].final_loss < names["result"].initial_loss
+    for made in (names["dreams"].images, names["contrasted"].x, names["fast"].x):
+        assert made.shape == (80, 28, 28, 1) and bool(np.isfinite(made).all())
+    assert names["dreams"].losses[0][-1] < names["dreams"].losses[0][0]
+    assert names["spread"] > 0.0 and float(names["metrics"].terms["distillation"]) > 0.0
+    loaded = jaxpmi.load_network("part.npz")
+    assert loaded.model == names["part"] != names["whole"]
+    np.testing.assert_array_equal(loaded.head, names["student"].network.head)
     assert names["logits"].shape == (2, 2) and bool(np.isfinite(names["logits"]).all())
 
 

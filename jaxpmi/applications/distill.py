@@ -21,11 +21,13 @@ from jaxpmi.applications.state import ApplicationState
 from jaxpmi.applications.state import first_state
 from jaxpmi.applications.state import measure_accuracy
 from jaxpmi.applications.state import open_data
+from jaxpmi.applications.state import save_result
 from jaxpmi.applications.state import teacher_phases
 from jaxpmi.applications.student import Student
 from jaxpmi.applications.student import StudentProgram
 from jaxpmi.applications.student import cosine_rates
 from jaxpmi.applications.student import distill_steps
+from jaxpmi.applications.student import init_student
 from jaxpmi.applications.student import sgd
 from jaxpmi.applications.synthesis import add_batch
 from jaxpmi.applications.synthesis import draw_pool
@@ -35,8 +37,6 @@ from jaxpmi.applications.synthesis import pool_images
 from jaxpmi.config import Config
 from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.start import fresh_network
-from jaxpmi.continual.train import optimiser
-from jaxpmi.continual.train import trainable_parts
 from jaxpmi.data import dataset_name
 from jaxpmi.models import MODELS
 from jaxpmi.models.cost import count_parameters
@@ -61,7 +61,7 @@ def begin(config: Config) -> tuple[ApplicationRun, ApplicationState]:
     state = first_state(run, pool=empty_pool(run, num_images, settings.pool_format))
     state = state.replace(
         student=student,
-        student_opt_state=optimiser(sgd(settings)).init(trainable_parts(student, {})),
+        student_opt_state=init_student(student, sgd(settings)).opt_state,
         synthesiser=synthesiser.begin(run, state, key_synthesiser),
         results={
             "teacher_accuracy": jnp.asarray(jnp.nan),
@@ -189,6 +189,12 @@ def report(summary: dict[str, Any], folder: Path) -> None:
     )
 
 
+def save(run: ApplicationRun, state: ApplicationState, folder: Path) -> dict[str, str]:
+    """Writes the student."""
+    settings = run.config.distill.student
+    return save_result(run, state, folder, state.student, run.student_model, settings)
+
+
 def _num_initial(config: Config) -> int:
     """Batches made before the student's first step."""
     settings = config.distill
@@ -196,4 +202,4 @@ def _num_initial(config: Config) -> int:
     return settings.initial_batches + (0 if adapts else settings.rounds)
 
 
-DISTILL = System(begin, lambda run: 1, plan, draw_pool, summarise, report)
+DISTILL = System(begin, lambda run: 1, plan, draw_pool, summarise, report, save)

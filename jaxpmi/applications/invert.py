@@ -6,6 +6,7 @@ new classes, and synthetic ones of the old.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.accounting import Accounts
+from jaxpmi.applications.state import save_result
 from jaxpmi.augment import denormalise
 from jaxpmi.augment import pixel_range
 from jaxpmi.config import Config
@@ -25,6 +27,7 @@ from jaxpmi.continual.methods import first_phases
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import class_masks
 from jaxpmi.continual.run import phase_key
+from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.samples import put_samples
 from jaxpmi.continual.start import HEAD_STD
 from jaxpmi.continual.start import fresh_network
@@ -163,23 +166,23 @@ def start_images(
 
 def begin_phase(run: InvertRun, state: ContinualState) -> Iterator[Tick]:
     """Freezes the network as the teacher of the new classes."""
-    yield Tick(tasks.begin_task(run, state, {}), 1, 1, {}, {}, 0)
+    yield Tick(tasks.begin_task(state, {}), 1, 1, {}, {}, 0)
 
 
 def evaluate_phase(run: InvertRun, state: ContinualState) -> Iterator[Tick]:
     """Accuracy on the network's own classes, real or held out, and on those learnt since."""
     task, everything = int(state.task), np.ones(run.stream.num_classes, np.float32)
     seen = np.asarray(sum(class_masks(run.stream, task)))
-    found = {0: _own_images(run, state)} | {
-        i: (run.stream.test_images(i), run.stream.test_labels(i)) for i in range(1, task + 1)
+    found = {0: _own_samples(run, state)} | {
+        i: tasks.read_test(run.stream, i) for i in range(1, task + 1)
     }
     accuracy = state.accuracy
-    for i, (images, labels) in found.items():
-        if len(labels):
-            own = tasks.measure(run, state, state.network, images, labels, seen, everything)
+    for i, samples in found.items():
+        if len(samples.labels):
+            own = tasks.measure(run, state, state.network, samples, seen, everything)
             accuracy = accuracy.at[task, i].set(own.seen)
     scalars = {f"accuracy/task{i}": accuracy[task, i] for i in found}
-    count = sum(len(labels) for _, labels in found.values())
+    count = sum(len(samples.labels) for samples in found.values())
     yield Tick(state.replace(accuracy=accuracy), 1, 1, scalars, {}, count)
 
 
@@ -216,6 +219,14 @@ def summarise(run: InvertRun, state: ContinualState, accounts: Accounts) -> dict
         first = run.stream.task_classes(1).start
         summary["new_classes"] = list(run.stream.class_names[first:])
     return summary
+
+
+def save(run: InvertRun, state: ContinualState, folder: Path) -> dict[str, str]:
+    """Writes the network where the job has trained it."""
+    config = run.config
+    if config.model.weights and not config.invert.learn_data:
+        return {}
+    return save_result(run, state, folder, state.network, run.model, config.model)
 
 
 def num_pictures(run: InvertRun) -> int:
@@ -347,15 +358,15 @@ def _has_real(run):
     return run.real is not None or not run.config.model.weights
 
 
-def _own_images(run, state):
-    """Images and labels of the network's own classes to measure on."""
+def _own_samples(run, state):
+    """Images of the network's own classes to measure on."""
     if run.real is not None:
-        labels = run.real.labels["test"]
-        return run.real.read("test", np.arange(len(labels))), labels
+        return LabelledSamples(functools.partial(run.real.read, "test"), run.real.labels["test"])
     if not run.config.model.weights:
-        return run.stream.test_images(0), run.stream.test_labels(0)
+        return tasks.read_test(run.stream, 0)
     first = _num_learnt(run)
-    return jax.device_get((state.replay.samples[first:], state.replay.labels[first:]))
+    images, labels = jax.device_get((state.replay.samples[first:], state.replay.labels[first:]))
+    return LabelledSamples(images.__getitem__, labels)
 
 
-INVERT = System(begin, lambda run: run.stream.num_tasks, begin_task, draw, summarise)
+INVERT = System(begin, lambda run: run.stream.num_tasks, begin_task, draw, summarise, save=save)

@@ -7,6 +7,7 @@ one program serves every width; at the end they are removed, and the network is 
 
 import functools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,11 +22,13 @@ from jaxpmi.applications.state import ApplicationState
 from jaxpmi.applications.state import first_state
 from jaxpmi.applications.state import measure_accuracy
 from jaxpmi.applications.state import open_data
+from jaxpmi.applications.state import save_result
 from jaxpmi.applications.state import teacher_phases
 from jaxpmi.applications.student import Student
 from jaxpmi.applications.student import StudentProgram
 from jaxpmi.applications.student import cosine_rates
 from jaxpmi.applications.student import distill_steps
+from jaxpmi.applications.student import init_student
 from jaxpmi.applications.student import sgd
 from jaxpmi.applications.synthesis import add_batch
 from jaxpmi.applications.synthesis import draw_pool
@@ -38,8 +41,6 @@ from jaxpmi.config import PruneConfig
 from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.state import Network
 from jaxpmi.continual.state import Replay
-from jaxpmi.continual.train import optimiser
-from jaxpmi.continual.train import trainable_parts
 from jaxpmi.data import dataset_name
 from jaxpmi.inversion.objectives import class_cross_entropy
 from jaxpmi.models.blockwise import BlockwiseModel
@@ -72,7 +73,7 @@ def begin(config: Config) -> tuple[ApplicationRun, ApplicationState]:
     student = jax.tree.map(jnp.copy, state.network)
     state = state.replace(
         student=student,
-        student_opt_state=optimiser(sgd(settings)).init(trainable_parts(student, {})),
+        student_opt_state=init_student(student, sgd(settings)).opt_state,
         synthesiser=synthesiser.begin(run, state, jax.random.key(config.seed + 1)),
         kept={name: jnp.ones(group.size, bool) for name, group in groups.items()},
         results={"accuracy_before": jnp.asarray(jnp.nan), "accuracy_after": jnp.asarray(jnp.nan)},
@@ -163,9 +164,8 @@ def evaluate_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tic
 
 def pruned_network(model: BlockwiseModel, state: ApplicationState) -> tuple[Any, Network]:
     """The network without the filters that are not kept, and its model."""
-    kept = {name: tuple(np.flatnonzero(mask).tolist()) for name, mask in state.kept.items()}
     variables, head = state.student
-    model, variables, head = remove_filters(model, variables, head, kept)
+    model, variables, head = remove_filters(model, variables, head, _as_kept(state.kept))
     return model, Network(variables, head)
 
 
@@ -204,6 +204,12 @@ def summarise(run: ApplicationRun, state: ApplicationState, accounts: Accounts) 
         "inversion": accounts.inversion,
         **accounts.cost(run.mesh.size),
     }
+
+
+def save(run: ApplicationRun, state: ApplicationState, folder: Path) -> dict[str, str]:
+    """Writes the small network."""
+    model, small = pruned_network(run.model, state)
+    return save_result(run, state, folder, small, model, run.config.model, _as_kept(state.kept))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "settings"))
@@ -282,6 +288,10 @@ def _as_masks(kept: Kept, groups) -> dict[str, jax.Array]:
     return jax.tree.map(jnp.asarray, masks)
 
 
+def _as_kept(masks: dict[str, jax.Array]) -> Kept:
+    return {name: tuple(np.flatnonzero(mask).tolist()) for name, mask in masks.items()}
+
+
 def _num_batches(config: Config) -> int:
     """Of synthetic images, in all."""
     return -(-config.prune.num_images // SYNTHESISERS[config.method].batch_size(config))
@@ -297,4 +307,4 @@ def _groups(model, network):
     return filter_groups(model, network.variables).values()
 
 
-PRUNE = System(begin, lambda run: 1, plan, draw_pool, summarise)
+PRUNE = System(begin, lambda run: 1, plan, draw_pool, summarise, save=save)

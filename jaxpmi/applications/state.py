@@ -1,6 +1,7 @@
 """What a job of one network carries, and how it begins: its data, its network, its first state."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import flax.struct
@@ -8,7 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpmi.applications.network_file import SavedNetwork
+from jaxpmi.applications.network_file import save_network
 from jaxpmi.config import Config
+from jaxpmi.config import ModelConfig
 from jaxpmi.continual import task as tasks
 from jaxpmi.continual.methods import METHODS
 from jaxpmi.continual.methods import first_phases
@@ -23,10 +27,12 @@ from jaxpmi.data import TaskStream
 from jaxpmi.data import open_source
 from jaxpmi.models import MODELS
 from jaxpmi.models.blockwise import BlockwiseModel
+from jaxpmi.models.pruning import Kept
 from jaxpmi.phases import PhaseFn
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
 
+NETWORK_FILE = "network.npz"  # in the workdir
 EVERYTHING = METHODS["joint"]  # a network is trained on all classes at once
 
 
@@ -108,5 +114,26 @@ def measure_accuracy(
     """Share of the test images that a network, of `model`, predicts rightly."""
     everything = np.ones(run.stream.num_classes, np.float32)
     run = dataclasses.replace(run, model=model)
-    images, labels = run.stream.test_images(0), run.stream.test_labels(0)
-    return tasks.measure(run, state, network, images, labels, everything, everything).seen
+    samples = tasks.read_test(run.stream, 0)
+    return tasks.measure(run, state, network, samples, everything, everything).seen
+
+
+def save_result(
+    run: Run,
+    state: Any,
+    folder: Path,
+    network: Network,
+    model: BlockwiseModel,
+    config: ModelConfig,
+    kept: Kept | None = None,
+) -> dict[str, str]:
+    """Writes the network that a job ends with, see `save_network`; names its file.
+
+    `state` is of any job: its moments of pixels are the network's.
+    """
+    stream = run.stream
+    result = SavedNetwork(
+        model, *network, state.mean, state.std, stream.image_shape, stream.class_names
+    )
+    save_network(folder / NETWORK_FILE, result, config, kept)
+    return {"network_file": NETWORK_FILE}

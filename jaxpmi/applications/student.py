@@ -51,6 +51,11 @@ class Student(NamedTuple):
     opt_state: Any
 
 
+def init_student(network: Network, train: TrainConfig) -> Student:
+    """A student before its first step."""
+    return Student(network, optimiser(train).init(trainable_parts(network, {})))
+
+
 def sgd(settings: DistillConfig | PruneConfig) -> TrainConfig:
     """The student's SGD, as a `TrainConfig`, of which the program reads no more than this."""
     return TrainConfig(

@@ -124,9 +124,8 @@ def evaluate_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
     (tick,) = tasks.evaluate_phase(run, state, run.network(state.adapters, state.memory))
     task, stream = int(state.task), run.stream
     own, _ = class_masks(stream, task)
-    base, images = run.network(None, state.memory), stream.test_images(task)
-    labels, everything = stream.test_labels(task), jnp.ones_like(own)
-    unadapted = tasks.measure(run, state, base, images, labels, everything, own)
+    base, everything = run.network(None, state.memory), jnp.ones_like(own)
+    unadapted = tasks.measure(run, state, base, tasks.read_test(stream, task), everything, own)
     names = state.name_accuracy
     for before, place in ((1, AFTER_TASKS), (0, LEARNED)):
         if run.is_name_only(task + before):
@@ -247,9 +246,9 @@ def _train(run, state, new_samples, new, old, train):
 def _measure_names(run, state, adapters):
     """Accuracy on real test images of classes with only a name, among all classes."""
     own, others = class_masks(run.stream, run.stream.num_tasks - 1)
-    network, images = run.network(adapters, state.memory), run.named.test_images(0)
-    labels = run.named.test_labels(0) + run.name_classes.start
-    return tasks.measure(run, state, network, images, labels, own + others, own).seen
+    network, samples = run.network(adapters, state.memory), tasks.read_test(run.named, 0)
+    samples = samples._replace(labels=samples.labels + run.name_classes.start)
+    return tasks.measure(run, state, network, samples, own + others, own).seen
 
 
 def _keep(known, old, new):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.augment import normalise
+from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.samples import from_samples
 from jaxpmi.continual.state import Network
 from jaxpmi.models.blockwise import BlockwiseModel
@@ -119,8 +120,7 @@ def count_correct(
 
 def evaluate(
     network: Network,
-    images: np.ndarray,
-    labels: np.ndarray,
+    samples: LabelledSamples,
     seen_mask: np.ndarray,
     task_mask: np.ndarray,
     mean: jax.Array,
@@ -130,29 +130,29 @@ def evaluate(
     mesh: jax.sharding.Mesh,
     batch_size: int = 256,
 ) -> Accuracies:
-    """Measures the accuracy on u8[N, H, W, C] test images of one task, in batches of one shape.
+    """Measures the accuracy on test images of one task, read in batches and padded to one shape.
 
+    `samples` are images u8[n, H, W, C], of which no more than two batches are in memory;
     `batch_size` is rounded up to a multiple of the number of devices; the rest is as in
     `count_correct`.
     """
-    if len(images) == 0 or len(images) != len(labels):
-        raise ValueError(
-            f"got {len(images)} test images and {len(labels)} labels; expected one label per image "
-            "and at least one image."
-        )
+    num_images = len(samples.labels)
+    if num_images == 0:
+        raise ValueError("got no test images; expected at least one.")
     batch_size = -(-batch_size // mesh.size) * mesh.size
     masks = replicate((jnp.asarray(seen_mask), jnp.asarray(task_mask), mean, std), mesh)
     counts = []
-    for start in range(0, len(images), batch_size):
-        rows = slice(start, start + batch_size)
+    for start in range(0, num_images, batch_size):
+        rows = np.arange(start, min(start + batch_size, num_images))
         batch = {
-            "images": images[rows],
-            "labels": np.asarray(labels[rows], np.int32),
-            "weights": np.ones(len(images[rows]), np.float32),
+            "images": samples.read(rows),
+            "labels": np.asarray(samples.labels[rows], np.int32),
+            "weights": np.ones(len(rows), np.float32),
         }
         batch = shard_batch({k: _pad(v, batch_size) for k, v in batch.items()}, mesh)
         counts.append(count_correct(network, batch, *masks, model=model))
-    seen, within_task = np.sum(jax.device_get(counts), axis=0) / len(images)
+        jax.block_until_ready(counts[-2:-1])  # the batch before: reading may be the faster
+    seen, within_task = np.sum(jax.device_get(counts), axis=0) / num_images
     return Accuracies(float(seen), float(within_task))
 
 

@@ -34,6 +34,7 @@ from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import phase_learning_rates
 from jaxpmi.continual.train import train_steps
 from jaxpmi.continual.train import trainable_parts
+from jaxpmi.data import TaskStream
 from jaxpmi.features import contrastive
 from jaxpmi.features import gaussian
 from jaxpmi.inversion import generator as generators
@@ -218,8 +219,7 @@ def evaluate_phase(
     accuracy, within_task = state.accuracy, state.task_accuracy
     for i in range(task + 1):
         own, _ = class_masks(stream, i)
-        images, labels = stream.test_images(i), stream.test_labels(i)
-        result = measure(run, state, network, images, labels, new + old, own)
+        result = measure(run, state, network, read_test(stream, i), new + old, own)
         accuracy = accuracy.at[task, i].set(result.seen)
         within_task = within_task.at[task, i].set(result.within_task)
     state = state.replace(accuracy=accuracy, task_accuracy=within_task)
@@ -227,11 +227,16 @@ def evaluate_phase(
     yield Tick(state, 1, 1, scalars, {}, sum(len(stream.test_labels(i)) for i in range(task + 1)))
 
 
-def measure(run, state, network, images, labels, seen, own):
+def measure(run, state, network, samples, seen, own):
     """`evaluation.evaluate` with what a run knows."""
     return evaluation.evaluate(
-        network, images, labels, seen, own, state.mean, state.std, model=run.model, mesh=run.mesh
+        network, samples, seen, own, state.mean, state.std, model=run.model, mesh=run.mesh
     )
+
+
+def read_test(stream: TaskStream, task: int) -> LabelledSamples:
+    """The test images of a task seen so far, to be read in batches."""
+    return LabelledSamples(functools.partial(stream.test_images, task), stream.test_labels(task))
 
 
 def begin_task(state: ContinualState, auxiliary: Params) -> ContinualState:

@@ -4,6 +4,7 @@ Noise, or any other start, becomes images of given classes whose layer inputs ha
 the network's BatchNorms remember. (Yin et al., Dreaming to Distill, CVPR 2020.)
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -55,6 +56,7 @@ class _Problem(NamedTuple):
     class_mask: jax.Array  # bool[C]
     low: jax.Array  # f32[C]
     high: jax.Array  # f32[C]
+    rates: tuple[jax.Array, ...]  # per stage, f32[S]: the learning rate of every step
 
 
 def noise_start(labels: jax.Array, key: PRNGKey, *, image_shape: tuple[int, int, int]) -> jax.Array:
@@ -189,13 +191,15 @@ def deep_inversion(
     mask = jnp.ones(head.shape[1], bool) if class_mask is None else class_mask
     _check_settings(config, start, student, student_model)
     _check_labels(labels, mask)
+    # Rates are data: another learning rate needs no other program.
+    rates = tuple(learning_rates(config, num_steps) for num_steps in config.stage_steps)
     return _solve(
-        _Problem(Classifier(variables, head), student, mask, low, high),
+        _Problem(Classifier(variables, head), student, mask, low, high, rates),
         labels,
         start,
         key,
         models=(model, student_model),
-        config=config,
+        config=dataclasses.replace(config, learning_rate=1.0, warmup_steps=0, schedule="constant"),
         sharding=batch_sharding(start) if config.statistics_scope == "device" else None,
     )
 
@@ -239,9 +243,7 @@ def _invert(problem, labels, start, key, *, models, config):
         student=_in_precision(problem.student, config.forward_precision),
     )
     x, solutions = start if clip is None else clip(start), []
-    for i, (scale, num_steps) in enumerate(
-        zip(config.stage_scales, config.stage_steps, strict=True)
-    ):
+    for i, (scale, rates) in enumerate(zip(config.stage_scales, problem.rates, strict=True)):
         terms = functools.partial(
             _terms, problem, labels, scale=scale, models=models, config=config
         )
@@ -250,7 +252,7 @@ def _invert(problem, labels, start, key, *, models, config):
             x,
             jax.random.fold_in(key, i),
             weights=_weights(config),
-            learning_rates=learning_rates(config, num_steps),
+            learning_rates=rates,
             project=clip,
             iterate=config.iterate,
             betas=config.adam_betas,

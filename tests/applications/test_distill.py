@@ -5,11 +5,14 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_run import set_up
 from tiny_run import tiny_config
+from tiny_run import tiny_model
 
+import jaxpmi
 from jaxpmi import experiment
 from jaxpmi import session
 from jaxpmi.applications import distill
@@ -86,6 +89,20 @@ def test_the_summary_tells_teacher_student_and_diversity(method, finished):
     assert summary["diversity"]["synthetic"] > 0.0 and summary["diversity"]["real"] > 0.0
     assert (workdir / "images" / "synthetic.png").is_file()
     assert (workdir / "accuracy.png").is_file()
+
+
+def test_the_student_can_be_loaded(finished):
+    """And has the accuracy that the summary tells."""
+    config, summary = finished("cmi")
+    found = jaxpmi.load_network(Path(config.workdir) / summary["network_file"])
+    assert found.model == tiny_model(2)
+    run, _ = distill.begin(config)
+    images, labels = run.stream.test_images(0), run.stream.test_labels(0)
+    images = jaxpmi.normalise(jnp.asarray(images), found.mean, found.std)
+    logits = jaxpmi.forward(found.model, found.variables, images).features @ found.head
+    accuracy = float((logits.argmax(1) == labels).mean())
+    assert accuracy == pytest.approx(summary["student_accuracy"], abs=1e-6)
+    assert found.class_names == run.stream.class_names
 
 
 @pytest.mark.parametrize("method", ["deep_inversion", "cmi"])

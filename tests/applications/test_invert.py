@@ -1,6 +1,7 @@
 """Pictures and learning with them, small: classes, files, what is measured, how it resumes."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import jax
@@ -15,6 +16,7 @@ from tiny_run import tiny_config
 from jaxpmi import experiment
 from jaxpmi import session
 from jaxpmi.applications import invert
+from jaxpmi.applications import network_file
 from jaxpmi.config import DataConfig
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.config import InvertConfig
@@ -77,6 +79,8 @@ def learning_config(folder, **changes):
 @pytest.fixture
 def pretrained(monkeypatch):
     monkeypatch.setattr(invert, "load_efficientnet_lite0", small_imagenet)
+    built = lambda width, constant_feature: small_model()  # noqa: E731
+    monkeypatch.setattr(network_file, "efficientnet_lite0", built)
 
 
 @pytest.mark.parametrize("method", ["deep_inversion", "pmi"])
@@ -113,6 +117,8 @@ def test_new_classes_are_learnt_with_the_pictures_as_replay(pretrained, tmp_path
     for name in ("own_accuracy_before", "own_accuracy_after", "new_accuracy"):
         assert 0.0 <= summary[name] <= 1.0, name
     assert summary["classes"] == {"1": "goldfish", "207": "golden retriever"}
+    learnt = network_file.load_network(tmp_path / "run" / summary["network_file"])
+    assert learnt.class_names[1] == "goldfish" and learnt.head.shape[1] == 1000 + NUM_CLASSES
     folders = sorted(f.name for f in (tmp_path / "run" / "images").iterdir() if f.is_dir())
     assert folders == ["001_goldfish", "207_golden_retriever"]
 
@@ -141,7 +147,8 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(pretrained, tmp_path, monkeyp
 
 def test_real_images_are_measured_where_they_are_given(pretrained, tmp_path, monkeypatch):
     config = learning_config(tmp_path)
-    opened, open_source = [], invert.open_source
+    opened, rows, sizes, open_source = [], [], [], invert.open_source
+    evaluate_by_five = functools.partial(invert.tasks.evaluation.evaluate, batch_size=5)
 
     def open_any(data):
         opened.append(data.name)
@@ -149,12 +156,21 @@ def test_real_images_are_measured_where_they_are_given(pretrained, tmp_path, mon
         if data.name != "imagenette":
             return source
         wordnet = ("n01440764", "n02102040", "n02979186", "n03000684", "n03028079", "n03394916")
-        return dataclasses.replace(source, class_names=wordnet)
+
+        def read(split, indices):
+            sizes.append(len(indices))
+            rows.extend(indices.tolist())
+            return source.reader(split, indices)
+
+        return dataclasses.replace(source, class_names=wordnet, reader=read)
 
     monkeypatch.setattr(invert, "open_source", open_any)
     settings = dataclasses.replace(config.invert, test_name="imagenette", test_path="somewhere")
+    monkeypatch.setattr(invert.tasks.evaluation, "evaluate", evaluate_by_five)
     summary = experiment.run(dataclasses.replace(config, invert=settings))
     assert "imagenette" in opened
+    # Twice, before and after learning: never more than a batch, and every image once.
+    assert rows == [*range(24)] * 2 and max(sizes) == 5
     assert summary["own_accuracy_measured_on"] == invert.REAL_IMAGES
 
 

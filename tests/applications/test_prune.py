@@ -11,6 +11,7 @@ import pytest
 from tiny_run import set_up
 from tiny_run import tiny_config
 
+import jaxpmi
 from jaxpmi import experiment
 from jaxpmi import session
 from jaxpmi.applications import prune
@@ -90,6 +91,20 @@ def test_the_small_network_is_the_masked_one(finished):
     np.testing.assert_allclose(features @ small.head, masked, rtol=1e-4, atol=1e-5)
 
 
+def test_the_small_network_can_be_loaded_bit_by_bit(finished):
+    config, summary, (run, state) = finished
+    found = jaxpmi.load_network(Path(config.workdir) / summary["network_file"])
+    small_model, small = prune.pruned_network(run.model, state)
+    assert (found.model, found.class_names) == (small_model, run.stream.class_names)
+    raw = run.stream.test_images(0)
+    images = jaxpmi.normalise(jnp.asarray(raw), found.mean, found.std)
+    expected = jaxpmi.normalise(jnp.asarray(raw), state.mean, state.std)
+    np.testing.assert_array_equal(
+        forward(found.model, found.variables, images).features @ found.head,
+        forward(small_model, small.variables, expected).features @ small.head,
+    )
+
+
 def test_the_network_itself_stays_as_it_was(finished):
     _, summary, (run, state) = finished
     assert prune.measure_accuracy(run, state, state.network, run.model) == pytest.approx(
@@ -142,6 +157,24 @@ def test_a_stopped_run_goes_on_to_the_same_network(finished, tmp_path, monkeypat
     resumed = experiment.run(again)
     for name in ("accuracy_before", "accuracy_after", "filters", "parameters"):
         assert resumed[name] == summary[name], name
+
+
+def test_a_run_killed_before_its_summary_writes_the_same_network_again(tmp_path, monkeypatch):
+    config = prune_config(tmp_path)
+    file, write = Path(config.workdir) / "network.npz", session.write_json
+
+    def stop(path, obj):
+        if path.name == "summary.json":
+            raise KeyboardInterrupt
+        write(path, obj)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(session, "write_json", stop)
+        experiment.run(config)
+    first = jaxpmi.load_network(file)
+    file.unlink()
+    experiment.run(config)
+    jax.tree.map(np.testing.assert_array_equal, jaxpmi.load_network(file)[1:5], first[1:5])
 
 
 def test_labels_rank_the_filters_of_the_network_itself(finished):

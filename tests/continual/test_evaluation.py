@@ -9,6 +9,7 @@ import pytest
 
 from jaxpmi.augment import normalise
 from jaxpmi.continual import evaluation
+from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.state import Network
 from jaxpmi.models.blockwise import init_variables
 from jaxpmi.sharding import make_mesh
@@ -110,8 +111,7 @@ def evaluate(setting, mesh, batch_size):
     network = replicate(network, mesh)
     return evaluation.evaluate(
         network,
-        images,
-        labels,
+        LabelledSamples(images.__getitem__, labels),
         seen,
         task,
         mean,
@@ -149,7 +149,36 @@ def test_evaluator_compiles_once_for_all_tasks(setting):
 
 def test_evaluator_needs_images(setting):
     model, network, images, labels, *rest = setting
-    with pytest.raises(ValueError, match="got 0 test images and 0 labels"):
+    with pytest.raises(ValueError, match="got no test images"):
         evaluate((model, network, images[:0], labels[:0], *rest), make_mesh(1), 8)
-    with pytest.raises(ValueError, match="got 45 test images and 44 labels"):
-        evaluate((model, network, images, labels[:44], *rest), make_mesh(1), 8)
+
+
+def test_evaluator_reads_a_batch_when_the_one_before_is_through(setting, monkeypatch):
+    """Every image once, and of earlier batches only the last may still be in work."""
+    model, network, images, labels, *rest = setting
+    events, count, wait = [], evaluation.count_correct, jax.block_until_ready
+
+    def read(rows):
+        events.append(("read", rows.tolist()))
+        return images[rows]
+
+    def counted(*arguments, **options):
+        events.append(("count", None))
+        return count(*arguments, **options)
+
+    def waited(counts):
+        events.append(("wait", len(counts)))
+        return wait(counts)
+
+    monkeypatch.setattr(evaluation, "count_correct", counted)
+    monkeypatch.setattr(evaluation.jax, "block_until_ready", waited)
+    seen, task, mean, std = rest
+    result = evaluation.evaluate(
+        network, LabelledSamples(read, labels), seen, task, mean, std,
+        model=model, mesh=make_mesh(1), batch_size=16,
+    )  # fmt: skip
+    reads = [rows for name, rows in events if name == "read"]
+    assert reads == [list(range(0, 16)), list(range(16, 32)), list(range(32, 45))]
+    assert [n for n, _ in events] == ["read", "count", "wait"] * 3
+    assert [n for name, n in events if name == "wait"] == [0, 1, 1]
+    assert 0.0 < result.seen < 1.0

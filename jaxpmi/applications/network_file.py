@@ -1,0 +1,189 @@
+"""A trained network in one file: what a job leaves to be used elsewhere.
+
+The file is an archive of NumPy arrays, of which none is a pickle: parameters, running moments, the
+classifier and the moments of pixels by name, and a JSON text of all else. It does not hold the
+model but how to build it: its `ModelConfig` and, if it is pruned, the channels that were kept.
+"""
+
+import dataclasses
+import json
+import os
+import zipfile
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpmi.config import ModelConfig
+from jaxpmi.models import MODELS
+from jaxpmi.models.blockwise import BlockwiseModel
+from jaxpmi.models.blockwise import Variables
+from jaxpmi.models.blockwise import block_input_shapes
+from jaxpmi.models.blockwise import init_variables
+from jaxpmi.models.efficientnet_lite import efficientnet_lite0
+from jaxpmi.models.pruning import Kept
+from jaxpmi.models.pruning import remove_filters
+from jaxpmi.models.weight_names import check_tensors
+from jaxpmi.writers.files import replace_file
+
+FORMAT_VERSION = 1  # raised whenever the meaning of the file changes
+_ABOUT = "about"  # the array that holds the JSON text
+_DAMAGE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, zlib.error)
+_DAMAGE += (zipfile.BadZipFile, NotImplementedError)  # whatever reading a damaged archive raises
+
+
+class SavedNetwork(NamedTuple):
+    """A trained classifier, and how images become what it takes.
+
+    Of images u8[B, H, W, channels] the logits are
+    `forward(model, variables, normalise(images, mean, std)).features @ head`.
+    """
+
+    model: BlockwiseModel
+    variables: Variables
+    head: jax.Array  # f32[D, C], no bias
+    mean: jax.Array  # f32[channels], of pixels in [0, 1]
+    std: jax.Array  # f32[channels]
+    image_shape: tuple[int, int, int]  # (H, W, channels) of the images it was trained on
+    class_names: tuple[str, ...]  # C of them, in the order of the logits
+
+
+class _Arrays(NamedTuple):
+    """What of a network is arrays; their names in the file are their paths in here."""
+
+    variables: Variables
+    head: jax.Array
+    mean: jax.Array
+    std: jax.Array
+
+
+def save_network(
+    path: str | os.PathLike,
+    network: SavedNetwork,
+    config: ModelConfig,
+    kept: Kept | None = None,
+) -> None:
+    """Writes a network to a file that `load_network` reads; the file is complete or not there.
+
+    Args:
+      path: of the file, by custom `network.npz`; its folder is created if there is none.
+      network: what is written.
+      config: what its model was built by: a key of `MODELS`, and a width.
+      kept: what `remove_filters` was given, for a pruned network; None: it is whole.
+
+    Raises:
+      ValueError: the network is not what `config` and `kept` build.
+      OSError: the file cannot be written.
+    """
+    model, fresh = _build(config, kept, network.image_shape, len(network.class_names))
+    if model != network.model:
+        raise ValueError(
+            f"the network is no {config.name} of width {config.width} with the given filters kept; "
+            "give the ModelConfig that its model was built by, and what was kept of it."
+        )
+    arrays = _Arrays(network.variables, network.head, network.mean, network.std)
+    arrays = _by_name(jax.device_get(arrays))
+    _check_arrays(Path(path), arrays, fresh)
+    about = {
+        "version": FORMAT_VERSION,
+        "model": dataclasses.asdict(config),
+        "kept": None if kept is None else {name: list(map(int, kept[name])) for name in kept},
+        "image_shape": network.image_shape,
+        "class_names": network.class_names,
+    }
+    with replace_file(path) as file:
+        np.savez(file, **{_ABOUT: np.asarray(json.dumps(about))}, **arrays)
+
+
+def load_network(path: str | os.PathLike) -> SavedNetwork:
+    """Reads what `save_network` or a job wrote (its `network.npz`); executes nothing of it.
+
+    A network of your own backbone needs it in `MODELS`, under the name that it had.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is damaged, something else, or of another version or an unknown backbone.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist or is no file; give the network.npz that a job wrote."
+        )
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            about = json.loads(str(file[_ABOUT]))
+            version = about["version"]
+            arrays = {name: file[name] for name in file.files if name != _ABOUT}
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format version {version}, but this jaxpmi reads version "
+            f"{FORMAT_VERSION}; load it with the jaxpmi that wrote it."
+        )
+    try:
+        config, kept = ModelConfig(**about["model"]), about["kept"]
+        shape, names = tuple(about["image_shape"]), tuple(about["class_names"])
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
+    model, fresh = _build(config, kept, shape, len(names))
+    _check_arrays(path, arrays, fresh)
+    leaves = [jnp.asarray(arrays[name]) for name in _by_name(fresh)]
+    found = jax.tree.unflatten(jax.tree.structure(fresh), leaves)
+    return SavedNetwork(model, *found, shape, names)
+
+
+def _build(config, kept, image_shape, num_classes):
+    """The model, and its `_Arrays` as shapes and types."""
+    if config.weights is None and config.name not in MODELS:
+        raise ValueError(
+            f"the backbone '{config.name}' is unknown; put the function that makes it into "
+            f"jaxpmi.MODELS['{config.name}'] first."
+        )
+    if config.weights is None:
+        model = MODELS[config.name](config.width)
+    else:  # as `load_efficientnet_lite0` builds it
+        model = efficientnet_lite0(config.width, constant_feature=True)
+    built = []
+
+    def fresh():
+        variables = init_variables(model, jax.random.key(0), image_shape)
+        (dim,) = block_input_shapes(model, variables, image_shape)[-1]
+        whole = model, variables, jnp.zeros((dim, num_classes))
+        smaller, variables, head = whole if kept is None else remove_filters(*whole, kept)
+        built.append(smaller)
+        pixels = jnp.zeros(image_shape[-1])
+        return _Arrays(variables, head, pixels, pixels)
+
+    arrays = jax.eval_shape(fresh)
+    return built[0], arrays
+
+
+def _by_name(arrays):
+    """The leaves of `_Arrays` by their paths, such as `variables/params/block00/conv`."""
+    leaves = jax.tree_util.tree_leaves_with_path(arrays)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _check_arrays(path, arrays, fresh):
+    """Raises if arrays by name are not those of the model, in shape and type."""
+    needed = _by_name(fresh)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    check_tensors(path, shapes, {name: leaf.shape for name, leaf in needed.items()}, ())
+    for name, leaf in needed.items():
+        if arrays[name].dtype != leaf.dtype:
+            raise ValueError(
+                f"{path}: {name} is {arrays[name].dtype}, but the model has {leaf.dtype}; convert "
+                "it before the network is saved."
+            )
+
+
+def _damaged(path, error):
+    reason = str(error).splitlines()[0] if str(error) else "no reason given"
+    return ValueError(
+        f"{path} is damaged or no file of a network ({type(error).__name__}: {reason}); give the "
+        "network.npz that a job wrote, or write it anew."
+    )
