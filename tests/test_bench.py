@@ -241,7 +241,7 @@ def test_a_loss_of_pictures_is_that_of_the_job_and_falls(pictures):
         setting = Setting(bench_pictures.NUM_VIEWS, 0.4)
         images = bench_pictures.refine(pictures, start, setting, key)
         last, _ = bench_pictures.measure_loss(pictures, images)
-        assert last < 0.95 * first and last == bench_pictures.measure_loss(pictures, images)[0]
+        assert last < 0.99 * first and last == bench_pictures.measure_loss(pictures, images)[0]
 
 
 @pytest.mark.slow
