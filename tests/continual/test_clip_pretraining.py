@@ -12,6 +12,7 @@ from jaxpmi.continual.clip_pretraining import contrastive_loss
 from jaxpmi.continual.clip_pretraining import pretrain_clip
 from jaxpmi.continual.clip_pretraining import zero_shot_network
 from jaxpmi.continual.evaluation import evaluate
+from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.models import clip
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.sharding import make_mesh
@@ -70,8 +71,9 @@ def test_colours_are_learnt_and_recognised():
     assert float(variables.logit_scale) <= math.log(100)
     images, labels = plain_colours(1)
     network, everything = zero_shot_network(TINY, variables, jnp.asarray(TOKENS)), np.ones(3)
+    samples = LabelledSamples(images.__getitem__, labels)
     accuracies = evaluate(
-        network, images, labels, everything, everything, jnp.asarray(BLACK), jnp.asarray(UNIT),
+        network, samples, everything, everything, jnp.asarray(BLACK), jnp.asarray(UNIT),
         model=TINY.image, mesh=make_mesh(1),
     )  # fmt: skip
     assert accuracies == (1.0, 1.0)
@@ -135,8 +137,9 @@ def test_images_like_the_texts_of_their_classes_are_recognised():
         ([0, 1, 2], ([1, 1, 1], [1, 0, 0]), (1 / 3, 1 / 3)),
         ([0, 2, 1], ([0, 1, 1], [1, 1, 0]), (2 / 3, 2 / 3)),
     ):
+        samples = LabelledSamples(images.__getitem__, np.asarray(mapping)[labels])
         accuracies = evaluate(
-            network, images, np.asarray(mapping)[labels], *(np.asarray(m) for m in masks),
+            network, samples, *(np.asarray(m) for m in masks),
             jnp.asarray(BLACK), jnp.asarray(UNIT), model=model.image, mesh=make_mesh(1),
         )  # fmt: skip
         np.testing.assert_allclose(accuracies, expected, atol=1e-6)
