@@ -170,6 +170,6 @@ def _check_workdir(workdir: Path, config: Config) -> None:
 
 
 def _table(summary, workdir):
-    names = ["summary.json", "network.npz", "metrics.jsonl", "accuracy.png", "images"]
-    names.append("checkpoints")
-    return summary_table(summary, [str(workdir / n) for n in names if (workdir / n).exists()])
+    names = ("summary.json", summary.get("network_file"), "metrics.jsonl", "accuracy.png", "images")
+    paths = [workdir / name for name in (*names, "checkpoints") if name]
+    return summary_table(summary, [str(path) for path in paths if path.exists()])

@@ -12,6 +12,7 @@ import optax
 
 from jaxpmi.augment import augment
 from jaxpmi.augment import normalise
+from jaxpmi.augment import pixel_range
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import DistillConfig
 from jaxpmi.config import PruneConfig
@@ -101,7 +102,7 @@ def distill_steps(
         `trainable_parts(student.network, {})`; None: nothing.
       program: the rest.
     """
-    black = -mean / std
+    black, _ = pixel_range(mean, std)
 
     def loss_fn(parts, batch_stats, images):
         out = forward(

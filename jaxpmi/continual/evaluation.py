@@ -16,6 +16,7 @@ import numpy as np
 from jaxpmi.augment import normalise
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.samples import from_samples
+from jaxpmi.continual.samples import padded_batches
 from jaxpmi.continual.state import Network
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import forward
@@ -142,14 +143,8 @@ def evaluate(
     batch_size = -(-batch_size // mesh.size) * mesh.size
     masks = replicate((jnp.asarray(seen_mask), jnp.asarray(task_mask), mean, std), mesh)
     counts = []
-    for start in range(0, num_images, batch_size):
-        rows = np.arange(start, min(start + batch_size, num_images))
-        batch = {
-            "images": samples.read(rows),
-            "labels": np.asarray(samples.labels[rows], np.int32),
-            "weights": np.ones(len(rows), np.float32),
-        }
-        batch = shard_batch({k: _pad(v, batch_size) for k, v in batch.items()}, mesh)
+    for images, labels, weights in padded_batches(samples, batch_size):
+        batch = shard_batch({"images": images, "labels": labels, "weights": weights}, mesh)
         counts.append(count_correct(network, batch, *masks, model=model))
         jax.block_until_ready(counts[-2:-1])  # the batch before: reading may be the faster
     seen, within_task = np.sum(jax.device_get(counts), axis=0) / num_images
@@ -185,11 +180,6 @@ def label_agreement(
     if class_mask is not None:
         logits = jnp.where(class_mask, logits, -jnp.inf)
     return (logits.argmax(1) == labels).mean()
-
-
-def _pad(values: np.ndarray, size: int) -> np.ndarray:
-    """Appends zeros along the first axis up to `size` rows."""
-    return np.pad(values, [(0, size - len(values))] + [(0, 0)] * (values.ndim - 1))
 
 
 def _check(

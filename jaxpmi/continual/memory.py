@@ -16,6 +16,7 @@ import numpy as np
 from jaxpmi.config import Config
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.samples import from_samples
+from jaxpmi.continual.samples import padded_batches
 from jaxpmi.continual.state import Memory
 from jaxpmi.continual.state import merge_moments
 from jaxpmi.features import contrastive
@@ -81,8 +82,8 @@ def update_memory(
     keep_layers = bool(memory.layer_moments)
     batch_size = config.inversion.batch_size
     for part, is_real in ((real, True), (replay, False)):
-        for samples, part_labels, weights in _padded_batches(part, batch_size):
-            valid = len(part_labels)
+        for samples, part_labels, weights in padded_batches(part, batch_size):
+            valid = np.count_nonzero(weights)
             if keep_layers:  # blocks count what is padding as well
                 samples, weights = samples[:valid], weights[:valid]
             measure = functools.partial(
@@ -91,7 +92,7 @@ def update_memory(
             )  # fmt: skip
             batch_features, measured = measure(variables)
             features.append(np.asarray(batch_features)[:valid])
-            labels.append(part_labels)
+            labels.append(part_labels[:valid])
             if is_real:
                 if layer_variables is not None:
                     _, measured = measure(layer_variables)
@@ -149,22 +150,11 @@ def _describe_classes(features, labels, key, *, config, capacity, max_images, nu
     return class_stats, models
 
 
-def _padded_batches(part, batch_size):
-    """Batches of one shape: samples [B, ...], labels without padding, weights f32[B]."""
-    for start in range(0, len(part.labels), batch_size):
-        labels = part.labels[start : start + batch_size]
-        samples = part.read(np.arange(start, start + len(labels)))
-        padding = batch_size - len(labels)
-        weights = np.pad(np.ones(len(labels), np.float32), (0, padding))
-        yield np.pad(samples, ((0, padding), (0, 0), (0, 0), (0, 0))), labels, weights
-
-
 def _weighted_batches(parts, share, mean, std, model, variables, config):
     """Inputs of the first inverted block, labels and weights `share[label]`, padded."""
     for part in parts:
         blocks = {"block": config.first_block, "first_block": part.first_block}
-        for samples, labels, weights in _padded_batches(part, config.batch_size):
-            labels = np.pad(labels, (0, config.batch_size - len(labels)))
+        for samples, labels, weights in padded_batches(part, config.batch_size):
             weights = weights * share[labels].astype(np.float32)
             x = from_samples(jnp.asarray(samples), mean, std, first_block=part.first_block)
             yield _block_input(model, variables, x, **blocks), jnp.asarray(labels), weights

@@ -13,6 +13,7 @@ from jaxpmi.continual.gradient_records import add_gradient_noise
 from jaxpmi.continual.gradient_records import add_record
 from jaxpmi.continual.gradient_records import logit_gradients
 from jaxpmi.continual.samples import LabelledSamples
+from jaxpmi.continual.samples import padded_batches
 from jaxpmi.continual.state import Network
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Variables
@@ -63,10 +64,8 @@ def record_task(
     mask = (np.arange(room) < len(classes)).astype(np.float32)
     network, columns, mask, mean, std = replicate((network, columns, mask, mean, std), mesh)
     count, gradients = len(images.labels), None
-    for start in range(0, count, batch_size):
-        rows = np.minimum(np.arange(start, start + batch_size), count - 1)
-        weights = (np.arange(start, start + batch_size) < count).astype(np.float32) / count
-        batch = shard_batch((images.read(rows), weights), mesh)
+    for samples, _, weights in padded_batches(images, batch_size):
+        batch = shard_batch((samples, weights / np.float32(count)), mesh)
         part = _batch_gradients(network, *batch, columns, mean, std, model=model)
         gradients = part if gradients is None else _add(gradients, part)
     rest = (columns, mask, jnp.asarray(task, jnp.int32), key)

@@ -5,6 +5,7 @@ inputs of `config.inversion.first_block`, which stay as they are where they are 
 """
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -23,6 +24,21 @@ class LabelledSamples(NamedTuple):
     read: Callable[[np.ndarray], np.ndarray]  # indices i64[n] below N to samples [n, ...]
     labels: np.ndarray  # i32[N]
     first_block: int = 0  # whose inputs they are
+
+
+def padded_batches(
+    samples: LabelledSamples, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """All samples in order, in batches of one shape, each read when it is its turn.
+
+    Yields samples [B, ...], labels i32[B] and weights f32[B]; what fills up the last batch is 0,
+    its weight too, else 1.
+    """
+    for start in range(0, len(samples.labels), batch_size):
+        labels = np.asarray(samples.labels[start : start + batch_size], np.int32)
+        count = len(labels)
+        batch = samples.read(np.arange(start, start + count)), labels, np.ones(count, np.float32)
+        yield tuple(np.pad(x, [(0, batch_size - count)] + [(0, 0)] * (x.ndim - 1)) for x in batch)
 
 
 def to_samples(x: jax.Array, mean: jax.Array, std: jax.Array, *, first_block: int) -> jax.Array:

@@ -18,6 +18,7 @@ import optax
 
 from jaxpmi.augment import augment
 from jaxpmi.augment import normalise
+from jaxpmi.augment import pixel_range
 from jaxpmi.augment import quarter_turns
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import MethodConfig
@@ -242,7 +243,7 @@ def _losses(parts, learner, batch, task, key, program):
     images, labels, replay_images, replay_labels = batch
     key_real, key_replay = jax.random.split(key)
     real = normalise(images, task.mean, task.std)
-    black = -task.mean / task.std
+    black, _ = pixel_range(task.mean, task.std)
     real = augment(real, key_real, program.augment, black)
     if program.phase.rotations:
         real = quarter_turns(real)

@@ -74,8 +74,7 @@ def imagenet_class_names() -> tuple[str, ...]:
     The file beside this module also has their WordNet ids, in the form that `read_class_names`
     takes. Its origin: IMAGENET_CLASSES_LICENSE.md.
     """
-    lines = importlib.resources.files("jaxpmi.data") / "imagenet_classes.txt"
-    return tuple(line.split(maxsplit=1)[1] for line in lines.read_text("utf-8").splitlines())
+    return tuple(name for _, name in _imagenet_classes())
 
 
 def imagenet_labels(names: Sequence[str]) -> np.ndarray:
@@ -87,10 +86,9 @@ def imagenet_labels(names: Sequence[str]) -> np.ndarray:
     Raises:
       ValueError: a name that is none of ImageNet's.
     """
-    lines = importlib.resources.files("jaxpmi.data") / "imagenet_classes.txt"
     positions = {}
-    for label, line in reversed(list(enumerate(lines.read_text("utf-8").splitlines()))):
-        for name in line.split(maxsplit=1):  # the first of two classes of one name counts
+    for label, both in reversed(list(enumerate(_imagenet_classes()))):
+        for name in both:  # the first of two classes of one name counts
             positions[name.lower()] = label
     unknown = [name for name in names if name.lower() not in positions]
     if unknown:
@@ -99,6 +97,12 @@ def imagenet_labels(names: Sequence[str]) -> np.ndarray:
             "WordNet ids such as n02099601."
         )
     return np.asarray([positions[name.lower()] for name in names], np.int32)
+
+
+def _imagenet_classes():
+    """WordNet id and name of every class, by label."""
+    file = importlib.resources.files("jaxpmi.data") / "imagenet_classes.txt"
+    return [line.split(maxsplit=1) for line in file.read_text("utf-8").splitlines()]
 
 
 def check_names_are_words(names: Sequence[str]) -> None:

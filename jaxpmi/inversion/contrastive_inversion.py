@@ -25,7 +25,7 @@ from jaxpmi.inversion.latent_search import term_weights
 from jaxpmi.inversion.latent_search import to_normalised
 from jaxpmi.inversion.memory_bank import MemoryBank
 from jaxpmi.inversion.pixel_generator import generate_pixels
-from jaxpmi.inversion.pixel_generator import init_pixel_generator
+from jaxpmi.inversion.pixel_generator import generator_of
 from jaxpmi.inversion.solver import Solution
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Variables
@@ -68,7 +68,7 @@ def init_contrastive_inversion(
     bank = memory_bank.init_bank(config.bank_size, 2 * width)
     generator = ()
     if config.generator_start == "last":
-        generator = _fresh_generator(key_generator, image_shape, mean, config)
+        generator = generator_of(config, key_generator, image_shape, mean)
     return ContrastiveState(projection, opt_state, bank, generator)
 
 
@@ -188,7 +188,7 @@ def _begin_call(state, batch, image_shape, mean, key, config):
     key_generator, key_latents = jax.random.split(key)
     generator = state.generator
     if config.generator_start == "fresh":
-        generator = _fresh_generator(key_generator, image_shape, mean, config)
+        generator = generator_of(config, key_generator, image_shape, mean)
     latents = jax.random.normal(key_latents, (batch, config.latent_dim))
     new = {"generator": generator, "latents": latents}
     opt_states = {name: optimisers(config)[name].init(part) for name, part in new.items()}
@@ -196,8 +196,3 @@ def _begin_call(state, batch, image_shape, mean, key, config):
         new | {"projection": state.projection},
         opt_states | {"projection": state.opt_state},
     )
-
-
-def _fresh_generator(key, image_shape, mean, config):
-    sizes = {"latent_dim": config.latent_dim, "channels": config.channels}
-    return init_pixel_generator(key, image_shape, mean=mean, **sizes)

@@ -23,7 +23,7 @@ from jaxpmi.inversion.latent_search import search
 from jaxpmi.inversion.latent_search import term_weights
 from jaxpmi.inversion.latent_search import to_normalised
 from jaxpmi.inversion.pixel_generator import generate_pixels
-from jaxpmi.inversion.pixel_generator import init_pixel_generator
+from jaxpmi.inversion.pixel_generator import generator_of
 from jaxpmi.inversion.pixel_generator import redraw_first_layer
 from jaxpmi.inversion.solver import Solution
 from jaxpmi.models.blockwise import BlockwiseModel
@@ -56,8 +56,7 @@ def init_fast_inversion(
 
     `variables` are of the teacher.
     """
-    sizes = {"latent_dim": config.latent_dim, "channels": config.channels}
-    generator = init_pixel_generator(key, image_shape, mean=mean, **sizes)
+    generator = generator_of(config, key, image_shape, mean)
     statistics = jax.tree.map(jnp.zeros_like, variables.batch_stats)
     opt_state = _meta_optimiser(config).init(generator)
     return FastState(generator, opt_state, statistics, jnp.zeros((), jnp.int32))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpmi.config import ContrastiveInversionConfig
 from jaxpmi.inversion.generator import check_image_size
 from jaxpmi.inversion.generator import decode
 from jaxpmi.models import layers
@@ -49,6 +50,18 @@ def init_pixel_generator(
         params[f"bn{i}"] = {"scale": scale, "bias": jnp.zeros_like(scale)}
     bias = jnp.zeros(image_channels) if mean is None else jax.scipy.special.logit(mean)
     return {**params, "linear_bias": jnp.zeros(grid), "bias": bias}
+
+
+def generator_of(
+    config: ContrastiveInversionConfig,
+    key: PRNGKey,
+    image_shape: tuple[int, int, int],
+    mean: jax.Array,
+) -> Params:
+    """`init_pixel_generator` of the sizes that CMI or FastDFKD is configured with."""
+    return init_pixel_generator(
+        key, image_shape, latent_dim=config.latent_dim, channels=config.channels, mean=mean
+    )
 
 
 def redraw_first_layer(params: Params, key: PRNGKey) -> Params:
