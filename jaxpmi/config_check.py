@@ -7,6 +7,8 @@ import math
 
 from jaxpmi.config import Config
 from jaxpmi.config import FullModelConfig
+from jaxpmi.config_check_data import check_areas
+from jaxpmi.config_check_data import check_data
 from jaxpmi.config_ranges import find_range
 from jaxpmi.config_types import Leaf
 from jaxpmi.config_types import check_types
@@ -42,7 +44,7 @@ def validate(config: Config, num_devices: int = 1) -> None:
             f"{', '.join(JOB_METHODS[config.job])}."
         )
     _check_weights(config)
-    _check_data(config)
+    check_data(config.data)
     _check_training(config)
     if config.job == "continual":
         _check_continual(config)
@@ -61,35 +63,6 @@ def _check_range(leaf: Leaf) -> None:
             raise ValueError(f"{leaf.path}={leaf.value} is not a finite number; give one.")
         if allowed is not None and value is not None and value not in allowed:
             raise ValueError(f"{leaf.path}={leaf.value} is out of range; expected {allowed}.")
-
-
-def _check_data(config: Config) -> None:
-    data = config.data
-    if data.source in ("npz", "folder") and data.path is None:
-        what = "the .npz file" if data.source == "npz" else "a folder of class folders"
-        raise ValueError(f"data.source='{data.source}' needs data.path, {what}; set it.")
-    if data.source in ("embedded", "coloured_digits") and data.path is not None:
-        raise ValueError(
-            f"data.path='{data.path}' is not read by data.source='{data.source}'; set data.source "
-            "to npz, folder or tfds."
-        )
-    order = data.class_order or ()
-    twice = sorted({label for label in order if order.count(label) > 1})
-    if twice:
-        raise ValueError(
-            f"data.class_order names class {twice[0]} more than once; every class may come once."
-        )
-    _check_areas("data.augment.crop_scale", data.augment.crop_scale)
-    if (data.mean is None) != (data.std is None):
-        raise ValueError(
-            f"data.mean={data.mean} and data.std={data.std} must be given together; set both or "
-            "neither."
-        )
-    if data.mean is not None and (len(data.mean) != len(data.std) or len(data.mean) not in (1, 3)):
-        raise ValueError(
-            f"data.mean has {len(data.mean)} and data.std {len(data.std)} value(s); give one per "
-            "channel in both, 1 for grey or 3 for RGB images."
-        )
 
 
 def _check_continual(config: Config) -> None:
@@ -122,7 +95,7 @@ def _check_synthesis(config: Config) -> None:
             "method='adaptive_deep_inversion' needs deep_inversion.competition_weight above 0; "
             "raise it, or use method='deep_inversion'."
         )
-    _check_areas("deep_inversion.crop_scale", settings.crop_scale)
+    check_areas("deep_inversion.crop_scale", settings.crop_scale)
     if config.method in ("cmi", "fast_dfkd"):
         _check_contrastive_inversion(config)
     if config.job == "distill":
@@ -181,7 +154,7 @@ def _check_contrastive_inversion(config: Config) -> None:
             f"batch_size={settings.batch_size}; use "
             f"{_nearest(settings.bank_size, settings.batch_size)}."
         )
-    _check_areas("contrastive_inversion.local_scale", settings.local_scale)
+    check_areas("contrastive_inversion.local_scale", settings.local_scale)
 
 
 def _check_student(config: Config) -> None:
@@ -192,11 +165,6 @@ def _check_student(config: Config) -> None:
             f"distill.warmup_steps={settings.warmup_steps} leaves none of the student's "
             f"rounds * steps_per_round = {total} steps for the cosine; use fewer."
         )
-
-
-def _check_areas(path: str, areas: tuple[float, float] | None) -> None:
-    if areas is not None and areas[0] > areas[1]:
-        raise ValueError(f"{path}={areas} must ascend; give the smallest area first.")
 
 
 def _check_clip(config: Config) -> None:

@@ -123,7 +123,7 @@ COMMANDS = [
     ("CONFIG --data.class-order 0 1 2", "class_order lacks 3; it must hold each of 0..3 once"),
     ("CONFIG --data.class-order 0 1 2 3 4", "class_order has the unknown class(es) 4"),
     ("CONFIG --data.num-tasks 3", "4 classes cannot be split into 3 tasks"),
-    ("CONFIG --data.num-tasks 4", "4 classes cannot be split into 4 tasks of equal size and two"),
+    ("CONFIG --data.num-tasks 4", "4 classes cannot be split into 4 tasks of equal size and at"),
     ("CONFIG --data.first-task-classes 3", "choose another first_task_classes"),
     ("CONFIG --data.num-classes 9", "num_classes=9 does not fit data set 'data'"),
     ("CONFIG --data.augment.crop-scale 1 0.9", "crop_scale=(1.0, 0.9) must ascend; give the"),

@@ -163,7 +163,7 @@ def test_missing_file(tmp_path):
         (
             "--data.source zip",
             "--data.source got 'zip'; expected one of 'embedded', 'coloured_digits', 'tfds', "
-            "'folder', 'npz'.",
+            "'folder', 'npz', 'digit_scenes', 'voc', 'cityscapes'.",
         ),
         ("--data.mean a b", "--data.mean got 'a' 'b'; expected numbers in a tuple or None."),
         (
@@ -196,6 +196,12 @@ def test_defaults_of_every_method_are_valid():
         validate(Config(method=method), num_devices=8)
 
 
+def test_scenes_may_be_learnt_one_class_or_domain_at_a_time():
+    data = DataConfig(source="digit_scenes", first_task_classes=1, num_tasks=10)
+    validate(Config(data=data))
+    validate(Config(data=dataclasses.replace(data, scene_tasks="domains", num_tasks=4)))
+
+
 def test_every_number_has_a_range():
     kinds = {leaf.path: config_types.describe(leaf.kind) for leaf in config_types.leaves(Config())}
     numbers = [path for path, kind in kinds.items() if "number" in kind]
@@ -216,6 +222,8 @@ OUT_OF_RANGE = [
     ("data.image_size", 0),
     ("data.image_padding", -1),
     ("data.class_order", (0, -1)),
+    ("data.scene_size", (32, 0)),
+    ("data.digit_scenes.num_digits", 0),
     ("data.test_fraction", 0.0),
     ("data.test_fraction", 1.0),
     ("data.augment.crop_padding", -2),
@@ -245,6 +253,13 @@ OUT_OF_RANGE = [
 ]
 
 
+NOT_FOR_SCENES = {
+    "image_size": 32,
+    "image_padding": 2,
+    "rgb": True,
+    "num_classes": 5,
+    "class_names": "names.txt",
+}
 PIXEL_TERMS = {
     "inversion.full_model.pixel_statistics_weight": 0.5,
     "inversion.full_model.spectrum_weight": 0.5,
@@ -277,6 +292,31 @@ def test_not_finite(value):
         (
             {"data.path": "a.npz", "data.source": "coloured_digits"},
             "is not read by data.source='coloured_digits'; set",
+        ),
+        (
+            {"data.path": "a", "data.source": "digit_scenes"},
+            "is not read by data.source='digit_scenes'; set data.source to voc or cityscapes",
+        ),
+        ({"data.source": "voc"}, "data.source='voc' needs data.path, the folder of JPEGImages/"),
+        ({"data.source": "cityscapes"}, "needs data.path, the folder of leftImg8bit/ and gtFine/"),
+        *(
+            (
+                {"data.source": "digit_scenes", f"data.{name}": value},
+                f"data.{name}={value!r} is not read by data.source='digit_scenes'; set it to",
+            )
+            for name, value in NOT_FOR_SCENES.items()
+        ),
+        (
+            {"data.source": "digit_scenes", "data.augment.crop_scale": (0.5, 1.0)},
+            r"crop_scale=\(0.5, 1.0\) would blend the labels",
+        ),
+        (
+            {"data.source": "voc", "data.path": "a", "data.scene_tasks": "domains"},
+            "data.source='voc' has one domain, so data.scene_tasks='domains' makes no tasks",
+        ),
+        (
+            {"data.source": "cityscapes", "data.path": "a", "data.scene_tasks": "classes"},
+            "data.source='cityscapes' has no background that future classes could be",
         ),
         ({"data.class_order": (2, 0, 2, 1)}, "data.class_order names class 2 more than once"),
         ({"data.mean": (0.5,)}, r"data.mean=\(0.5,\) and data.std=None must be given together"),

@@ -13,6 +13,9 @@ from PIL import Image
 from jaxpmi import writers
 from jaxpmi.writers import MetricsWriter
 from jaxpmi.writers import Progress
+from jaxpmi.writers.pictures import HEADER
+from jaxpmi.writers.pictures import MARGIN
+from jaxpmi.writers.scene_pictures import label_colours
 
 
 class Terminal(io.StringIO):
@@ -249,6 +252,44 @@ def test_image_grid_shows_every_image_where_it_belongs(tmp_path, size, channels)
     assert row_of[10] < row_of[40] == row_of[120]
     assert found[10][1] < found[30][1] < found[130][1] < found[140][1]
     assert found[10][1] == found[20][1] and found[110][1] == found[130][1]
+
+
+@pytest.mark.parametrize(("size", "channels"), [((32, 32), 1), ((8, 16), 3), ((100, 60), 3)])
+def test_scene_grid_shows_image_truth_and_prediction(tmp_path, size, channels):
+    """Every column of every row is one flat colour, so the picture says what is where."""
+    values, truth, predicted = np.array([60, 70]), np.array([2, 255]), np.array([1, 2])
+
+    def flat(values, *shape):
+        return np.broadcast_to(
+            values.reshape(-1, *(1 for _ in shape)), (len(values), *shape)
+        ).astype(np.uint8)
+
+    names = ["background", "cat", "dog", "unused"]
+    maps = flat(truth, *size), flat(predicted, *size)
+    writers.write_scene_grid(tmp_path / "a.png", flat(values, *size, channels), *maps, names)
+    with Image.open(tmp_path / "a.png") as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    colours = label_colours().astype(int)
+    scale = -(-96 // max(size))
+    height, width = scale * size[0], scale * size[1]
+    rows = [
+        [np.full(3, values[row]), colours[truth[row]], colours[predicted[row]]] for row in range(2)
+    ]
+    for row, expected in enumerate(rows):
+        for column, colour in enumerate(expected):
+            top, left = HEADER + row * (height + MARGIN), MARGIN + column * (width + MARGIN)
+            assert (pixels[top : top + height, left : left + width] == colour).all()
+    legend = pixels[HEADER:, 3 * (width + MARGIN) + MARGIN :]
+    for label in (1, 255):  # these have a swatch; so has 2, which is as white as the paper
+        assert (legend == colours[label]).all(-1).sum() >= 100
+    assert not (legend == colours[3]).all(-1).any()
+
+
+def test_label_colours_tell_21_classes_apart():
+    colours = label_colours()
+    assert colours[0].tolist() == [0, 0, 0] and colours[255].tolist() == [128, 128, 128]
+    assert len({tuple(colour) for colour in colours[[*range(21), 255]].tolist()}) == 22
+    np.testing.assert_array_equal(colours[21], colours[1])
 
 
 @pytest.mark.parametrize("num_tasks", [1, 5, 25])

@@ -11,8 +11,10 @@ from jaxpmi.config.clip import ClipConfig
 from jaxpmi.config.clip import ClipPretrainingConfig
 from jaxpmi.config.clip import ClipTrainConfig
 from jaxpmi.config.clip import NameOnlyConfig
+from jaxpmi.config.data import SCENE_KINDS
 from jaxpmi.config.data import AugmentConfig
 from jaxpmi.config.data import DataConfig
+from jaxpmi.config.data import DigitScenesConfig
 from jaxpmi.config.experiment import Config
 from jaxpmi.config.experiment import ContinualConfig
 from jaxpmi.config.inversion import ContrastiveConfig
@@ -28,6 +30,7 @@ from jaxpmi.config.training import TrainConfig
 from jaxpmi.config.training import VdfdConfig
 
 __all__ = [
+    "SCENE_KINDS",
     "AugmentConfig",
     "ClipConfig",
     "ClipPretrainingConfig",
@@ -37,6 +40,7 @@ __all__ = [
     "ContrastiveConfig",
     "ContrastiveInversionConfig",
     "DataConfig",
+    "DigitScenesConfig",
     "DeepInversionConfig",
     "DistillConfig",
     "FullModelConfig",

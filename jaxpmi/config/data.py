@@ -3,6 +3,19 @@
 import dataclasses
 from typing import Literal
 
+DataSource = Literal[
+    "embedded",  # MNIST-5k, which comes with the package
+    "coloured_digits",  # the same digits in four colours, 40 classes with names
+    "tfds",  # a prepared TensorFlow data set
+    "folder",  # images in one folder per class
+    "npz",  # arrays
+    "digit_scenes",  # scenes (images with a class per pixel) of several embedded digits
+    "voc",  # PASCAL VOC 2012
+    "cityscapes",  # street scenes of 21 cities
+]
+
+SCENE_KINDS = ("digit_scenes", "voc", "cityscapes")  # sources of images with label maps
+
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
@@ -16,23 +29,37 @@ class AugmentConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DigitScenesConfig:
+    """Scenes of several embedded digits, made when they are opened."""
+
+    num_train: int = 2000  # training scenes, of training digits
+    num_test: int = 400  # test scenes, of test digits
+    num_digits: int = 3  # digits of random classes in every scene, nowhere overlapping
+    digit_size: int = 14  # pixels of a digit's side; the digits are stored with 28
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Where the images come from and how the classes are split into tasks."""
 
-    source: Literal["embedded", "coloured_digits", "tfds", "folder", "npz"] = "embedded"  # kind of
-    # data set; coloured_digits: the embedded ones in four colours, 40 classes with names
+    source: DataSource = "embedded"  # kind of data set; see DataSource
     name: str = "mnist5k"  # tfds only: data-set name, e.g. cifar100
-    path: str | None = None  # npz: the file; folder: the folder; tfds: the data directory
+    path: str | None = None  # of the file (npz) or folder (folder, tfds, voc, cityscapes)
     image_size: int | None = None  # resize to image_size x image_size pixels; None: as stored
     image_padding: int = 0  # black pixels added to every side, after any resize
     rgb: bool = False  # three equal channels instead of one, where images are grey
     num_classes: int | None = None  # use only the first num_classes labels; None: all
-    num_tasks: int = 5  # tasks the classes are split into
-    first_task_classes: int | None = None  # size of a larger first task; None: equal tasks
+    num_tasks: int = 5  # tasks the classes (or the domains of scenes) are split into
+    first_task_classes: int | None = None  # classes (or domains) of a larger first task; None:
+    # equal tasks
     class_names: str | None = None  # text file of one name per line, or of lines such as
     # "n01443537 goldfish"; None: the data set's own names, with spaces for underscores
-    class_order: tuple[int, ...] | None = None  # explicit class order; None: drawn from the seed
-    test_fraction: float = 0.2  # held out per class where the source has no test split
+    class_order: tuple[int, ...] | None = None  # explicit class (or domain) order; None: drawn from
+    # the seed, of domains as they come; of scenes' classes 0 is the first after the background
+    test_fraction: float = 0.2  # held out per class (city) where the source has no test split
     mean: tuple[float, ...] | None = None  # per channel, of pixels in [0, 1]; None: of task 0
     std: tuple[float, ...] | None = None  # per channel, of pixels in [0, 1]; None: of task 0
     augment: AugmentConfig = AugmentConfig()
+    scene_tasks: Literal["classes", "domains"] = "classes"  # scenes only: what a task adds
+    scene_size: tuple[int, int] = (32, 32)  # scenes only: height and width in pixels
+    digit_scenes: DigitScenesConfig = DigitScenesConfig()

@@ -8,6 +8,11 @@ from jaxpmi.data.image_source import ImageSource
 from jaxpmi.data.image_source import append_classes
 from jaxpmi.data.image_source import relabel
 from jaxpmi.data.image_source import without_images
+from jaxpmi.data.scene_source import IGNORED
+from jaxpmi.data.scene_source import SceneSource
+from jaxpmi.data.scene_sources import open_scenes
+from jaxpmi.data.scene_stream import SceneStream
+from jaxpmi.data.scene_stream import scene_tasks
 from jaxpmi.data.sources import dataset_name
 from jaxpmi.data.sources import open_source
 from jaxpmi.data.stream import PastDataError
@@ -16,8 +21,11 @@ from jaxpmi.data.stream import class_order
 from jaxpmi.data.stream import split_tasks
 
 __all__ = [
+    "IGNORED",
     "ImageSource",
     "PastDataError",
+    "SceneSource",
+    "SceneStream",
     "TaskStream",
     "append_classes",
     "channel_moments",
@@ -26,8 +34,10 @@ __all__ = [
     "epoch_batches",
     "imagenet_class_names",
     "imagenet_labels",
+    "open_scenes",
     "open_source",
     "relabel",
+    "scene_tasks",
     "split_tasks",
     "without_images",
 ]

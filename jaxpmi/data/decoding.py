@@ -46,15 +46,20 @@ def decode_image(data: bytes, channels: int, image_size: int | None, where: str)
             f"{where} has more than 8 bits per pixel (mode {image.mode}); "
             "convert it to an 8-bit grey or RGB image."
         )
-    try:
-        if "transparency" in image.info:  # palette transparency needs this step; alpha is dropped
-            image = image.convert("RGBA")
-        image = image.convert("L" if channels == 1 else "RGB")
-    except Exception as error:  # as above; the pixels are decoded only here
-        raise ValueError(_unreadable(where, error)) from error
+    image = convert(image, "L" if channels == 1 else "RGB", where)
     if image_size is not None:
         image = resize_and_crop(image, image_size)
     return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+def convert(image: "Image.Image", mode: str, where: str) -> "Image.Image":
+    """Decodes the pixels of an opened image in another, or its own, Pillow mode."""
+    try:
+        if "transparency" in image.info and image.mode != mode:  # a palette's needs this step;
+            image = image.convert("RGBA")  # alpha is dropped
+        return image.convert(mode)
+    except Exception as error:  # as above; the pixels are decoded only here
+        raise ValueError(_unreadable(where, error)) from error
 
 
 def decode_images(

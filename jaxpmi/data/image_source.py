@@ -27,24 +27,36 @@ class ImageSource:
 
     def read(self, split: str, indices: np.ndarray) -> np.ndarray:
         """Returns u8[n, H, W, C], the images at `indices` (i32[n]) of a split, pixels 0..255."""
-        if split not in self.labels:
-            raise ValueError(
-                f"data set '{self.name}' has no split '{split}'; use one of {sorted(self.labels)}."
-            )
-        indices = np.asarray(indices)
-        if indices.ndim != 1 or (indices.size and not np.issubdtype(indices.dtype, np.integer)):
-            raise ValueError(
-                f"image indices are {indices.dtype} of shape {indices.shape}; "
-                "expected a 1-D array of integers."
-            )
-        size = len(self.labels[split])
-        outside = indices[(indices < 0) | (indices >= size)]
-        if outside.size:
-            raise ValueError(
-                f"image index {outside[0]} is outside split '{split}' of '{self.name}', "
-                f"which has {size} images."
-            )
-        return self.reader(split, indices.astype(np.int64))
+        return self.reader(split, check_rows(self.name, self.labels, split, indices))
+
+
+def check_rows(
+    name: str, columns: Mapping[str, np.ndarray], split: str, indices: np.ndarray
+) -> np.ndarray:
+    """Returns i64[n], rows of a split of the data set `name`, or raises if there are no such rows.
+
+    Args:
+      name: of the data set, for errors.
+      columns: split -> something of every image, [N].
+      split: one of them.
+      indices: i32[n], each in [0, N).
+    """
+    if split not in columns:
+        raise ValueError(f"data set '{name}' has no split '{split}'; use one of {sorted(columns)}.")
+    indices = np.asarray(indices)
+    if indices.ndim != 1 or (indices.size and not np.issubdtype(indices.dtype, np.integer)):
+        raise ValueError(
+            f"image indices are {indices.dtype} of shape {indices.shape}; "
+            "expected a 1-D array of integers."
+        )
+    size = len(columns[split])
+    outside = indices[(indices < 0) | (indices >= size)]
+    if outside.size:
+        raise ValueError(
+            f"image index {outside[0]} is outside split '{split}' of '{name}', "
+            f"which has {size} images."
+        )
+    return indices.astype(np.int64)
 
 
 def stratified_split(labels: np.ndarray, test_fraction: float) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxpmi.config import SCENE_KINDS
 from jaxpmi.config import DataConfig
 from jaxpmi.data import decoding
 from jaxpmi.data import folder_source
@@ -20,6 +21,11 @@ EMBEDDED_PATH = Path(__file__).with_name("mnist5k.npz")
 
 def open_source(config: DataConfig) -> ImageSource:
     """Opens the data set that `config` names; pixels are read later, by `ImageSource.read`."""
+    if config.source in SCENE_KINDS:
+        raise ValueError(
+            f"data source '{config.source}' has a class per pixel, none per image; open it with "
+            f"open_scenes, or use one of {list(SOURCES)}."
+        )
     if config.source not in SOURCES:
         raise ValueError(f"data source '{config.source}' is unknown; use one of {list(SOURCES)}.")
     decoding.check_image_size(config.image_size)

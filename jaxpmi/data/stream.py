@@ -1,5 +1,6 @@
 """Class order and tasks: what a learner may see of a data set, and when."""
 
+import abc
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,20 +38,21 @@ def class_order(config: DataConfig, num_classes: int, seed: int) -> tuple[int, .
 
 
 def split_tasks(
-    order: Sequence[int], num_tasks: int, first_task_classes: int | None = None
+    order: Sequence[int], num_tasks: int, first_task_classes: int | None = None, least: int = 2
 ) -> Tasks:
     """Cuts a class order into tasks of equal size, the first one of another size if given.
 
-    Every task needs two classes or more: one class alone cannot be told from anything.
+    Every task needs `least` classes or more: one class alone cannot be told from anything, unless
+    it is from the background of its scenes.
     """
     num_classes, first = len(order), first_task_classes
-    if num_tasks not in _task_counts(num_classes, first):
+    valid = _task_counts(num_classes, first, least)
+    if num_tasks not in valid:
         base = "" if first is None else f" after a first task of {first}"
-        valid = _task_counts(num_classes, first)
         advice = f"choose num_tasks from {valid}" if valid else "choose another first_task_classes"
         raise ValueError(
-            f"{num_classes} classes cannot be split into {num_tasks} tasks of equal size and two "
-            f"classes or more{base}; {advice}."
+            f"{num_classes} classes cannot be split into {num_tasks} tasks of equal size and "
+            f"at least {least}{base}; {advice}."
         )
     if first is None:
         first = num_classes // num_tasks
@@ -59,24 +61,131 @@ def split_tasks(
     return tuple(tuple(order[start:end]) for start, end in zip(edges, edges[1:], strict=False))
 
 
-def _task_counts(num_classes: int, first: int | None) -> list[int]:
+def _task_counts(num_classes: int, first: int | None, least: int) -> list[int]:
     """Lists every valid number of tasks."""
     if first is None:
-        return [n for n in range(1, num_classes // 2 + 1) if num_classes % n == 0]
+        return [n for n in range(1, num_classes // least + 1) if num_classes % n == 0]
     rest = num_classes - first
-    if first < 2 or rest < 0:
+    if first < least or rest < 0:
         return []
     if rest == 0:
         return [1]
-    return [1 + n for n in range(1, rest // 2 + 1) if rest % n == 0]
+    return [1 + n for n in range(1, rest // least + 1) if rest % n == 0]
 
 
-class TaskStream:
+class Stream(abc.ABC):
+    """Which task is the current one, and what follows from it for reading, whatever is read.
+
+    `begin` only moves forward, and drops the images of the task before from memory.
+    """
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        class_names: tuple[str, ...],
+        image_shape: tuple[int, int, int],
+        allow_past: bool,
+        cache_bytes: int,
+    ):
+        """Sets the stream before its first task; `class_names` are in order of learning."""
+        self.tasks = tuple(tuple(task) for task in tasks)
+        self.class_names = class_names
+        self.image_shape = image_shape
+        self.allow_past = allow_past
+        self.task = -1  # the current task; -1 before the first `begin`
+        self._cache_bytes = cache_bytes
+        self._cache: np.ndarray | None = None
+
+    @property
+    def num_tasks(self) -> int:
+        """Number of tasks T."""
+        return len(self.tasks)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of all tasks together."""
+        return len(self.class_names)
+
+    @property
+    def seen_classes(self) -> int:
+        """Number of classes learnt up to and including the current task: labels 0..seen-1."""
+        return self.task_classes(self.task).stop if self.task >= 0 else 0
+
+    @abc.abstractmethod
+    def task_classes(self, task: int) -> range:
+        """Returns the (renumbered) labels of a task, which are consecutive."""
+
+    @abc.abstractmethod
+    def _train_rows(self, task: int) -> np.ndarray:
+        """Returns i64[N], where the training images of a task are in the source."""
+
+    @abc.abstractmethod
+    def _read_current(self, rows: np.ndarray) -> np.ndarray:
+        """Returns u8[n, H, W, ...], training images of the current task."""
+
+    def train_size(self, task: int) -> int:
+        """Returns the number of training images of any task, past or future."""
+        self._check_exists(task)
+        return len(self._train_rows(task))
+
+    def begin(self, task: int) -> None:
+        """Makes `task` the current one; a stream never goes back (a resumed run may skip ahead)."""
+        self._check_exists(task)
+        if task < self.task:
+            raise PastDataError(
+                f"task {task} was asked for during task {self.task}; a stream only moves forward."
+            )
+        if task > self.task:
+            self._cache = None
+        self.task = task
+
+    def train_images(self, task: int, indices: np.ndarray | None = None) -> np.ndarray:
+        """Returns u8[n, H, W, C], the current task's training images at `indices`; None: all."""
+        self._check_current(task)
+        if self._cache is None:
+            rows = self._train_rows(task)
+            if len(rows) * self._image_bytes > self._cache_bytes:
+                return self._read_current(pick(rows, indices))
+            self._cache = self._read_current(rows)
+        return pick(self._cache, indices)
+
+    @property
+    def _image_bytes(self) -> int:
+        return int(np.prod(self.image_shape))
+
+    def _check_exists(self, task: int) -> None:
+        if not 0 <= task < self.num_tasks:
+            raise ValueError(f"task {task} does not exist; tasks are 0..{self.num_tasks - 1}.")
+
+    def _check_current(self, task: int) -> None:
+        self._check_exists(task)
+        if task != self.task:
+            raise PastDataError(
+                f"training images of task {task} were asked for during task {self.task}; "
+                "only those of the current task can be read."
+            )
+
+    def _check_past(self) -> None:
+        if not self.allow_past:
+            raise PastDataError(
+                "training images of past tasks were asked for; only the joint upper bound may read "
+                f"them, with {type(self).__name__}(..., allow_past=True)."
+            )
+
+    def _check_seen(self, task: int) -> None:
+        self._check_exists(task)
+        if task > self.task:
+            raise PastDataError(
+                f"test images of task {task} were asked for during task {self.task}; "
+                "future tasks cannot be read."
+            )
+
+
+class TaskStream(Stream):
     """Gives out the images of one task at a time, with labels renumbered in order of learning.
 
     The class learnt first has label 0, and so on. Training images are those of the current task
     only; test images those of every task seen so far. Anything else raises `PastDataError`.
-    `begin` only moves forward, and drops the images of the task before from memory.
     """
 
     def __init__(
@@ -104,70 +213,24 @@ class TaskStream:
                 f"tasks name classes twice or outside 0..{source.num_classes - 1}: {tasks}; "
                 "every class may be in one task only."
             )
-        self.tasks = tuple(tuple(task) for task in tasks)
-        self.class_names = tuple(source.class_names[label] for label in order)
-        self.image_shape = source.image_shape
-        self.allow_past = allow_past
+        class_names = tuple(source.class_names[label] for label in order)
+        super().__init__(tasks, class_names, source.image_shape, allow_past, cache_bytes)
         self.name_only = name_only
-        self.task = -1  # the current task; -1 before the first `begin`
         self._source = source
-        self._cache_bytes = cache_bytes
-        self._cache: np.ndarray | None = None
         position = np.full(source.num_classes, -1, np.int32)
         position[order] = np.arange(len(order), dtype=np.int32)
         self._labels = {split: position[labels] for split, labels in source.labels.items()}
 
-    @property
-    def num_tasks(self) -> int:
-        """Number of tasks T."""
-        return len(self.tasks)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes of all tasks together."""
-        return len(self.class_names)
-
-    @property
-    def seen_classes(self) -> int:
-        """Number of classes learnt up to and including the current task: labels 0..seen-1."""
-        return self.task_classes(self.task).stop if self.task >= 0 else 0
-
     def task_classes(self, task: int) -> range:
         """Returns the (renumbered) labels of a task, which are consecutive."""
-        if not 0 <= task < self.num_tasks:
-            raise ValueError(f"task {task} does not exist; tasks are 0..{self.num_tasks - 1}.")
+        self._check_exists(task)
         start = sum(len(classes) for classes in self.tasks[:task])
         return range(start, start + len(self.tasks[task]))
-
-    def train_size(self, task: int) -> int:
-        """Returns the number of training images of any task, past or future."""
-        return len(self._members("train", self.task_classes(task)))
-
-    def begin(self, task: int) -> None:
-        """Makes `task` the current one; a stream never goes back (a resumed run may skip ahead)."""
-        self.task_classes(task)  # raises on a task that does not exist
-        if task < self.task:
-            raise PastDataError(
-                f"task {task} was asked for during task {self.task}; a stream only moves forward."
-            )
-        if task > self.task:
-            self._cache = None
-        self.task = task
 
     def train_labels(self, task: int) -> np.ndarray:
         """Returns i32[N], the labels of the current task's training images."""
         self._check_current(task)
-        return self._labels["train"][self._members("train", self.task_classes(task))]
-
-    def train_images(self, task: int, indices: np.ndarray | None = None) -> np.ndarray:
-        """Returns u8[n, H, W, C], the current task's training images at `indices`; None: all."""
-        self._check_current(task)
-        if self._cache is None:
-            members = self._members("train", self.task_classes(task))
-            if len(members) * int(np.prod(self.image_shape)) > self._cache_bytes:
-                return self._source.read("train", _pick(members, indices))
-            self._cache = self._source.read("train", members)
-        return _pick(self._cache, indices)
+        return self._labels["train"][self._train_rows(task)]
 
     def seen_train_labels(self) -> np.ndarray:
         """Returns i32[N], the training labels of all tasks so far; needs `allow_past`."""
@@ -175,7 +238,7 @@ class TaskStream:
 
     def seen_train_images(self, indices: np.ndarray | None = None) -> np.ndarray:
         """Returns u8[n, H, W, C], training images of all tasks so far; needs `allow_past`."""
-        return self._source.read("train", _pick(self._seen_train(), indices))
+        return self._source.read("train", pick(self._seen_train(), indices))
 
     def test_labels(self, task: int) -> np.ndarray:
         """Returns i32[N], the labels of the test images of a task seen so far."""
@@ -183,46 +246,39 @@ class TaskStream:
 
     def test_images(self, task: int, indices: np.ndarray | None = None) -> np.ndarray:
         """Returns u8[n, H, W, C], the test images of a task seen so far; None: all."""
-        return self._source.read("test", _pick(self._seen_test(task), indices))
+        return self._source.read("test", pick(self._seen_test(task), indices))
 
     def _members(self, split: str, classes: range) -> np.ndarray:
         labels = self._labels[split]
         return np.flatnonzero((labels >= classes.start) & (labels < classes.stop))
 
+    def _train_rows(self, task: int) -> np.ndarray:
+        return self._members("train", self.task_classes(task))
+
+    def _read_current(self, rows: np.ndarray) -> np.ndarray:
+        return self._source.read("train", rows)
+
     def _check_current(self, task: int) -> None:
-        self.task_classes(task)
+        self._check_exists(task)
         if self.name_only and task == self.num_tasks - 1:
             raise PastDataError(
                 f"training images of task {task} were asked for, whose classes have only a name."
             )
-        if task != self.task:
-            raise PastDataError(
-                f"training images of task {task} were asked for during task {self.task}; "
-                "only those of the current task can be read."
-            )
+        super()._check_current(task)
 
     def _seen_train(self) -> np.ndarray:
-        if not self.allow_past:
-            raise PastDataError(
-                "training images of past tasks were asked for; only the joint upper bound may read "
-                "them, with TaskStream(..., allow_past=True)."
-            )
+        self._check_past()
         last = self.num_tasks - 1
         seen = self.task_classes(last).start if self.name_only else self.num_classes
         return self._members("train", range(0, min(self.seen_classes, seen)))
 
     def _seen_test(self, task: int) -> np.ndarray:
-        classes = self.task_classes(task)
-        if task > self.task:
-            raise PastDataError(
-                f"test images of task {task} were asked for during task {self.task}; "
-                "future tasks cannot be read."
-            )
-        return self._members("test", classes)
+        self._check_seen(task)
+        return self._members("test", self.task_classes(task))
 
 
-def _pick(values: np.ndarray, indices: np.ndarray | None) -> np.ndarray:
-    """Returns values[indices], or all values."""
+def pick(values: np.ndarray, indices: np.ndarray | None) -> np.ndarray:
+    """Returns values[indices], or all values; values are one per image of a task."""
     if indices is None:
         return values
     indices = np.asarray(indices)

@@ -11,6 +11,7 @@ from jaxpmi.writers.pictures import write_image_grid
 from jaxpmi.writers.pictures import write_learning_curve
 from jaxpmi.writers.progress import Progress
 from jaxpmi.writers.report import summary_table
+from jaxpmi.writers.scene_pictures import write_scene_grid
 
 __all__ = [
     "MetricsWriter",
@@ -24,4 +25,5 @@ __all__ = [
     "write_json",
     "write_learning_curve",
     "write_samples_npz",
+    "write_scene_grid",
 ]

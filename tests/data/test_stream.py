@@ -73,7 +73,7 @@ def test_split_tasks(num_classes, num_tasks, first, sizes):
             None,
             r"10 classes cannot be split into 3 tasks .* choose num_tasks from \[1, 2, 5\]",
         ),
-        (10, 10, None, "two classes or more; choose num_tasks from"),
+        (10, 10, None, "at least 2; choose num_tasks from"),
         (10, 0, None, "into 0 tasks"),
         (10, 4, 5, r"after a first task of 5; choose num_tasks from \[2\]"),
         (10, 2, 1, "first task of 1; choose another first_task_classes"),
