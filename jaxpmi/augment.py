@@ -4,6 +4,7 @@ Views are differentiable in the pixels, so training and inversion share them. Tw
 exist: *raw* pixels are 0..255, *normalised* ones are (raw / 255 - mean) / std.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
 from jaxpmi.config import AugmentConfig
+from jaxpmi.types import IGNORED_LABEL
 from jaxpmi.types import PRNGKey
 
 Interpolation = Literal["cubic", "linear"]
@@ -85,6 +87,35 @@ def augment(
     border = _per_channel(border, images, "pad_value")[0]
     one = functools.partial(_augment_one, border=border, config=config, interpolation=interpolation)
     return jax.vmap(one)(images, _image_keys(key, images))
+
+
+def augment_scenes(
+    scenes: jax.Array, key: PRNGKey, config: AugmentConfig, mean: jax.Array, std: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Normalises scenes and draws one random view of each; its label map moves along.
+
+    Args:
+      scenes: u8[B, H, W, C + 1], raw pixels and, as the last channel, labels.
+      key: key[], consumed.
+      config: static; without resized crops, which would blend labels.
+      mean: f32[C], of pixels in [0, 1].
+      std: f32[C].
+
+    Returns:
+      Images f32[B, H, W, C], and labels i32[B, H, W], `IGNORED_LABEL` beyond the scene's border.
+    """
+    if config.crop_scale is not None:
+        raise ValueError(
+            f"crop_scale={config.crop_scale} would blend the labels of scenes; set it to None."
+        )
+    key_place, key_noise = jax.random.split(key)
+    black, _ = pixel_range(mean, std)
+    labels = scenes[..., -1:].astype(jnp.float32)
+    both = jnp.concatenate([normalise(scenes[..., :-1], mean, std), labels], axis=-1)
+    moves = dataclasses.replace(config, noise_std=0.0)
+    both = augment(both, key_place, moves, jnp.append(black, IGNORED_LABEL))
+    images, labels = both[..., :-1], both[..., -1].astype(jnp.int32)
+    return augment(images, key_noise, AugmentConfig(noise_std=config.noise_std)), labels
 
 
 def quarter_turns(images: jax.Array) -> jax.Array:

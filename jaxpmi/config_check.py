@@ -5,6 +5,7 @@ Every error is one sentence: what was got, what was expected, what to do.
 
 import math
 
+from jaxpmi.config import SCENE_KINDS
 from jaxpmi.config import Config
 from jaxpmi.config import FullModelConfig
 from jaxpmi.config_check_data import check_areas
@@ -18,6 +19,8 @@ from jaxpmi.models import MODELS
 INVERSION_METHODS = ("deep_inversion", "pmi")  # these synthesise images by inversion
 GENERATOR_METHODS = ("abd", "r_dfcil")  # these train an image generator
 RECORD_METHODS = ("dfd", "vdfd")  # these keep gradients of old tasks' mean logits
+PIXEL_MODELS = ("encoder_decoder",)  # these give features per pixel, for scenes
+SCENE_METHODS = ("joint", "finetune", *RECORD_METHODS)  # these learn segmentation
 CLIP_METHODS = ("joint", "finetune", "pmi")  # these can train CLIP's adapters
 SYNTHESIS_METHODS = ("noise", "deep_inversion", "adaptive_deep_inversion", "cmi", "fast_dfkd")
 JOB_METHODS = {
@@ -67,6 +70,8 @@ def _check_range(leaf: Leaf) -> None:
 
 def _check_continual(config: Config) -> None:
     _check_clip(config)
+    if config.data.source in SCENE_KINDS:
+        _check_segmentation(config)
     if config.method in INVERSION_METHODS + GENERATOR_METHODS:
         _check_replay(config)
     if config.method in INVERSION_METHODS:
@@ -75,14 +80,38 @@ def _check_continual(config: Config) -> None:
         _check_class_graph(config)
 
 
+def _check_segmentation(config: Config) -> None:
+    if config.method not in SCENE_METHODS:
+        raise ValueError(
+            f"method='{config.method}' is not made for data.source='{config.data.source}', whose "
+            f"pixels have labels; use one of {', '.join(SCENE_METHODS)}."
+        )
+    if config.model.name == "clip":
+        raise ValueError(
+            f"model.name='clip' gives no feature per pixel, which data.source="
+            f"'{config.data.source}' needs; use 'encoder_decoder'."
+        )
+    if config.losses.vdfd.self_supervision:
+        raise ValueError(
+            "losses.vdfd.self_supervision=True turns images, which is not made for scenes "
+            f"(data.source='{config.data.source}'); set it to False."
+        )
+
+
 def _check_synthesis(config: Config) -> None:
     """The jobs of one network, by which images are synthesised."""
+    if config.data.source in SCENE_KINDS:
+        raise ValueError(
+            f"data.source='{config.data.source}' has a label per pixel, which job='{config.job}' "
+            "cannot use; choose a source of labelled images, or job='continual'."
+        )
     student = config.distill.student.name
+    usable = [name for name in MODELS if name not in PIXEL_MODELS]
     for path, name in (("model.name", config.model.name), ("distill.student.name", student)):
-        if name not in MODELS:
+        if name not in usable:
             raise ValueError(
                 f"{path}='{name}' is not made for job='{config.job}'; use one of "
-                f"{', '.join(MODELS)}."
+                f"{', '.join(usable)}."
             )
     settings = config.deep_inversion
     if len(settings.stage_scales) != len(settings.stage_steps) or not settings.stage_steps:

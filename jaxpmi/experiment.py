@@ -6,11 +6,13 @@ from typing import Any
 from jaxpmi.applications.distill import DISTILL
 from jaxpmi.applications.invert import INVERT
 from jaxpmi.applications.prune import PRUNE
+from jaxpmi.config import SCENE_KINDS
 from jaxpmi.config import Config
 from jaxpmi.config_check import validate
 from jaxpmi.continual.clip_start import PRETRAINED
 from jaxpmi.continual.loop import CLASS_INCREMENTAL
 from jaxpmi.continual.loop import CLIP
+from jaxpmi.continual.loop import SEGMENTATION
 from jaxpmi.phases import System
 from jaxpmi.session import Session
 from jaxpmi.session import finished_summary
@@ -40,4 +42,6 @@ def run(config: Config) -> dict[str, Any]:
 def _system(config: Config) -> System:
     if config.job != "continual":
         return JOBS[config.job]
+    if config.data.source in SCENE_KINDS:
+        return SEGMENTATION
     return CLIP if config.model.name == "clip" else CLASS_INCREMENTAL

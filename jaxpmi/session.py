@@ -170,6 +170,7 @@ def _check_workdir(workdir: Path, config: Config) -> None:
 
 
 def _table(summary, workdir):
-    names = ("summary.json", summary.get("network_file"), "metrics.jsonl", "accuracy.png", "images")
-    paths = [workdir / name for name in (*names, "checkpoints") if name]
+    names = ("summary.json", summary.get("network_file"), "metrics.jsonl")
+    names += ("accuracy.png", "miou.png", "images", "checkpoints")
+    paths = [workdir / name for name in names if name]
     return summary_table(summary, [str(path) for path in paths if path.exists()])

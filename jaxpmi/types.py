@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import jax
 
+IGNORED_LABEL = 255  # in a label map, of pixels that count nowhere
+
 Params = Any  # pytree of f32 arrays
 PRNGKey = jax.Array  # key[], from jax.random.key
 

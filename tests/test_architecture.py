@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "sharding": set(),
     "augment": {"config", "types"},
     "checkpoint": set(),
-    "writers": set(),
+    "writers": {"types"},
     "accounting": set(),
     "phases": {"config", "accounting"},
     "config_types": set(),

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import tiny_run
 
+from jaxpmi.config import SCENE_KINDS
 from jaxpmi.config_check import RECORD_METHODS
 from jaxpmi.config_check import validate
 from jaxpmi.config_file import load_config
 from jaxpmi.continual.loop import task_plan
+from jaxpmi.continual.segmentation import begin_segmentation
 from jaxpmi.continual.start import initial_state
 from jaxpmi.continual.start import open_run
 from jaxpmi.models import MODELS
@@ -20,7 +22,9 @@ ROOT = Path(__file__).parents[1]
 PATHS = sorted((ROOT / "configs").glob("*.py"))
 # Those of CLIP run in tests/continual/test_clip_loop.py, those of jobs in tests/applications.
 JOBS = [path for path in PATHS if load_config(path).job != "continual"]
-CLASSIFIERS = [path for path in PATHS if not path.stem.startswith("clip_") and path not in JOBS]
+SEGMENTERS = [path for path in PATHS if load_config(path).data.source in SCENE_KINDS]
+OTHERS = [*JOBS, *SEGMENTERS]
+CLASSIFIERS = [path for path in PATHS if not path.stem.startswith("clip_") and path not in OTHERS]
 RECORDERS = [path for path in CLASSIFIERS if load_config(path).method in RECORD_METHODS]
 INVERTERS = [path for path in CLASSIFIERS if path not in RECORDERS]
 
@@ -57,13 +61,12 @@ def write_data(path, num_classes, *image_shape):
     np.savez(path, **arrays)
 
 
-def run_first_phases(config, num_phases=2):
+def run_first_phases(run, state, num_phases=2):
     """The last state of a run, and the scalars of each phase, without anything being written.
 
     Of the second task these are the first `num_phases` phases.
     """
-    run, order = open_run(config)
-    state, scalars = initial_state(run, order), {}
+    scalars = {}
     for task, count in ((0, None), (1, num_phases)):
         run.stream.begin(task)
         for index, (name, phase) in enumerate(task_plan(run, task)[:count]):
@@ -74,6 +77,12 @@ def run_first_phases(config, num_phases=2):
             for tick in phase(run, state):
                 state, scalars[name] = tick.state, {**tick.scalars, "steps": tick.total}
     return state, scalars
+
+
+def begin(config):
+    """The run and its first state."""
+    run, order = open_run(config)
+    return run, initial_state(run, order)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -104,7 +113,7 @@ def small_config(path, folder, *options):
 def test_two_steps_and_one_record(path, tmp_path, monkeypatch):
     tiny_run.set_up(monkeypatch)
     config, _ = small_config(path, tmp_path, "--data.class-order=None")
-    state, scalars = run_first_phases(config)
+    state, scalars = run_first_phases(*begin(config))
     terms = scalars["train:all"]
     assert terms["steps"] == 2 and np.isfinite(list(terms.values())).all()
     assert {"cross_entropy", "drift", "log_determinant", "squared_drift"} <= set(terms)
@@ -112,11 +121,30 @@ def test_two_steps_and_one_record(path, tmp_path, monkeypatch):
     assert recorded[0] == CLASSES and not recorded[1:].any()
 
 
+@pytest.mark.parametrize("path", SEGMENTERS, ids=lambda path: path.stem)
+def test_two_steps_and_one_record_of_scenes(path, monkeypatch):
+    """On small scenes of digits, whatever the config's are; their files are read in tests/data."""
+    tiny_run.set_up(monkeypatch)
+    small = """--data.source digit_scenes --data.path None --data.mean None --data.std None
+      --data.scene-size 16 16 --data.digit-scenes.num-train 8 --data.digit-scenes.num-test 8
+      --data.digit-scenes.num-digits 4 --data.digit-scenes.digit-size 8 --data.class-order None
+      --data.first-task-classes None --data.num-tasks 2 --model.width 2 --train.epochs 2
+      --train.batch-size 8"""
+    config = load_config(path, small.split())
+    validate(config)
+    state, scalars = run_first_phases(*begin_segmentation(config))
+    terms = scalars["train:all"]
+    assert terms["steps"] == 2 and np.isfinite(list(terms.values())).all()
+    assert {"cross_entropy", "drift", "log_determinant", "squared_drift"} <= set(terms)
+    recorded = state.records.class_mask.sum(1)
+    assert recorded[0] == (11 if config.data.scene_tasks == "domains" else 6) and not recorded[1]
+
+
 @pytest.mark.parametrize("path", INVERTERS, ids=lambda path: path.stem)
 def test_two_steps_and_one_inversion(path, tmp_path, monkeypatch):
     tiny_run.set_up(monkeypatch)  # on one device
     config, image_shape = small_config(path, tmp_path)
-    state, scalars = run_first_phases(config)
+    state, scalars = run_first_phases(*begin(config))
     assert scalars["train:all"]["steps"] == 2
     assert np.isfinite(list(scalars["train:all"].values())).all()
     assert scalars["invert"]["final_loss"] <= scalars["invert"]["initial_loss"]

@@ -24,6 +24,8 @@ class TrainConfig:
     optimiser: Literal["sgd", "adam", "adamw"] = "sgd"  # SGD with momentum, Adam (VDFD), or AdamW
     # (transformers)
     learning_rate: float = 0.1  # peak, in the first task
+    later_learning_rate: float | None = None  # peak in later tasks, of all methods but r_dfcil and
+    # pmi; None: the same
     head_learning_rate: float | None = None  # of the classifier where learning_rate is that of the
     # backbone; follows the same schedule. None: the same
     graph_learning_rate: float | None = None  # likewise, of VDFD's class graph
@@ -33,7 +35,8 @@ class TrainConfig:
     # it, and not of gains, biases and embeddings
     head_weight_decay: float | None = None  # sgd, adam: of the classifier; None: weight_decay
     graph_weight_decay: float | None = None  # sgd, adam: of VDFD's class graph; None: weight_decay
-    schedule: Literal["cosine", "step"] = "cosine"  # of the learning rate in a phase of all blocks
+    schedule: Literal["cosine", "step", "polynomial"] = "cosine"  # of the learning rate in a phase
+    # of all blocks; polynomial: the share of steps left to the power of 0.9 (segmentation)
     milestones: tuple[float, ...] = (0.4, 0.6)  # step: where the rate falls, as fractions of the
     # phase
     milestone_factor: float = 0.1  # step: by what it is multiplied there
@@ -46,10 +49,14 @@ class VdfdConfig:
 
     drift_weight: float = 10.0  # lambda: of the penalty, a sum over old tasks
     rank: int = 1  # singular vectors kept per tensor of the backbone
+    record_images: int | None = None  # of a task, evenly spaced, that gradients are averaged over;
+    # each takes a backward pass per class. None: all
     gradient_noise: float = 0.0  # variance of the Gaussian noise added to what is kept, before its
     # compression, as a share of the variance of a tensor's entries
     self_supervision: bool = False  # every image in four rotations, and joint classification of
     # class and rotation; what is kept and how classes are predicted stays the same
+    regularised_head: bool = False  # the classifier is held as the backbone is and goes on learning
+    # as a whole (published for segmentation); if not, its columns of old classes rest
     epsilon: float = 1e-3  # vdfd: on the diagonal of the precision matrices
     class_graph: Literal["bottleneck", "residual"] = "bottleneck"  # vdfd: layers of hidden_dim and
     # output_dim (published where the task is given), or two as wide as the features, which are
@@ -83,4 +90,6 @@ class MethodConfig:
     tuning_epochs: float = 0.2  # pmi, r_dfcil: share of epochs that tune all heads at the end
     body_learning_rate: float = 0.05  # pmi: of the phase that trains the backbone
     tuning_learning_rate: float = 0.005  # pmi, r_dfcil: of head tuning
+    background: Literal["unbiased", "plain"] = "unbiased"  # segmentation: a pixel labelled
+    # background is of it or of any old class (MiB), or of it alone
     vdfd: VdfdConfig = VdfdConfig()

@@ -7,7 +7,7 @@ So only the sum K_l(w) f32[n_l] of the weights of every channel is needed (vdfd.
 
     g(w) = sum_l V_l diag(sigma_l) U_l^T K_l(w),    drift d(w) = g(w) - g(w*).
 
-Tensors are a dict by name, such as `models.blockwise.named_tensors` makes. The last axis of a
+Tensors are a dict by name, see `regularised_tensors`. The last axis of a
 tensor is its output channels, whatever it is: of dense and (depthwise) convolution kernels, which
 are averaged over all other axes, and of gains and biases, which have no other. Nothing here knows
 what a batch or a logit is, so it serves predictions per pixel as well.
@@ -22,6 +22,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxpmi.models.blockwise import BlockwiseModel
+from jaxpmi.models.blockwise import named_tensors
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 
@@ -56,6 +58,14 @@ def empty_records(
         classes=jnp.zeros((num_tasks, num_classes), jnp.int32),
         class_mask=per_class,
     )
+
+
+def regularised_tensors(
+    model: BlockwiseModel, backbone: Params, head: jax.Array, *, with_head: bool
+) -> Tensors:
+    """The weights that records are of: the backbone's by name, and "head" f32[D, C] if wanted."""
+    tensors = named_tensors(model, backbone)
+    return {**tensors, "head": head} if with_head else tensors
 
 
 def channel_sums(tensors: Tensors) -> Tensors:

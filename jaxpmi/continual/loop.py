@@ -9,12 +9,14 @@ import numpy as np
 
 from jaxpmi.config import Config
 from jaxpmi.continual import clip_task
+from jaxpmi.continual import segmentation
 from jaxpmi.continual import task as tasks
 from jaxpmi.continual.clip_start import initial_clip_state
 from jaxpmi.continual.clip_start import open_clip_run
 from jaxpmi.continual.clip_state import ClipRun
 from jaxpmi.continual.clip_state import ClipState
 from jaxpmi.continual.run import Run
+from jaxpmi.continual.run import class_masks
 from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.start import fresh_auxiliary
 from jaxpmi.continual.start import fresh_network
@@ -29,6 +31,9 @@ from jaxpmi.phases import Tick
 from jaxpmi.writers import write_accuracy_plot
 from jaxpmi.writers import write_image_grid
 from jaxpmi.writers import write_samples_npz
+from jaxpmi.writers import write_scene_grid
+
+SCENES_DRAWN = 8  # test scenes in a picture
 
 
 def task_plan(run: Run, task: int) -> list[tuple[str, PhaseFn]]:
@@ -46,7 +51,8 @@ def task_plan(run: Run, task: int) -> list[tuple[str, PhaseFn]]:
         plan.append(("remember", tasks.remember_phase))
     if run.method.keeps_records:
         plan.append(("record", tasks.record_phase))
-    plan.append(("evaluate", tasks.evaluate_phase))
+    judge = segmentation.evaluate_phase if run.label_maps else tasks.evaluate_phase
+    plan.append(("evaluate", judge))
     return plan
 
 
@@ -104,11 +110,36 @@ def draw_replay(run: Run, state: ContinualState | ClipState, phase: str, folder:
     return ""
 
 
+def draw_scenes(run: Run, state: ContinualState, phase: str, folder: Path) -> str:
+    """Writes some test scenes of what is seen so far, with their true and predicted labels."""
+    if phase != "evaluate":
+        return ""
+    task, stream = int(state.task), run.stream
+    last = stream.seen_test_size() - 1
+    scenes = stream.seen_test_images(np.unique(np.linspace(0, last, SCENES_DRAWN).astype(int)))
+    images, truth = scenes[..., :-1], scenes[..., -1]
+    seen = sum(class_masks(stream, task))
+    moments = state.mean, state.std
+    predicted = segmentation.predict_labels(state.network, images, seen, *moments, model=run.model)
+    predicted = np.asarray(predicted, np.uint8)
+    write_scene_grid(folder / f"task{task}.png", images, truth, predicted, stream.class_names)
+    return ""
+
+
+def plot_mious(summary: dict[str, Any], folder: Path) -> None:
+    """Writes miou.png."""
+    _plot(summary, "miou_matrix", folder / "miou.png", measure="mean IoU")
+
+
 def plot_accuracy(summary: dict[str, Any], folder: Path) -> None:
     """Writes accuracy.png."""
-    matrix = np.asarray(summary["accuracy_matrix"], float)
+    _plot(summary, "accuracy_matrix", folder / "accuracy.png", measure="accuracy")
+
+
+def _plot(summary, name, path, *, measure):
+    matrix = np.asarray(summary[name], float)
     title = f"{summary['method']} on {summary['dataset']}, seed {summary['seed']}"
-    write_accuracy_plot(folder / "accuracy.png", matrix, title)
+    write_accuracy_plot(path, matrix, title, measure=measure)
 
 
 def _begin_run(config: Config) -> tuple[Run, ContinualState]:
@@ -138,6 +169,10 @@ def _num_tasks(run: Run) -> int:
 CLASS_INCREMENTAL = System(
     _begin_run, _num_tasks, _begin_task, draw_replay, summarise_run, plot_accuracy
 )
+SEGMENTATION = System(
+    segmentation.begin_segmentation, _num_tasks, _begin_task, draw_scenes,
+    segmentation.summarise_segmentation, plot_mious,
+)  # fmt: skip
 CLIP = System(
     _begin_clip_run, _num_tasks, _begin_clip_task, draw_replay, summarise_clip_run, plot_accuracy
 )

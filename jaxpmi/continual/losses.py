@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxpmi.types import IGNORED_LABEL
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 
@@ -56,6 +57,44 @@ def masked_cross_entropy(
         return losses.mean()
     weights = class_weights[labels]
     return (weights * losses).sum() / jnp.maximum(weights.sum(), 1e-12)
+
+
+def pixel_cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    seen_mask: jax.Array,
+    old_mask: jax.Array,
+    *,
+    background: Literal["unbiased", "plain"],
+) -> jax.Array:
+    """Mean cross-entropy over the pixels of label maps, for segmentation.
+
+    In the scenes of a task, pixels of old classes are labelled 0, background. "unbiased" takes the
+    label at its word: such a pixel is background or of any old class, so that their probabilities
+    add up (Cermelli et al., "Modeling the Background", CVPR 2020, eq. 5). Without old classes that
+    is the plain cross-entropy.
+
+    Args:
+      logits: f32[B, H, W, C].
+      labels: i32[B, H, W]; pixels of `IGNORED_LABEL` do not count.
+      seen_mask: [C], the classes that compete.
+      old_mask: [C], classes of earlier tasks.
+      background: "plain" to take old classes' pixels for background.
+
+    Returns:
+      f32[]; 0 if no pixel counts.
+    """
+    labels = labels.reshape(-1)
+    log_probabilities = _masked_log_softmax(logits.reshape(-1, logits.shape[-1]), seen_mask)
+    # A sum over classes: XLA:CPU gathers slowly, and the gradient would scatter.
+    chosen = labels[:, None] == jnp.arange(logits.shape[-1])[None]
+    own = jnp.where(chosen, log_probabilities, 0.0).sum(1)
+    if background == "unbiased":
+        either = (jnp.asarray(old_mask) > 0).at[0].set(True)
+        either = jax.nn.logsumexp(jnp.where(either[None], log_probabilities, -1e9), axis=1)
+        own = jnp.where(labels == 0, either, own)
+    counted = labels != IGNORED_LABEL
+    return -jnp.where(counted, own, 0.0).sum() / jnp.maximum(counted.sum(), 1)
 
 
 def head_cross_entropy(

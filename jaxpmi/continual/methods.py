@@ -29,16 +29,17 @@ class Views(NamedTuple):
     Teacher fields come from the network frozen before this task and carry no gradient.
     """
 
-    labels: jax.Array  # i32[B], of the real images of the new classes
+    labels: jax.Array  # i32[B], of the real images of the new classes; of scenes i32[B, H, W]
     replay_labels: jax.Array  # i32[R]
-    features: jax.Array  # f32[B, D]; of a phase with rotations [4B, D], an image's four adjacent
+    features: jax.Array  # f32[B, D]; of a phase with rotations [4B, D], an image's four adjacent;
+    # of scenes f32[B, H, W, D]
     replay_features: jax.Array  # f32[R, D]
     teacher_features: jax.Array  # f32[B, D]
     teacher_replay_features: jax.Array  # f32[R, D]
     head: jax.Array  # f32[D, C]
     teacher_head: jax.Array  # f32[D, C]
     auxiliary: Any  # what is trained beside the network; see `start.fresh_auxiliary`
-    tensors: dict[str, jax.Array]  # the backbone's weights by name; {} where there are no records
+    tensors: dict[str, jax.Array]  # the weights that records are of; {} where there are none
     records: GradientRecords | tuple[()]  # of old tasks
     new_mask: jax.Array  # f32[C], classes of this task
     old_mask: jax.Array  # f32[C], classes of the tasks before
@@ -76,7 +77,7 @@ class Phase:
     learning_rate: float
     milestones: tuple[float, ...] = ()  # fractions of the phase at which the rate falls
     milestone_factor: float = 0.1  # by what it is multiplied there
-    schedule: Literal["cosine", "step"] = "step"
+    schedule: Literal["cosine", "step", "polynomial"] = "step"
     warmup_steps: int = 0  # in which the rate rises to its peak, before the schedule
     trainable: Literal["all", "body", "last_block", "head"] = "all"  # body: all but the stem
     new_columns_only: bool = False  # freeze the head's columns of old classes
@@ -109,10 +110,16 @@ class Method:
 
 
 def classification(views: Views, config: MethodConfig) -> Terms:
-    """Cross-entropy over all seen classes on real images."""
-    del config
+    """Cross-entropy over all seen classes on real images, or on all pixels of scenes."""
     logits = views.features @ views.head
-    return {"cross_entropy": losses.masked_cross_entropy(logits, views.labels, views.seen_mask)}
+    if views.labels.ndim > 1:
+        masks = views.seen_mask, views.old_mask
+        loss = losses.pixel_cross_entropy(
+            logits, views.labels, *masks, background=config.background
+        )
+    else:
+        loss = losses.masked_cross_entropy(logits, views.labels, views.seen_mask)
+    return {"cross_entropy": loss}
 
 
 def lwf(views: Views, config: MethodConfig) -> Terms:
@@ -241,7 +248,12 @@ def tune_head(views: Views, config: MethodConfig) -> Terms:
 
 
 def new_classification(views: Views, config: MethodConfig) -> Terms:
-    """Cross-entropy over the new classes alone; with rotations, over pairs of class and turn."""
+    """Cross-entropy over the new classes alone; with rotations, over pairs of class and turn.
+
+    Of scenes it is over all seen classes, for their background is old classes too.
+    """
+    if views.labels.ndim > 1:
+        return classification(views, config)
     if config.vdfd.self_supervision:
         heads = jnp.concatenate([views.head[None], views.auxiliary["rotated_head"]])
         loss = losses.rotation_cross_entropy(views.features, heads, views.labels, views.new_mask)
@@ -260,7 +272,7 @@ def dfd(views: Views, config: MethodConfig) -> Terms:
 def vdfd(views: Views, config: MethodConfig) -> Terms:
     """VDFD: the same, with drifts weighed by precisions that are learnt (vdfd.md, section 2).
 
-    Nodes are columns of the teacher's head: the network's are the same, and have a gradient.
+    Nodes are columns of the teacher's head, those of the network when the task began.
     """
     settings = config.vdfd
     precisions = drift_penalty.class_precisions(
@@ -314,10 +326,15 @@ def _whole_task(loss, train, learning_rate, *, share=1.0, **options):
     return (Phase("all", loss, share, learning_rate, *schedule, **options),)
 
 
+def _later_task(loss, train, **options):
+    rate = train.later_learning_rate or train.learning_rate
+    return _whole_task(loss, train, rate, **options)
+
+
 def _one_phase(loss, **options):
     def phases(train, config):
         del config
-        return _whole_task(loss, train, train.learning_rate, **options)
+        return _later_task(loss, train, **options)
 
     return phases
 
@@ -325,11 +342,11 @@ def _one_phase(loss, **options):
 def _record_phases(loss):
     def phases(train, config):
         options = {
-            "new_columns_only": True,
+            "new_columns_only": not config.vdfd.regularised_head,
             "rotations": config.vdfd.self_supervision,
             "monitor": squared_drift,
         }
-        return _whole_task(loss, train, train.learning_rate, **options)
+        return _later_task(loss, train, **options)
 
     return phases
 

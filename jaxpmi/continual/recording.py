@@ -1,26 +1,29 @@
 """One pass over the images of the task just learnt, for its record; see `gradient_records`."""
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.augment import normalise
+from jaxpmi.config import VdfdConfig
 from jaxpmi.continual.gradient_records import GradientRecords
 from jaxpmi.continual.gradient_records import Tensors
 from jaxpmi.continual.gradient_records import add_gradient_noise
 from jaxpmi.continual.gradient_records import add_record
 from jaxpmi.continual.gradient_records import logit_gradients
+from jaxpmi.continual.gradient_records import regularised_tensors
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.samples import padded_batches
 from jaxpmi.continual.state import Network
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import forward
-from jaxpmi.models.blockwise import named_tensors
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
+from jaxpmi.types import IGNORED_LABEL
 from jaxpmi.types import PRNGKey
 
 
@@ -29,7 +32,7 @@ def record_task(
     network: Network,
     images: LabelledSamples,
     task: int,
-    classes: range,
+    classes: Sequence[int],
     mean: jax.Array,
     std: jax.Array,
     key: PRNGKey,
@@ -37,9 +40,12 @@ def record_task(
     model: BlockwiseModel,
     mesh: jax.sharding.Mesh,
     batch_size: int,
-    noise: float = 0.0,
+    config: VdfdConfig,
+    label_maps: bool = False,
 ) -> GradientRecords:
     """Adds the record of a task: gradients of its logits, averaged over its images as they are.
+
+    Of scenes they are averaged over all pixels that count (vdfd.md, section 9).
 
     Args:
       records: of the tasks before.
@@ -53,7 +59,8 @@ def record_task(
       model: the backbone.
       mesh: devices that batches are split over.
       batch_size: a multiple of their number; the last batch is padded with images of weight 0.
-      noise: see `add_gradient_noise`.
+      config: of VDFD: which tensors, and how much noise.
+      label_maps: images are scenes, with their label map as the last channel.
 
     Returns:
       The new records.
@@ -63,16 +70,19 @@ def record_task(
     columns[: len(classes)] = classes
     mask = (np.arange(room) < len(classes)).astype(np.float32)
     network, columns, mask, mean, std = replicate((network, columns, mask, mean, std), mesh)
-    count, gradients = len(images.labels), None
-    for samples, _, weights in padded_batches(images, batch_size):
-        batch = shard_batch((samples, weights / np.float32(count)), mesh)
-        part = _batch_gradients(network, *batch, columns, mean, std, model=model)
-        gradients = part if gradients is None else _add(gradients, part)
+    options = {"model": model, "config": config}
+    total = None
+    for samples, _, weights in padded_batches(_some(images, config.record_images), batch_size):
+        batch = shard_batch((samples, weights), mesh)
+        part = _batch_gradients(
+            network, *batch, columns, mean, std, label_maps=label_maps, **options
+        )
+        total = part if total is None else _add(total, part)
     rest = (columns, mask, jnp.asarray(task, jnp.int32), key)
-    return _finish(records, gradients, network.variables.params, *rest, model=model, noise=noise)
+    return _finish(records, *total, network, *rest, **options)
 
 
-@functools.partial(jax.jit, static_argnames="model")
+@functools.partial(jax.jit, static_argnames=("model", "config", "label_maps"))
 def _batch_gradients(
     network: Network,
     images: jax.Array,
@@ -82,23 +92,47 @@ def _batch_gradients(
     std: jax.Array,
     *,
     model: BlockwiseModel,
-) -> Tensors:
-    """The share of a padded batch in the gradients of the mean logits."""
+    config: VdfdConfig,
+    label_maps: bool,
+) -> tuple[Tensors, jax.Array]:
+    """Gradients of the logits summed over a padded batch, and the number of rows f32[]."""
+    if label_maps:
+        counted = images[..., -1] != IGNORED_LABEL
+        images, weights = images[..., :-1], weights[:, None, None] * counted
     x = normalise(images, mean, std)
 
     def sum_logits(params):
-        variables = Variables(params, network.variables.batch_stats)
-        logits = forward(model, variables, x).features @ network.head[:, columns]
-        return jnp.dot(weights, logits, precision=jax.lax.Precision.HIGHEST)
+        backbone, head = params
+        variables = Variables(backbone, network.variables.batch_stats)
+        logits = forward(model, variables, x).features @ head[:, columns]
+        highest = jax.lax.Precision.HIGHEST
+        return jnp.tensordot(weights, logits, axes=weights.ndim, precision=highest)
 
-    params = network.variables.params
-    return logit_gradients(sum_logits, params, named=functools.partial(named_tensors, model))
+    params = network.variables.params, network.head
+    named = functools.partial(_tensors, model=model, config=config)
+    return logit_gradients(sum_logits, params, named=named), weights.sum()
 
 
-@functools.partial(jax.jit, static_argnames=("model", "noise"))
-def _finish(records, gradients, params, columns, mask, task, key, *, model, noise):
-    gradients = add_gradient_noise(gradients, key, noise)
-    return add_record(records, task, gradients, named_tensors(model, params), columns, mask)
+@functools.partial(jax.jit, static_argnames=("model", "config"))
+def _finish(records, gradients, count, network, columns, mask, task, key, *, model, config):
+    gradients = jax.tree.map(lambda gradient: gradient / count, gradients)
+    gradients = add_gradient_noise(gradients, key, config.gradient_noise)
+    tensors = _tensors((network.variables.params, network.head), model=model, config=config)
+    return add_record(records, task, gradients, tensors, columns, mask)
+
+
+def _some(images, most):
+    """At most that many images, evenly spaced; None: all."""
+    count = len(images.labels)
+    if most is None or most >= count:
+        return images
+    rows = np.linspace(0, count - 1, most).astype(np.int64)
+    read = lambda indices: images.read(rows[indices])  # noqa: E731
+    return images._replace(read=read, labels=images.labels[rows])
+
+
+def _tensors(params, *, model, config):
+    return regularised_tensors(model, *params, with_head=config.regularised_head)
 
 
 _add = jax.jit(functools.partial(jax.tree.map, jnp.add))

@@ -10,6 +10,7 @@ import numpy as np
 from jaxpmi.config import Config
 from jaxpmi.continual.methods import Method
 from jaxpmi.continual.state import ContinualState
+from jaxpmi.data.scene_stream import SceneStream
 from jaxpmi.data.stream import TaskStream
 from jaxpmi.models.blockwise import BlockwiseModel
 
@@ -21,8 +22,13 @@ class Run:
     config: Config
     method: Method
     model: BlockwiseModel
-    stream: TaskStream
+    stream: TaskStream | SceneStream
     mesh: jax.sharding.Mesh
+
+    @property
+    def label_maps(self) -> bool:
+        """Whether samples are scenes, with their label map as the last channel."""
+        return isinstance(self.stream, SceneStream)
 
 
 def num_replay_images(config: Config, task: int) -> int:
@@ -34,7 +40,7 @@ def num_replay_images(config: Config, task: int) -> int:
     return math.ceil(wanted / settings.batch_size) * settings.batch_size
 
 
-def class_masks(stream: TaskStream, task: int) -> tuple[jax.Array, jax.Array]:
+def class_masks(stream: TaskStream | SceneStream, task: int) -> tuple[jax.Array, jax.Array]:
     """Masks f32[C] of the classes of `task` and of those before it."""
     classes = np.arange(stream.num_classes)
     new = stream.task_classes(task)

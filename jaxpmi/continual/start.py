@@ -11,6 +11,7 @@ from jaxpmi.config import Config
 from jaxpmi.continual.drift_penalty import fresh_class_graph
 from jaxpmi.continual.drift_penalty import graph_dims
 from jaxpmi.continual.gradient_records import empty_records
+from jaxpmi.continual.gradient_records import regularised_tensors
 from jaxpmi.continual.losses import init_angle_projections
 from jaxpmi.continual.methods import METHODS
 from jaxpmi.continual.run import Run
@@ -34,12 +35,12 @@ from jaxpmi.models import MODELS
 from jaxpmi.models.blockwise import block_input_shapes
 from jaxpmi.models.blockwise import forward
 from jaxpmi.models.blockwise import init_variables
-from jaxpmi.models.blockwise import named_tensors
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
 from jaxpmi.types import Moments
 
-HEAD_STD = 0.001  # of the classifier's initial weights, as in R-DFCIL and PMI
+HEAD_STD = 0.001  # of the classifier's initial weights, as in R-DFCIL and PMI; that of pixels has
+# 1 / sqrt(3 D), PyTorch's default, for the smaller one leaves the backbone without a gradient
 
 
 def open_run(config: Config) -> tuple[Run, tuple[int, ...]]:
@@ -59,8 +60,19 @@ def fresh_network(run: Run, key: jax.Array) -> Network:
     """A network with random weights for the run's images and classes."""
     key_body, key_head = jax.random.split(key)
     variables = init_variables(run.model, key_body, run.stream.image_shape)
-    (dim,) = block_input_shapes(run.model, variables, run.stream.image_shape)[-1]
-    head = HEAD_STD * jax.random.normal(key_head, (dim, run.stream.num_classes))
+    features = block_input_shapes(run.model, variables, run.stream.image_shape)[-1]
+    if (len(features) == 3) != run.label_maps:
+        what, other = "image", "pixel"
+        if run.label_maps:
+            what, other = other, what
+        raise ValueError(
+            f"model.name='{run.config.model.name}' gives a feature per {other}, but the data has "
+            f"a label per {what}; use a model that fits data.source='{run.config.data.source}', "
+            f"such as '{'encoder_decoder' if run.label_maps else 'resnet_small'}'."
+        )
+    *_, dim = features
+    std = (3 * dim) ** -0.5 if run.label_maps else HEAD_STD
+    head = std * jax.random.normal(key_head, (dim, run.stream.num_classes))
     return Network(variables, head)
 
 
@@ -89,7 +101,7 @@ def pixel_moments(run: Run) -> tuple[tuple[float, ...], tuple[float, ...]]:
     mean, std = config.data.mean, config.data.std
     if mean is None or std is None:
         stream.begin(0)
-        measured = channel_moments(stream.train_images(0))
+        measured = channel_moments(stream.train_images(0)[..., : stream.image_shape[-1]])
         mean, std = mean or measured[0], std or measured[1]
     channels = stream.image_shape[-1]
     if len(mean) != channels or len(std) != channels:
@@ -156,17 +168,17 @@ def _empty_records(run, network):
     """Room for a record of every task, if the method keeps any."""
     if not run.method.keeps_records:
         return ()
-    return empty_records(
-        named_tensors(run.model, network.variables.params),
-        num_tasks=run.stream.num_tasks,
-        num_classes=most_classes(run),
-        rank=run.config.losses.vdfd.rank,
+    settings = run.config.losses.vdfd
+    tensors = regularised_tensors(
+        run.model, network.variables.params, network.head, with_head=settings.regularised_head
     )
+    most, num_tasks = most_classes(run), run.stream.num_tasks
+    return empty_records(tensors, num_tasks=num_tasks, num_classes=most, rank=settings.rank)
 
 
 def most_classes(run: Run) -> int:
-    """The most classes that any task has."""
-    return max(len(run.stream.task_classes(t)) for t in range(run.stream.num_tasks))
+    """The most classes that the labels of any task tell apart."""
+    return max(len(run.stream.labelled_classes(t)) for t in range(run.stream.num_tasks))
 
 
 def _check_records(run, feature_dim):

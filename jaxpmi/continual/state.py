@@ -68,6 +68,7 @@ class ContinualState:
     phase: jax.Array  # i32[]
     step: jax.Array  # i32[]
     records: GradientRecords | tuple[()] = ()  # of the tasks learnt, with VDFD and DFD
+    class_iou: jax.Array | tuple[()] = ()  # f32[T, C] of segmentation, NaN where not measured
 
 
 def merge_moments(a: Moments, num_a: jax.Array, b: Moments, num_b: jax.Array) -> Moments:

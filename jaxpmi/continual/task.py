@@ -58,7 +58,9 @@ def train_phase(run: Run, state: ContinualState, phase: Phase) -> Iterator[Tick]
     steps_per_epoch = math.ceil(len(real.labels) / train.batch_size)
     total = max(round(phase.share * train.epochs * steps_per_epoch), 1)
     rates = phase_learning_rates(phase, total)
-    program = TrainProgram(run.model, phase, train, run.config.losses, run.config.data.augment)
+    program = TrainProgram(
+        run.model, phase, train, run.config.losses, run.config.data.augment, run.label_maps
+    )
     masks = training_masks(run, task)
     data = TaskData(state.teacher, *masks, state.mean, state.std, state.records)
     data = replicate(data, run.mesh)
@@ -199,9 +201,10 @@ def record_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
     """Records the gradients of the task's mean logits in the network just trained."""
     task, config = int(state.task), run.config
     records = record_task(
-        state.records, state.network, training_data(run, task), task, run.stream.task_classes(task),
-        state.mean, state.std, phase_key(state), model=run.model, mesh=run.mesh,
-        batch_size=config.train.batch_size, noise=config.losses.vdfd.gradient_noise,
+        state.records, state.network, training_data(run, task), task,
+        run.stream.labelled_classes(task), state.mean, state.std, phase_key(state),
+        model=run.model, mesh=run.mesh, batch_size=config.train.batch_size,
+        config=config.losses.vdfd, label_maps=run.label_maps,
     )  # fmt: skip
     yield Tick(state.replace(records=records), 1, 1, {}, {}, run.stream.train_size(task))
 
@@ -246,12 +249,13 @@ def begin_task(state: ContinualState, auxiliary: Params) -> ContinualState:
 
 
 def training_data(run, task):
-    """The images that a task trains on."""
-    stream = run.stream
-    if run.method.all_data:
-        return LabelledSamples(stream.seen_train_images, stream.seen_train_labels())
-    read = functools.partial(stream.train_images, task)
-    return LabelledSamples(read, stream.train_labels(task))
+    """The images that a task trains on; scenes have their labels in them, and here zeros."""
+    stream, every = run.stream, run.method.all_data
+    read = stream.seen_train_images if every else functools.partial(stream.train_images, task)
+    if run.label_maps:
+        size = stream.seen_train_size() if every else stream.train_size(task)
+        return LabelledSamples(read, np.zeros(size, np.int32))
+    return LabelledSamples(read, stream.seen_train_labels() if every else stream.train_labels(task))
 
 
 def replay_samples(run, replay):

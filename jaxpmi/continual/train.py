@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from jaxpmi.augment import augment
+from jaxpmi.augment import augment_scenes
 from jaxpmi.augment import normalise
 from jaxpmi.augment import pixel_range
 from jaxpmi.augment import quarter_turns
@@ -24,6 +25,7 @@ from jaxpmi.config import AugmentConfig
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.continual.gradient_records import GradientRecords
+from jaxpmi.continual.gradient_records import regularised_tensors
 from jaxpmi.continual.losses import inverse_count_weights
 from jaxpmi.continual.methods import Phase
 from jaxpmi.continual.methods import Views
@@ -32,10 +34,11 @@ from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_name
 from jaxpmi.models.blockwise import forward
-from jaxpmi.models.blockwise import named_tensors
 from jaxpmi.models.blockwise import update_batch_stats
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
+
+POLYNOMIAL_POWER = 0.9  # as DeepLab and the continual learners of segmentation have it
 
 # Parameters without weight decay. By name: stacked layers give gains and biases a second axis.
 NOT_DECAYED = ("scale", "bias", "class_token", "positions", "tokens", "logit_scale")
@@ -50,6 +53,7 @@ class TrainProgram:
     train: TrainConfig
     losses: MethodConfig
     augment: AugmentConfig
+    label_maps: bool = False  # images are scenes, with their label map as the last channel
 
 
 class Learner(NamedTuple):
@@ -67,8 +71,8 @@ class Chunk(NamedTuple):
     Synthetic images of CLIP may be patch embeddings f32[..., h, w, D] instead.
     """
 
-    images: jax.Array  # u8[S, B, H, W, C], real images of this task
-    labels: jax.Array  # i32[S, B]
+    images: jax.Array  # u8[S, B, H, W, C], real images of this task; scenes have C + 1 channels
+    labels: jax.Array  # i32[S, B]; of scenes without meaning
     replay_images: jax.Array  # u8[S, R, H, W, C]; of zero steps where the phase has no replay
     replay_labels: jax.Array  # i32[S, R]
     learning_rates: jax.Array  # f32[S]
@@ -174,13 +178,16 @@ def trainable_parts(network: Network, auxiliary: Any) -> dict[str, Any]:
 
 
 def phase_learning_rates(phase: Phase, num_steps: int) -> np.ndarray:
-    """The learning rate of every step of a phase, f32[S]: constant, cosine to 0, or steps.
+    """The learning rate of every step of a phase, f32[S]: cosine or polynomial to 0, or steps.
 
     A warm-up comes before, of one step less than the phase at most; milestones stay where they are.
     """
     warmup = min(phase.warmup_steps, num_steps - 1)
     if phase.schedule == "cosine":
         schedule = optax.cosine_decay_schedule(phase.learning_rate, num_steps - warmup)
+    elif phase.schedule == "polynomial":
+        left = num_steps - warmup
+        schedule = optax.polynomial_schedule(phase.learning_rate, 0.0, POLYNOMIAL_POWER, left)
     else:
         edges = {round(m * num_steps) - warmup: phase.milestone_factor for m in phase.milestones}
         schedule = optax.piecewise_constant_schedule(phase.learning_rate, edges)
@@ -242,9 +249,12 @@ def _train_step(learner, batch, task, key, learning_rate, *, program):
 def _losses(parts, learner, batch, task, key, program):
     images, labels, replay_images, replay_labels = batch
     key_real, key_replay = jax.random.split(key)
-    real = normalise(images, task.mean, task.std)
     black, _ = pixel_range(task.mean, task.std)
-    real = augment(real, key_real, program.augment, black)
+    if program.label_maps:
+        real, labels = augment_scenes(images, key_real, program.augment, task.mean, task.std)
+    else:
+        real = normalise(images, task.mean, task.std)
+        real = augment(real, key_real, program.augment, black)
     if program.phase.rotations:
         real = quarter_turns(real)
     replay = None
@@ -257,7 +267,13 @@ def _losses(parts, learner, batch, task, key, program):
     teacher = lambda x: jax.lax.stop_gradient(  # noqa: E731
         forward(program.model, task.teacher.variables, x).features
     )
-    none = jnp.zeros((0, features.shape[1]))
+    none = jnp.zeros((0, features.shape[-1]))
+    tensors = {}
+    if task.records:
+        tensors = regularised_tensors(
+            program.model, parts["backbone"], parts["head"],
+            with_head=program.losses.vdfd.regularised_head,
+        )  # fmt: skip
     views = Views(
         labels=labels,
         replay_labels=jnp.zeros((0,), jnp.int32) if replay is None else replay_labels,
@@ -268,7 +284,7 @@ def _losses(parts, learner, batch, task, key, program):
         head=parts["head"],
         teacher_head=task.teacher.head,
         auxiliary=parts["auxiliary"],
-        tensors=named_tensors(program.model, parts["backbone"]) if task.records else {},
+        tensors=tensors,
         records=task.records,
         new_mask=task.new_mask,
         old_mask=task.old_mask,

@@ -8,7 +8,6 @@ from jaxpmi.data.image_source import ImageSource
 from jaxpmi.data.image_source import append_classes
 from jaxpmi.data.image_source import relabel
 from jaxpmi.data.image_source import without_images
-from jaxpmi.data.scene_source import IGNORED
 from jaxpmi.data.scene_source import SceneSource
 from jaxpmi.data.scene_sources import open_scenes
 from jaxpmi.data.scene_stream import SceneStream
@@ -21,7 +20,6 @@ from jaxpmi.data.stream import class_order
 from jaxpmi.data.stream import split_tasks
 
 __all__ = [
-    "IGNORED",
     "ImageSource",
     "PastDataError",
     "SceneSource",

@@ -16,8 +16,8 @@ from jaxpmi.data.scene_files import AS_STORED
 from jaxpmi.data.scene_files import SceneFile
 from jaxpmi.data.scene_files import check_files
 from jaxpmi.data.scene_files import open_scene_files
-from jaxpmi.data.scene_source import IGNORED
 from jaxpmi.data.scene_source import SceneSource
+from jaxpmi.types import IGNORED_LABEL
 
 CLASSES = {  # name -> its number in *_labelIds.png; its place here is that in *_labelTrainIds.png
     "road": 7,
@@ -120,6 +120,6 @@ def _scene_file(root: Path, image: Path, table: np.ndarray) -> SceneFile:
 
 def _train_ids() -> np.ndarray:
     """Returns u8[256], the class of every number in *_labelIds.png; 255 where there is none."""
-    table = np.full(256, IGNORED, np.uint8)
+    table = np.full(256, IGNORED_LABEL, np.uint8)
     table[list(CLASSES.values())] = np.arange(len(CLASSES))
     return table

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxpmi.data.image_source import check_rows
+from jaxpmi.types import IGNORED_LABEL
 
-IGNORED = 255  # label of a pixel that belongs to no class: neither learnt nor scored
 BATCH = 256  # label maps that are in memory at once while a split is searched for its classes
 
 
@@ -61,12 +61,12 @@ class SceneSource:
         labels = self.label_reader(split, rows).reshape(len(rows), -1)
         shown = np.zeros((len(rows), 256), bool)
         np.put_along_axis(shown, labels.astype(np.int64), True, axis=1)
-        strange = np.argwhere(shown[:, self.num_classes : IGNORED])
+        strange = np.argwhere(shown[:, self.num_classes : IGNORED_LABEL])
         if len(strange):
             row, label = strange[0]
             raise ValueError(
                 f"scene {rows[row]} of split '{split}' of '{self.name}' has the label "
-                f"{label + self.num_classes}; labels are 0..{self.num_classes - 1}, or {IGNORED} "
-                "for pixels to ignore."
+                f"{label + self.num_classes}; labels are 0..{self.num_classes - 1}, or "
+                f"{IGNORED_LABEL} for pixels to ignore."
             )
         return shown[:, : self.num_classes]

@@ -16,13 +16,13 @@ import numpy as np
 
 from jaxpmi.config import DataConfig
 from jaxpmi.data.image_source import shorten
-from jaxpmi.data.scene_source import IGNORED
 from jaxpmi.data.scene_source import SceneSource
 from jaxpmi.data.stream import Stream
 from jaxpmi.data.stream import Tasks
 from jaxpmi.data.stream import class_order
 from jaxpmi.data.stream import pick
 from jaxpmi.data.stream import split_tasks
+from jaxpmi.types import IGNORED_LABEL
 
 
 def scene_tasks(config: DataConfig, source: SceneSource, seed: int) -> Tasks:
@@ -167,7 +167,7 @@ class SceneStream(Stream):
         if self.by == "domains":
             return scenes
         table = np.zeros(256, np.uint8)
-        table[IGNORED] = IGNORED
+        table[IGNORED_LABEL] = IGNORED_LABEL
         for new, label in enumerate(self._order, start=1):
             table[label] = new if new in classes else 0
         return np.concatenate([scenes[..., :-1], table[scenes[..., -1:]]], axis=-1)

@@ -227,6 +227,10 @@ class TaskStream(Stream):
         start = sum(len(classes) for classes in self.tasks[:task])
         return range(start, start + len(self.tasks[task]))
 
+    def labelled_classes(self, task: int) -> range:
+        """Returns the classes that the labels of a task's training images tell apart."""
+        return self.task_classes(task)
+
     def train_labels(self, task: int) -> np.ndarray:
         """Returns i32[N], the labels of the current task's training images."""
         self._check_current(task)

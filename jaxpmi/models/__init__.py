@@ -3,6 +3,7 @@
 import functools
 
 from jaxpmi.models import efficientnet_lite
+from jaxpmi.models import encoder_decoder
 from jaxpmi.models import plain_cnn
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
@@ -15,6 +16,7 @@ MODELS = {
     "preact_resnet18": resnet.preact_resnet18,
     "preact_resnet34": resnet.preact_resnet34,
     "plain_cnn": plain_cnn.plain_cnn,
+    "encoder_decoder": encoder_decoder.encoder_decoder,
     "efficientnet_lite0": efficientnet_lite.efficientnet_lite0,
     "vit_small": vit.vit_small,
     "vit_small_patch7": functools.partial(vit.vit_small, patch_size=7),

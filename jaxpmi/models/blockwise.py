@@ -97,7 +97,10 @@ class Stack:
 
 
 class BlockwiseModel(Protocol):
-    """A backbone: `blocks` from the stem to the one whose output is the feature f32[B, D]."""
+    """A backbone: `blocks` from the stem to the one whose output is the feature f32[B, D].
+
+    That of a network for segmentation is a feature per pixel, f32[B, H, W, D].
+    """
 
     blocks: tuple[Block, ...]
 
@@ -112,7 +115,7 @@ class Variables(NamedTuple):
 class Forward(NamedTuple):
     """Everything one pass through a backbone shows."""
 
-    features: jax.Array  # f32[B, D]
+    features: jax.Array  # f32[B, D], or f32[B, H, W, D] of a network for segmentation
     moments: dict[str, Any]  # batch moments, in the structure of `Variables.batch_stats`
     block_inputs: tuple[Moments, ...]  # moments of every block's input; of a stack, [L, ...]
 
@@ -193,10 +196,10 @@ def init_variables(
         name = block_name(i)
         params[name], batch_stats[name] = block.init(jax.random.fold_in(key, i), shape)
         shape = _output_shape(block, params[name], batch_stats[name], shape)
-    if len(shape) != 1:
+    if len(shape) != 1 and shape[:-1] != tuple(image_shape)[:2]:
         raise ValueError(
             f"the last block of {type(model).__name__} returns {shape} per image, but a feature "
-            "vector (D,) is expected; pool inside the last block."
+            "vector (D,) is expected, or one per pixel (H, W, D); pool inside the last block."
         )
     return Variables(params, batch_stats)
 
@@ -204,7 +207,7 @@ def init_variables(
 def block_input_shapes(
     model: BlockwiseModel, variables: Variables, image_shape: tuple[int, int, int]
 ) -> tuple[tuple[int, ...], ...]:
-    """Per-image shapes of every block's input, and last the feature shape (D,)."""
+    """Per-image shapes of every block's input, and last the feature shape (D,) or (H, W, D)."""
     shapes = [tuple(image_shape)]
     for i, block in enumerate(model.blocks):
         name = block_name(i)

@@ -93,13 +93,16 @@ def write_image_folders(
                 Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, "PNG")
 
 
-def write_accuracy_plot(path: str | os.PathLike, accuracy_matrix: np.ndarray, title: str) -> None:
+def write_accuracy_plot(
+    path: str | os.PathLike, accuracy_matrix: np.ndarray, title: str, *, measure: str = "accuracy"
+) -> None:
     """Writes a PNG: accuracy of every task over time, and the matrix as a heat map with numbers.
 
     Args:
       path: the file.
       accuracy_matrix: f[T, T] in [0, 1], row t after learning task t; NaN where not yet learned.
       title: above both.
+      measure: what the numbers are.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -110,7 +113,7 @@ def write_accuracy_plot(path: str | os.PathLike, accuracy_matrix: np.ndarray, ti
     figure = Figure(figsize=(2 * size + 1.5, size), layout="constrained")
     FigureCanvasAgg(figure)
     curves, heat = figure.subplots(1, 2)
-    _draw_curves(curves, matrix)
+    _draw_curves(curves, matrix, measure)
     _draw_matrix(heat, matrix)
     figure.suptitle(title)
     with replace_file(path) as file:
@@ -149,13 +152,13 @@ def write_learning_curve(
         figure.savefig(file, format="png", dpi=100)
 
 
-def _draw_curves(axes, matrix: np.ndarray) -> None:
+def _draw_curves(axes, matrix: np.ndarray, measure: str) -> None:
     """One line per task from the moment it is learned."""
     num_tasks = len(matrix)
     steps = np.arange(1, num_tasks + 1)
     for task in range(num_tasks):
         axes.plot(steps[task:], 100 * matrix[task:, task], marker="o", label=f"task {task + 1}")
-    axes.set(xlabel="tasks learned", ylabel="accuracy among seen classes, %", ylim=(-3, 103))
+    axes.set(xlabel="tasks learned", ylabel=f"{measure} among seen classes, %", ylim=(-3, 103))
     axes.set_xticks(_ticks(num_tasks) + 1)
     axes.grid(alpha=0.3)
     if num_tasks <= 10:

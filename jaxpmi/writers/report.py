@@ -17,8 +17,9 @@ def summary_table(summary: Mapping[str, Any], paths: Sequence[str] = ()) -> str:
     if "seed" in summary:
         head.append(f"seed {summary['seed']}")
     blocks = [" on ".join(head[:2]) + "".join(f", {text}" for text in head[2:]), _scores(summary)]
-    if "accuracy_matrix" in summary:
-        blocks.append(_matrix(summary["accuracy_matrix"]))
+    for name in ("accuracy_matrix", "miou_matrix"):
+        if name in summary:
+            blocks.append(_matrix(summary[name]))
     seconds = summary.get("seconds", {})
     parts = [f"{name} {_number(value)}" for name, value in seconds.items()]
     blocks += [f"seconds: {', '.join(parts)}"] if parts else []
@@ -31,6 +32,8 @@ def _scores(summary: Mapping[str, Any]) -> str:
     names = {
         "last_accuracy": "last accuracy",
         "average_incremental_accuracy": "average incremental accuracy",
+        "last_miou": "last mean IoU",
+        "average_incremental_miou": "average incremental mean IoU",
         "forgetting": "forgetting",
         "backward_transfer": "backward transfer",
         "task_accuracy": "accuracy with the task given",
@@ -49,7 +52,7 @@ def _scores(summary: Mapping[str, Any]) -> str:
 
 
 def _matrix(matrix: Sequence[Sequence[float | None]]) -> str:
-    """A row per task learned: accuracy on the test images of every task so far."""
+    """A row per task learned: accuracy or mean IoU on the test images of every task so far."""
     num_tasks = len(matrix)
     lines = ["after task " + "".join(f"{f'task {i + 1}':>9}" for i in range(num_tasks))]
     for row, values in enumerate(matrix):

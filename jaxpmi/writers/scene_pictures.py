@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxpmi.types import IGNORED_LABEL
 from jaxpmi.writers.files import replace_file
 from jaxpmi.writers.pictures import BACKGROUND
 from jaxpmi.writers.pictures import FONT_SIZE
@@ -15,7 +16,6 @@ from jaxpmi.writers.pictures import MARGIN
 SCENE_PIXELS = 96  # least size of a scene in the grid; smaller ones are enlarged by whole factors
 SWATCH = 14  # pixels of a colour's square in the legend
 LINE = 20  # pixels from one name of the legend to the next
-IGNORED = 255  # label of a pixel that belongs to no class
 IGNORED_COLOUR = (128, 128, 128)
 # Of label 0, which is most often background, and of labels 1..20, in an order such that the first
 # few differ most: to eyes of full colour vision, and in simulations of protanopia, deuteranopia and
@@ -49,7 +49,7 @@ def label_colours() -> np.ndarray:
     """Returns u8[256, 3], the colour of every label."""
     foreground = np.asarray(COLOURS[1:], np.uint8)
     table = np.concatenate([np.zeros((1, 3), np.uint8), np.resize(foreground, (255, 3))])
-    table[IGNORED] = IGNORED_COLOUR
+    table[IGNORED_LABEL] = IGNORED_COLOUR
     return table
 
 
@@ -75,7 +75,7 @@ def write_scene_grid(
 
     font, colours = ImageFont.load_default(FONT_SIZE), label_colours()
     used = [int(label) for label in np.unique([truth, predicted])]
-    names = ["ignored" if label == IGNORED else str(class_names[label]) for label in used]
+    names = ["ignored" if label == IGNORED_LABEL else str(class_names[label]) for label in used]
     colour_images = np.broadcast_to(images, (*truth.shape, 3))
     grid = _draw_grid([colour_images, colours[truth], colours[predicted]])
     left = grid.shape[1] + 2 * MARGIN

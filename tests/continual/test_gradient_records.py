@@ -13,6 +13,7 @@ from small_network import blobs
 from small_network import fresh_network
 
 from jaxpmi.augment import normalise
+from jaxpmi.config import VdfdConfig
 from jaxpmi.continual import gradient_records as gr
 from jaxpmi.continual.recording import record_task
 from jaxpmi.continual.samples import LabelledSamples
@@ -359,15 +360,16 @@ def network():
     return fresh._replace(variables=blockwise.Variables(params, stats), head=head)
 
 
-def recorded(batch_size, num_devices=1, noise=0.0, task=1):
+def recorded(batch_size, num_devices=1, noise=0.0, task=1, most=None, rows=slice(7)):
     raw, labels = blobs(5, 2)
-    raw, labels = raw[:7], labels[:7]
+    raw, labels = raw[rows], labels[rows]
     tensors = blockwise.named_tensors(MODEL, network().variables.params)
     empty = gr.empty_records(tensors, num_tasks=2, num_classes=3, rank=2)
     images = LabelledSamples(raw.__getitem__, labels)
     return raw, record_task(
         empty, network(), images, task, range(2, 4), MEAN, STD, jax.random.key(0),
-        model=MODEL, mesh=make_mesh(num_devices), batch_size=batch_size, noise=noise,
+        model=MODEL, mesh=make_mesh(num_devices), batch_size=batch_size,
+        config=VdfdConfig(gradient_noise=noise, record_images=most),
     )  # fmt: skip
 
 
@@ -400,6 +402,14 @@ def test_a_record_is_of_all_images_in_evaluation_mode():
 def test_noise_reaches_the_record():
     (_, plain), (_, noisy) = recorded(4), recorded(4, noise=0.5)
     assert np.abs(noisy.scale - plain.scale).max() > 1e-3
+
+
+def test_a_record_may_be_of_some_of_the_images_evenly_spaced():
+    (_, some), (_, few), (_, more) = recorded(3, most=3), recorded(3, rows=[0, 3, 6]), recorded(3)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), some, few)
+    _, same = recorded(3, most=7)
+    jax.tree.map(np.testing.assert_array_equal, same, more)
+    assert np.abs(some.scale - more.scale).max() > 1e-3
 
 
 def test_eight_devices_record_what_one_does():

@@ -88,7 +88,7 @@ def old_records():
     empty = empty_records(tensors, num_tasks=2, num_classes=2, rank=1)
     return record_task(
         empty, network(), LabelledSamples(images.__getitem__, labels), 0, range(2),
-        MEAN, STD, jax.random.key(0), model=MODEL, mesh=make_mesh(1), batch_size=8,
+        MEAN, STD, jax.random.key(0), model=MODEL, mesh=make_mesh(1), batch_size=8, config=SETTINGS,
     )  # fmt: skip
 
 
@@ -242,6 +242,18 @@ def test_rates_fall_by_the_given_factor():
     (phase,) = METHODS["vdfd"].phases(train, MethodConfig())
     want = [1e-2] * 4 + [5e-3] * 2 + [2.5e-3] * 2
     np.testing.assert_allclose(phase_learning_rates(phase, 8), want, rtol=1e-5)
+
+
+def test_rates_fall_to_nothing_by_a_power_and_later_tasks_have_their_own():
+    train = dataclasses.replace(TRAIN, schedule="polynomial", warmup_steps=2)
+    (phase,) = METHODS["vdfd"].phases(train, MethodConfig())
+    want = [0.0, 5e-3, *(1e-2 * (1 - step / 8) ** 0.9 for step in range(8))]
+    np.testing.assert_allclose(phase_learning_rates(phase, 10), want, rtol=1e-5, atol=1e-9)
+    train = dataclasses.replace(TRAIN, later_learning_rate=1e-3)
+    for method in ("finetune", "dfd", "vdfd", "lwf"):
+        (first,) = METHODS[method].first_phases(train, MethodConfig())
+        (later,) = METHODS[method].phases(train, MethodConfig())
+        assert (first.learning_rate, later.learning_rate) == (1e-2, 1e-3)
 
 
 # Rotations (vdfd.md, section 13, item 12).

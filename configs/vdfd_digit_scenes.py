@@ -1,0 +1,60 @@
+"""VDFD for semantic segmentation: six digits, then two and two, on scenes of three real ones.
+
+  python launch/run.py --config configs/vdfd_digit_scenes.py
+
+In the scenes of a task only its own digits are labelled; all others, old and future, count as
+background. Read `last_miou` and `backward_transfer` in summary.json, and look at images/, where
+test scenes stand beside their true and predicted labels. Results over seeds: README.md.
+
+  python launch/run.py --config configs/vdfd_digit_scenes.py --data.scene-tasks domains
+
+instead adds grounds (black, then white, noise, stripes), with all digits labelled in all tasks, as
+Cityscapes adds cities; set --data.num-tasks 4 --data.first-task-classes 1, and train for longer.
+"""
+
+from jaxpmi.config import AugmentConfig
+from jaxpmi.config import Config
+from jaxpmi.config import DataConfig
+from jaxpmi.config import DigitScenesConfig
+from jaxpmi.config import MethodConfig
+from jaxpmi.config import ModelConfig
+from jaxpmi.config import TrainConfig
+from jaxpmi.config import VdfdConfig
+
+
+def get_config() -> Config:
+    """See the module's first lines."""
+    return Config(
+        method="vdfd",
+        workdir="runs/vdfd_digit_scenes",
+        data=DataConfig(
+            source="digit_scenes",
+            scene_size=(32, 32),
+            digit_scenes=DigitScenesConfig(num_train=1800),
+            first_task_classes=6,
+            num_tasks=3,
+            augment=AugmentConfig(crop_padding=2),
+        ),
+        model=ModelConfig(name="encoder_decoder", width=16),
+        train=TrainConfig(
+            batch_size=8,
+            epochs=4,
+            optimiser="adam",
+            learning_rate=3e-3,
+            later_learning_rate=3e-4,
+            head_learning_rate=1e-2,
+            warmup_steps=40,
+            graph_learning_rate=5e-4,
+            weight_decay=0.0,
+            schedule="cosine",
+        ),
+        losses=MethodConfig(
+            vdfd=VdfdConfig(
+                drift_weight=0.1,
+                regularised_head=True,
+                record_images=200,
+                hidden_dim=16,
+                output_dim=16,
+            ),
+        ),
+    )

@@ -1,0 +1,388 @@
+"""Segmentation: its loss, its records, its measure, and whole runs on small scenes."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_run import set_up
+
+from jaxpmi import experiment
+from jaxpmi import session
+from jaxpmi.augment import augment_scenes
+from jaxpmi.augment import normalise
+from jaxpmi.config import AugmentConfig
+from jaxpmi.config import Config
+from jaxpmi.config import DataConfig
+from jaxpmi.config import DigitScenesConfig
+from jaxpmi.config import MethodConfig
+from jaxpmi.config import ModelConfig
+from jaxpmi.config import TrainConfig
+from jaxpmi.config import VdfdConfig
+from jaxpmi.config_check import validate
+from jaxpmi.config_file import load_config
+from jaxpmi.continual import chunks
+from jaxpmi.continual import gradient_records as gr
+from jaxpmi.continual import segmentation
+from jaxpmi.continual.losses import pixel_cross_entropy
+from jaxpmi.continual.recording import record_task
+from jaxpmi.continual.samples import LabelledSamples
+from jaxpmi.continual.state import Network
+from jaxpmi.continual.train import train_steps
+from jaxpmi.data import SceneStream
+from jaxpmi.models import blockwise
+from jaxpmi.models.encoder_decoder import encoder_decoder
+from jaxpmi.sharding import make_mesh
+from jaxpmi.types import IGNORED_LABEL
+
+MEAN, STD = jnp.asarray([0.2]), jnp.asarray([0.3])
+
+
+def random_scenes(count, size=8, num_classes=4, seed=0):
+    """Noise with random labels, some of them ignored."""
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 256, (count, size, size, 1), np.uint8)
+    labels = random.integers(0, num_classes, (count, size, size, 1), np.uint8)
+    labels[random.random(labels.shape) < 0.2] = IGNORED_LABEL
+    return np.concatenate([images, labels], axis=-1)
+
+
+# The loss.
+
+
+def test_background_may_be_any_old_class():
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(2, 3, 3, 5))
+    labels = np.asarray([0, 0, 4, 3, IGNORED_LABEL, 0, 4, 4, 3] * 2).reshape(2, 3, 3)
+    old, seen = np.asarray([1, 1, 0, 0, 0.0]), np.asarray([1, 1, 0, 1, 1.0])
+    shares = np.exp(logits) * seen
+    shares /= shares.sum(-1, keepdims=True)
+    want = {"plain": [], "unbiased": []}
+    for index in np.ndindex(labels.shape):
+        if labels[index] != IGNORED_LABEL:
+            own = shares[index][labels[index]]
+            want["plain"].append(-np.log(own))
+            either = shares[index][0] + shares[index][1]
+            want["unbiased"].append(-np.log(either if labels[index] == 0 else own))
+    for background, losses in want.items():
+        got = pixel_cross_entropy(
+            jnp.asarray(logits), jnp.asarray(labels), seen, old, background=background
+        )
+        np.testing.assert_allclose(got, np.mean(losses), rtol=1e-5)
+
+
+def test_a_background_pixel_does_not_tell_old_classes_from_background():
+    """Only the plain loss pushes an old class down where it is in a new scene."""
+    logits = jnp.asarray([[[[0.0, 5.0, 0.0]]]])
+    labels, old, seen = jnp.zeros((1, 1, 1), jnp.int32), np.asarray([1, 1, 0]), np.ones(3)
+    gradients = {
+        background: jax.grad(
+            functools.partial(pixel_cross_entropy, background=background), argnums=0
+        )(logits, labels, seen, old)[0, 0, 0]
+        for background in ("plain", "unbiased")
+    }
+    assert gradients["plain"][1] > 0.9
+    assert abs(gradients["unbiased"][1]) < 0.01
+
+
+def test_without_old_classes_both_readings_are_one():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 4, 3)))
+    labels = jnp.asarray(np.random.default_rng(1).integers(0, 3, (1, 4, 4)))
+    plain, unbiased = (
+        pixel_cross_entropy(logits, labels, np.ones(3), np.zeros(3), background=background)
+        for background in ("plain", "unbiased")
+    )
+    np.testing.assert_allclose(plain, unbiased, rtol=1e-6)
+    ignored = jnp.full((1, 4, 4), IGNORED_LABEL)
+    none = pixel_cross_entropy(logits, ignored, np.ones(3), np.zeros(3), background="plain")
+    assert none == 0.0
+
+
+# Views.
+
+
+def test_labels_move_with_their_pixels():
+    random = np.random.default_rng(0)
+    grey = random.integers(1, 50, (16, 6, 6, 1), np.uint8)
+    scenes = jnp.asarray(np.concatenate([4 * grey, grey], axis=-1))
+    config = AugmentConfig(crop_padding=2, flip=True)
+    images, labels = augment_scenes(scenes, jax.random.key(0), config, MEAN, STD)
+    raw = np.rint(255 * (np.asarray(images) * 0.3 + 0.2))[..., 0]
+    border = np.asarray(labels) == IGNORED_LABEL
+    np.testing.assert_array_equal(raw[~border], 4 * np.asarray(labels)[~border])
+    np.testing.assert_array_equal(raw[border], 0.0)
+    assert 0.05 < border.mean() < 0.6
+    assert not np.array_equal(labels, scenes[..., -1])
+    noisy, same = augment_scenes(
+        scenes, jax.random.key(0), dataclasses.replace(config, noise_std=0.1), MEAN, STD
+    )
+    np.testing.assert_array_equal(same, labels)
+    assert 0.05 < np.std(np.asarray(noisy - images)) < 0.2
+    with pytest.raises(ValueError, match="would blend the labels of scenes; set it to None"):
+        augment_scenes(scenes, jax.random.key(0), AugmentConfig(crop_scale=(0.5, 1)), MEAN, STD)
+
+
+# Records.
+
+
+@functools.cache
+def network():
+    model = encoder_decoder(2)
+    variables = blockwise.init_variables(model, jax.random.key(0), (8, 8, 1))
+    random = np.random.default_rng(0)
+    draw = lambda shape: jnp.asarray(0.3 * random.normal(size=shape), jnp.float32)  # noqa: E731
+    params = jax.tree.map(lambda p: draw(p.shape), variables.params)
+    return model, Network(variables._replace(params=params), draw((2, 4)))
+
+
+@pytest.mark.parametrize("num_devices", [1, 8])
+def test_a_record_is_of_the_mean_over_all_pixels_that_count(num_devices):
+    """Of scenes with differing numbers of them; backbone and classifier, seven scenes of eight."""
+    model, net = network()
+    scenes = random_scenes(7)
+    scenes[0, :7, :, 1] = IGNORED_LABEL
+    settings = VdfdConfig(regularised_head=True)
+    tensors = gr.regularised_tensors(model, net.variables.params, net.head, with_head=True)
+    empty = gr.empty_records(tensors, num_tasks=1, num_classes=3, rank=3)
+    records = record_task(
+        empty, net, LabelledSamples(scenes.__getitem__, np.zeros(7, np.int32)), 0, [0, 2, 3],
+        MEAN, STD, jax.random.key(0), model=model, mesh=make_mesh(num_devices), batch_size=8,
+        config=settings, label_maps=True,
+    )  # fmt: skip
+    x, counted = normalise(scenes[..., :1], MEAN, STD), scenes[..., 1] != IGNORED_LABEL
+
+    def mean(params, head):
+        variables = net.variables._replace(params=params)
+        logits = blockwise.forward(model, variables, x).features @ head[:, jnp.asarray([0, 2, 3])]
+        return logits[counted].mean(0)
+
+    jacobian = jax.jacrev(mean, argnums=(0, 1))(net.variables.params, net.head)
+    jacobian = blockwise.named_tensors(model, jacobian[0]) | {"head": jacobian[1]}
+    assert sorted(jacobian) == sorted(records.left) and len(jacobian) == 13
+    for index, name in enumerate(sorted(jacobian)):
+        want = jacobian[name].reshape(3, -1, jacobian[name].shape[-1]).mean(1).T
+        got = (records.left[name][0] * records.scale[0, index][None]) @ records.right[0, index].T
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5, err_msg=name)
+    np.testing.assert_array_equal(records.classes, [[0, 2, 3]])
+
+
+# The measure.
+
+
+def test_pixels_are_counted_by_truth_and_prediction():
+    model, net = network()
+    scenes = random_scenes(5)
+    seen = np.asarray([1, 1, 0, 1.0])
+    counts = segmentation.confusion_counts(
+        net, LabelledSamples(scenes.__getitem__, np.zeros(5, np.int32)), jnp.asarray(seen),
+        MEAN, STD, model=model, mesh=make_mesh(1), batch_size=2,
+    )  # fmt: skip
+    x = normalise(scenes[..., :1], MEAN, STD)
+    logits = np.asarray(blockwise.forward(model, net.variables, x).features @ net.head)
+    want = np.zeros((4, 4), np.int64)
+    for index in np.ndindex(scenes.shape[:3]):
+        truth = scenes[index][1]
+        if truth != IGNORED_LABEL:
+            best = max((0, 1, 3), key=lambda label: logits[index][label])  # noqa: B023
+            want[truth, best] += 1
+    np.testing.assert_array_equal(counts, want)
+    assert not want[:, 2].any() and (want.sum(0) > 0).sum() > 1
+
+
+def test_iou_is_the_share_of_both_in_either():
+    confusion = np.asarray([[6, 2, 0], [1, 3, 0], [0, 0, 0]])
+    ious = segmentation.class_ious(confusion)
+    np.testing.assert_allclose(ious[:2], [6 / 9, 3 / 6])
+    assert np.isnan(ious[2])
+
+
+# Whole runs.
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    set_up(monkeypatch)
+    monkeypatch.setattr(segmentation, "make_mesh", lambda: make_mesh(1))
+
+
+def scene_config(folder, method="vdfd", **options):
+    """Two steps or so a task; `data` are fields of its own, the rest of VDFD."""
+    data = {"num_tasks": 5, **options.pop("data", {})}
+    scenes = DigitScenesConfig(num_train=24, num_test=24, num_digits=2, digit_size=8)
+    return Config(
+        method=method,
+        workdir=str(folder / "run"),
+        data=DataConfig(
+            source="digit_scenes",
+            scene_size=(16, 24),
+            digit_scenes=scenes,
+            augment=AugmentConfig(crop_padding=1),
+            **data,
+        ),  # fmt: skip
+        model=ModelConfig(name="encoder_decoder", width=2),
+        train=TrainConfig(
+            batch_size=8, epochs=1, optimiser="adam", learning_rate=1e-2, weight_decay=0.0
+        ),
+        losses=MethodConfig(
+            vdfd=VdfdConfig(hidden_dim=4, output_dim=4, **({"regularised_head": True} | options))
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Config and summary of a whole run, by method and tasks; and its compiled programs."""
+
+    @functools.cache
+    def run(method="vdfd", by="classes"):
+        with pytest.MonkeyPatch.context() as patch:
+            set_up(patch)
+            patch.setattr(segmentation, "make_mesh", lambda: make_mesh(1))
+            data = {"scene_tasks": by, "num_tasks": 5 if by == "classes" else 4}
+            config = scene_config(tmp_path_factory.mktemp("run"), method, data=data)
+            programs, work = [], session.Session._task
+
+            def counted(self, task):
+                work(self, task)
+                programs.append(train_steps._cache_size())
+
+            patch.setattr(session.Session, "_task", counted)
+            return config, experiment.run(config), programs
+
+    return run
+
+
+WHOLE = [(method, "classes") for method in ("joint", "finetune", "dfd", "vdfd")]
+
+
+@pytest.mark.parametrize(("method", "by"), [*WHOLE, ("joint", "domains"), ("vdfd", "domains")])
+def test_the_summary_and_the_files(method, by, finished):
+    config, summary, programs = finished(method, by)
+    num_tasks = config.data.num_tasks
+    matrix = np.asarray(summary["miou_matrix"], float)
+    assert matrix.shape == (num_tasks, num_tasks)
+    learned = np.tril(np.ones_like(matrix)) > 0
+    assert np.isfinite(matrix[learned]).all() and np.isnan(matrix[~learned]).all()
+    assert len(summary["class_iou"]) == 11 and "background" in summary["class_iou"]
+    np.testing.assert_allclose(
+        summary["last_miou"], np.mean(list(summary["class_iou"].values())), rtol=1e-5
+    )
+    assert summary["incremental_mious"][-1] == summary["last_miou"] > 0
+    folder = Path(config.workdir)
+    assert (folder / "miou.png").stat().st_size > 1000
+    assert len(list((folder / "images").glob("task*.png"))) == num_tasks
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    names = {name for line in lines for name in json.loads(line)}
+    assert f"task0{num_tasks - 1}/evaluate/miou/task0" in names
+    assert ("floats_per_old_task" in summary) == (method in ("dfd", "vdfd"))
+    if method == "vdfd":
+        assert "task01/train/all/squared_drift" in names
+        num_classes = 3 if by == "classes" else 11
+        channels = [2, 4, 8, 8, 4, 2] * 2 + [11]
+        assert summary["floats_per_old_task"] == gr.floats_per_task(channels, num_classes, 1)
+    assert len(set(programs[1:])) == 1, "later tasks train by the program of the second"
+
+
+def test_a_task_of_classes_is_judged_by_its_own(finished):
+    config, summary, _ = finished("finetune")
+    ious = list(summary["class_iou"].values())
+    last = np.asarray(summary["miou_matrix"], float)[-1]
+    np.testing.assert_allclose(last, np.reshape(ious[1:], (5, 2)).mean(1), rtol=1e-5)
+
+
+class Interrupted(Exception):
+    """Stops a run."""
+
+
+def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path, monkeypatch, finished):
+    monkeypatch.setattr(chunks, "CHUNK_STEPS", 1)
+    _, want, _ = finished()
+    config = dataclasses.replace(scene_config(tmp_path), checkpoint_every=1)
+    save, saved = session.Checkpointer.save, []
+
+    def stop_at_ninth(self, *arguments):
+        save(self, *arguments)
+        saved.append(0)
+        if len(saved) == 9:
+            raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session.Checkpointer, "save", stop_at_ninth)
+        with pytest.raises(Interrupted):
+            experiment.run(config)
+    got = experiment.run(config)
+    for name in ("miou_matrix", "class_iou", "floats_per_old_task"):
+        assert json.dumps(got[name]) == json.dumps(want[name])
+
+
+def test_scenes_of_an_old_task_are_not_asked_for(tmp_path, monkeypatch):
+    asked, read = [], SceneStream.train_images
+
+    def watched(self, task, *rest):
+        asked.append((self.task, task))
+        return read(self, task, *rest)
+
+    monkeypatch.setattr(SceneStream, "train_images", watched)
+    experiment.run(scene_config(tmp_path))
+    assert set(asked) == {(task, task) for task in range(5)}
+
+
+def test_the_classifier_rests_or_is_held(tmp_path, monkeypatch):
+    """Columns of old classes, background too, rest unless the classifier is regularised."""
+    ends, work = [], session.Session._task
+
+    def kept(self, task):
+        work(self, task)
+        ends.append(np.asarray(self.state.network.head))
+
+    monkeypatch.setattr(session.Session, "_task", kept)
+    for regularised in (False, True):
+        ends.clear()
+        experiment.run(scene_config(tmp_path / str(regularised), regularised_head=regularised))
+        assert np.array_equal(ends[0][:, :3], ends[-1][:, :3]) != regularised
+
+
+MISFITS = {
+    "method='pmi' is not made for data.source='digit_scenes'": dict(method="pmi"),
+    "self_supervision=True turns images": dict(self_supervision=True),
+}
+
+
+@pytest.mark.parametrize("message", MISFITS)
+def test_what_does_not_fit_is_refused(message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        validate(scene_config(tmp_path, **MISFITS[message]))
+
+
+def test_models_and_jobs_must_fit_the_labels(tmp_path):
+    config = scene_config(tmp_path)
+    images = dataclasses.replace(config, data=DataConfig())
+    with pytest.raises(ValueError, match="a feature per pixel, but the data has a label per image"):
+        experiment.run(images)
+    flat = dataclasses.replace(config, model=ModelConfig(name="plain_cnn"))
+    with pytest.raises(ValueError, match="a feature per image, but the data has a label per pixel"):
+        experiment.run(flat)
+    job = dataclasses.replace(config, job="distill", method="cmi")
+    with pytest.raises(ValueError, match="has a label per pixel, which job='distill' cannot use"):
+        validate(job)
+    job = dataclasses.replace(job, data=DataConfig())
+    with pytest.raises(ValueError, match="'encoder_decoder' is not made for job='distill'"):
+        validate(job)
+    clip = dataclasses.replace(config, method="joint", model=ModelConfig(name="clip"))
+    with pytest.raises(ValueError, match="model.name='clip' gives no feature per pixel"):
+        validate(clip)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_vdfd_keeps_old_digits_that_finetuning_forgets(tmp_path):
+    path = Path(__file__).parents[2] / "configs/vdfd_digit_scenes.py"
+    found = {}
+    for method in ("finetune", "vdfd", "joint"):
+        place = ["--method", method, "--workdir", str(tmp_path / method)]
+        found[method] = experiment.run(load_config(path, place))["last_miou"]
+    assert found["finetune"] < found["vdfd"] < found["joint"]
