@@ -206,7 +206,8 @@ def record_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
         model=run.model, mesh=run.mesh, batch_size=config.train.batch_size,
         config=config.losses.vdfd, label_maps=run.label_maps,
     )  # fmt: skip
-    yield Tick(state.replace(records=records), 1, 1, {}, {}, run.stream.train_size(task))
+    most, size = config.losses.vdfd.record_images, run.stream.train_size(task)
+    yield Tick(state.replace(records=records), 1, 1, {}, {}, min(most or size, size))
 
 
 def evaluate_phase(
