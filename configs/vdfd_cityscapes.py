@@ -3,8 +3,8 @@
   python launch/run.py --config configs/vdfd_cityscapes.py --data.path DATA
 
 DATA holds leftImg8bit/ and gtFine/, as they come. All 19 classes are labelled in every task, and a
-fifth of every city is held out for testing. The published 11-1 and 1-1 settings are
---data.num-tasks 11 and --data.first-task-classes 1 --data.num-tasks 21.
+fifth of every city is held out for testing. With --data.num-tasks 11 the setting is the published
+11-1, with --data.first-task-classes 1 --data.num-tasks 21 it is 1-1.
 
 Rates, batch, epochs and the weight of the penalty are the published ones (Li et al., TPAMI 2023);
 the code was never released, and these things differ or are our reading of it:

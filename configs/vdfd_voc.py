@@ -6,7 +6,7 @@ VOC2012 holds JPEGImages/, SegmentationClass/ and ImageSets/, as they come; with
 SegmentationClassAug/ and ImageSets/Segmentation/trainaug.txt there are 10,582 training images
 instead of 1,464. In the scenes of a task whatever is of another class, old or future, is labelled
 background (the overlapped 15-1 protocol of MiB and PLOP); 19-1 is
---data.first-task-classes 19 --data.num-tasks 2.
+the setting with --data.first-task-classes 19 --data.num-tasks 2 instead.
 
 VDFD was not published on it. Batch, epochs, schedule and decay are those of MiB and PLOP, the
 penalty's weight that of VDFD's Cityscapes; the network is a plain encoder-decoder without

@@ -12,7 +12,6 @@ from jaxpmi.augment import normalise
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
-from jaxpmi.continual.methods import Phase
 from jaxpmi.continual.methods import classification
 from jaxpmi.continual.state import Network
 from jaxpmi.continual.train import Chunk
@@ -22,6 +21,7 @@ from jaxpmi.continual.train import TrainProgram
 from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import train_steps
 from jaxpmi.continual.train import trainable_parts
+from jaxpmi.continual.training_phase import Phase
 from jaxpmi.features.gaussian import ClassStats
 from jaxpmi.features.gaussian import fit_class_stats
 from jaxpmi.inversion.block_inverse import fit_block_inverses

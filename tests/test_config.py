@@ -198,8 +198,9 @@ def test_defaults_of_every_method_are_valid():
 
 def test_scenes_may_be_learnt_one_class_or_domain_at_a_time():
     data = DataConfig(source="digit_scenes", first_task_classes=1, num_tasks=10)
-    validate(Config(data=data))
-    validate(Config(data=dataclasses.replace(data, scene_tasks="domains", num_tasks=4)))
+    domains = dataclasses.replace(data, scene_tasks="domains", num_tasks=4)
+    validate(Config(method="finetune", data=data))
+    validate(Config(method="finetune", data=domains))
 
 
 def test_every_number_has_a_range():

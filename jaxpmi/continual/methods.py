@@ -5,10 +5,7 @@ their sum is minimised. A method adds nothing else: no callbacks, no state of it
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 from typing import Literal
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,77 +14,11 @@ from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.continual import drift_penalty
 from jaxpmi.continual import losses
-from jaxpmi.continual.gradient_records import GradientRecords
 from jaxpmi.continual.gradient_records import drift
-
-Terms = dict[str, jax.Array]
-
-
-class Views(NamedTuple):
-    """What a loss may look at. Replay fields are of the synthetic images of old classes.
-
-    Teacher fields come from the network frozen before this task and carry no gradient.
-    """
-
-    labels: jax.Array  # i32[B], of the real images of the new classes; of scenes i32[B, H, W]
-    replay_labels: jax.Array  # i32[R]
-    features: jax.Array  # f32[B, D]; of a phase with rotations [4B, D], an image's four adjacent;
-    # of scenes f32[B, H, W, D]
-    replay_features: jax.Array  # f32[R, D]
-    teacher_features: jax.Array  # f32[B, D]
-    teacher_replay_features: jax.Array  # f32[R, D]
-    head: jax.Array  # f32[D, C]
-    teacher_head: jax.Array  # f32[D, C]
-    auxiliary: Any  # what is trained beside the network; see `start.fresh_auxiliary`
-    tensors: dict[str, jax.Array]  # the weights that records are of; {} where there are none
-    records: GradientRecords | tuple[()]  # of old tasks
-    new_mask: jax.Array  # f32[C], classes of this task
-    old_mask: jax.Array  # f32[C], classes of the tasks before
-    class_weights: jax.Array  # f32[C], largest class count over each class's count
-
-    @property
-    def seen_mask(self) -> jax.Array:
-        """Classes of this task and of those before, f32[C]."""
-        return self.new_mask + self.old_mask
-
-    @property
-    def factors(self) -> Callable[[MethodConfig], losses.DistillationFactors]:
-        """The four weights of PMI and R-DFCIL for this task's class counts."""
-        return lambda config: _factors(config, self.new_mask.sum(), self.old_mask.sum())
-
-    def all_labels(self) -> jax.Array:
-        """Labels of real, then synthetic images, i32[B + R]."""
-        return jnp.concatenate([self.labels, self.replay_labels])
-
-    def all_features(self) -> jax.Array:
-        """Features of real, then synthetic images, f32[B + R, D]."""
-        return jnp.concatenate([self.features, self.replay_features])
-
-
-LossFn = Callable[[Views, MethodConfig], Terms]
-
-
-@dataclasses.dataclass(frozen=True)
-class Phase:
-    """One stretch of supervised training."""
-
-    name: str
-    loss: LossFn
-    share: float  # of the task's epochs
-    learning_rate: float
-    milestones: tuple[float, ...] = ()  # fractions of the phase at which the rate falls
-    milestone_factor: float = 0.1  # by what it is multiplied there
-    schedule: Literal["cosine", "step", "polynomial"] = "step"
-    warmup_steps: int = 0  # in which the rate rises to its peak, before the schedule
-    trainable: Literal["all", "body", "last_block", "head"] = "all"  # body: all but the stem
-    new_columns_only: bool = False  # freeze the head's columns of old classes
-    replay: bool = False  # uses synthetic images
-    joint_batch: bool = False  # real and synthetic images share one BatchNorm batch
-    rotations: bool = False  # real images come in four rotations each
-    monitor: LossFn | None = None  # values that are logged, but not minimised
-
-
-PhasesFn = Callable[[TrainConfig, MethodConfig], tuple[Phase, ...]]
+from jaxpmi.continual.training_phase import Phase
+from jaxpmi.continual.training_phase import PhasesFn
+from jaxpmi.continual.training_phase import Terms
+from jaxpmi.continual.training_phase import Views
 
 
 def first_phases(train: TrainConfig, config: MethodConfig) -> tuple[Phase, ...]:
@@ -311,14 +242,6 @@ def _pmi_terms(views):
             views.head, views.all_features(), views.all_labels(), views.seen_mask
         ),
     )
-
-
-def _factors(config, num_new, num_old):
-    weights = {"ce": config.ce_weight, "hkd": config.hkd_weight, "rkd": config.rkd_weight}
-    weights["ft"] = config.ft_weight
-    if not config.adaptive:
-        return losses.DistillationFactors(**weights)
-    return losses.distillation_factors(num_new, num_old, **weights)
 
 
 def _whole_task(loss, train, learning_rate, *, share=1.0, **options):

@@ -14,7 +14,6 @@ from jaxpmi.augment import pixel_range
 from jaxpmi.continual import evaluation
 from jaxpmi.continual.chunks import train_in_chunks
 from jaxpmi.continual.memory import update_memory
-from jaxpmi.continual.methods import Phase
 from jaxpmi.continual.recording import record_task
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import class_masks
@@ -34,6 +33,7 @@ from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import phase_learning_rates
 from jaxpmi.continual.train import train_steps
 from jaxpmi.continual.train import trainable_parts
+from jaxpmi.continual.training_phase import Phase
 from jaxpmi.data import TaskStream
 from jaxpmi.features import contrastive
 from jaxpmi.features import gaussian

@@ -27,9 +27,9 @@ from jaxpmi.config import TrainConfig
 from jaxpmi.continual.gradient_records import GradientRecords
 from jaxpmi.continual.gradient_records import regularised_tensors
 from jaxpmi.continual.losses import inverse_count_weights
-from jaxpmi.continual.methods import Phase
-from jaxpmi.continual.methods import Views
 from jaxpmi.continual.state import Network
+from jaxpmi.continual.training_phase import Phase
+from jaxpmi.continual.training_phase import Views
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_name

@@ -13,7 +13,7 @@ from jaxpmi.continual.gradient_records import add_record
 from jaxpmi.continual.gradient_records import empty_records
 from jaxpmi.continual.losses import init_angle_projections
 from jaxpmi.continual.methods import METHODS
-from jaxpmi.continual.methods import Views
+from jaxpmi.continual.training_phase import Views
 
 BATCH, REPLAY, WIDTH, NUM_CLASSES = 6, 4, 5, 7
 OLD = np.asarray([1, 1, 1, 0, 0, 0, 0], np.float32)

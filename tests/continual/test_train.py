@@ -18,7 +18,6 @@ from jaxpmi.config import AugmentConfig
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.continual import losses
-from jaxpmi.continual.methods import Phase
 from jaxpmi.continual.methods import classification
 from jaxpmi.continual.methods import first_phases
 from jaxpmi.continual.train import Chunk
@@ -28,6 +27,7 @@ from jaxpmi.continual.train import TrainProgram
 from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import phase_learning_rates
 from jaxpmi.continual.train import train_steps
+from jaxpmi.continual.training_phase import Phase
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
 from jaxpmi.sharding import make_mesh
