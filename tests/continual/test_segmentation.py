@@ -382,8 +382,11 @@ def test_models_and_jobs_must_fit_the_labels(tmp_path):
 def test_vdfd_is_between_plain_finetuning_and_joint_training(tmp_path):
     """It is the reading of the background that helps; see README.md."""
     path = Path(__file__).parents[2] / "configs/vdfd_digit_scenes.py"
-    found = []
+    means = []
     for options in ("--method finetune --losses.background plain", "", "--method joint"):
-        place = ["--workdir", str(tmp_path / str(len(found)))]
-        found.append(experiment.run(load_config(path, [*options.split(), *place]))["last_miou"])
-    assert found[0] + 0.03 < found[1] < found[2]
+        found = []
+        for seed in range(3):  # single ones lie far apart
+            place = ["--seed", str(seed), "--workdir", str(tmp_path / f"{len(means)}-{seed}")]
+            found.append(experiment.run(load_config(path, [*options.split(), *place]))["last_miou"])
+        means.append(np.mean(found))
+    assert means[0] + 0.05 < means[1] < means[2]
