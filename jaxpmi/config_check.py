@@ -41,11 +41,7 @@ def validate(config: Config, num_devices: int = 1) -> None:
         raise ValueError(
             f"model.name='{config.model.name}' is unknown; use one of {', '.join(MODELS)}, clip."
         )
-    if config.method not in JOB_METHODS[config.job]:
-        raise ValueError(
-            f"method='{config.method}' is not made for job='{config.job}'; use one of "
-            f"{', '.join(JOB_METHODS[config.job])}."
-        )
+    _check_method(config, JOB_METHODS[config.job], f"job='{config.job}'")
     _check_weights(config)
     check_data(config.data)
     _check_training(config)
@@ -68,6 +64,13 @@ def _check_range(leaf: Leaf) -> None:
             raise ValueError(f"{leaf.path}={leaf.value} is out of range; expected {allowed}.")
 
 
+def _check_method(config: Config, methods: tuple[str, ...], place: str) -> None:
+    if config.method not in methods:
+        raise ValueError(
+            f"method='{config.method}' is not made for {place}; use one of {', '.join(methods)}."
+        )
+
+
 def _check_continual(config: Config) -> None:
     _check_clip(config)
     if config.data.source in SCENE_KINDS:
@@ -81,11 +84,8 @@ def _check_continual(config: Config) -> None:
 
 
 def _check_segmentation(config: Config) -> None:
-    if config.method not in SCENE_METHODS:
-        raise ValueError(
-            f"method='{config.method}' is not made for data.source='{config.data.source}', whose "
-            f"pixels have labels; use one of {', '.join(SCENE_METHODS)}."
-        )
+    place = f"data.source='{config.data.source}', whose pixels have labels"
+    _check_method(config, SCENE_METHODS, place)
     if config.model.name == "clip":
         raise ValueError(
             f"model.name='clip' gives no feature per pixel, which data.source="
@@ -210,11 +210,7 @@ def _check_clip(config: Config) -> None:
                 f"embedding is frozen; model.name='{config.model.name}' needs 'pixels'."
             )
         return
-    if config.method not in CLIP_METHODS:
-        raise ValueError(
-            f"method='{config.method}' is not made for model.name='clip'; use one of "
-            f"{', '.join(CLIP_METHODS)}."
-        )
+    _check_method(config, CLIP_METHODS, "model.name='clip'")
     if config.inversion.targets == "label":
         raise ValueError(
             "inversion.targets='label' is not made for model.name='clip'; use 'cfs' or 'gaussian'."

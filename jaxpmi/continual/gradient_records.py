@@ -7,10 +7,10 @@ So only the sum K_l(w) f32[n_l] of the weights of every channel is needed (vdfd.
 
     g(w) = sum_l V_l diag(sigma_l) U_l^T K_l(w),    drift d(w) = g(w) - g(w*).
 
-Tensors are a dict by name, see `regularised_tensors`. The last axis of a
-tensor is its output channels, whatever it is: of dense and (depthwise) convolution kernels, which
-are averaged over all other axes, and of gains and biases, which have no other. Nothing here knows
-what a batch or a logit is, so it serves predictions per pixel as well.
+Tensors are a dict by name, see `regularised_tensors`. The last axis of a tensor is its output
+channels, whatever it is: of dense and (depthwise) convolution kernels, which are averaged over all
+other axes, and of gains and biases, which have no other. Nothing here knows what a batch or a logit
+is, so it serves predictions per pixel as well.
 """
 
 import math

@@ -26,6 +26,11 @@ class LabelledSamples(NamedTuple):
     first_block: int = 0  # whose inputs they are
 
 
+def scene_samples(read: Callable[[np.ndarray], np.ndarray], count: int) -> LabelledSamples:
+    """Scenes, whose labels are in their last channel; `labels` are zeros and only count them."""
+    return LabelledSamples(read, np.zeros(count, np.int32))
+
+
 def padded_batches(
     samples: LabelledSamples, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -22,20 +22,20 @@ from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import class_masks
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.samples import padded_batches
+from jaxpmi.continual.samples import scene_samples
 from jaxpmi.continual.start import initial_state
+from jaxpmi.continual.start import make_run
 from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.state import Network
 from jaxpmi.continual.summary import bytes_kept
-from jaxpmi.continual.summary import record_floats
+from jaxpmi.continual.summary import describe_run
+from jaxpmi.continual.summary import record_size
 from jaxpmi.data import SceneStream
-from jaxpmi.data import dataset_name
 from jaxpmi.data import open_scenes
 from jaxpmi.data import scene_tasks
-from jaxpmi.models import MODELS
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import forward
 from jaxpmi.phases import Tick
-from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
 from jaxpmi.types import IGNORED_LABEL
@@ -46,10 +46,11 @@ def begin_segmentation(config: Config) -> tuple[Run, ContinualState]:
     source = open_scenes(config.data)
     tasks = scene_tasks(config.data, source, config.seed)
     order = tuple(entry for task in tasks for entry in task)
-    method = METHODS[config.method]
-    stream = SceneStream(source, tasks, by=config.data.scene_tasks, allow_past=method.all_data)
-    model = MODELS[config.model.name](config.model.width)
-    run = Run(config, method, model, stream, make_mesh())
+    allow_past = METHODS[config.method].all_data
+    run = make_run(
+        config, SceneStream(source, tasks, by=config.data.scene_tasks, allow_past=allow_past)
+    )
+    stream = run.stream
     unmeasured = jnp.full((stream.num_tasks, stream.num_classes), jnp.nan)
     state = initial_state(run, order)
     return run, state.replace(class_iou=replicate(unmeasured, run.mesh))
@@ -181,12 +182,8 @@ def summarise_segmentation(run: Run, state: ContinualState, accounts: Accounts) 
     matrix = np.asarray(state.accuracy)
     ious = np.asarray(state.class_iou)
     mious = [float(np.nanmean(row)) for row in ious]
-    summary = {
-        "method": run.config.method,
-        "dataset": dataset_name(run.config.data),
-        "seed": run.config.seed,
-        "class_order": np.asarray(state.class_order).tolist(),
-        "num_tasks": stream.num_tasks,
+    return {
+        **describe_run(run, state, stream.num_tasks),
         "miou_matrix": matrix.tolist(),
         "last_miou": mious[-1],
         "average_incremental_miou": float(np.mean(mious)),
@@ -196,18 +193,16 @@ def summarise_segmentation(run: Run, state: ContinualState, accounts: Accounts) 
         "class_iou": dict(zip(stream.class_names, ious[-1].tolist(), strict=True)),
         "bytes_kept_between_tasks": bytes_kept(state),
         **accounts.cost(run.mesh.size),
+        **record_size(state),
     }
-    if state.records:
-        summary["floats_per_old_task"] = record_floats(state.records)
-    return summary
 
 
 def _scenes_of(stream, task):
     """The test scenes of a task, to be read in batches."""
     read = functools.partial(stream.test_images, task)
-    return LabelledSamples(read, np.zeros(stream.test_size(task), np.int32))
+    return scene_samples(read, stream.test_size(task))
 
 
 def _seen_scenes(stream):
     """The test scenes of everything seen so far, each once."""
-    return LabelledSamples(stream.seen_test_images, np.zeros(stream.seen_test_size(), np.int32))
+    return scene_samples(stream.seen_test_images, stream.seen_test_size())

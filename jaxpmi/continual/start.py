@@ -22,6 +22,7 @@ from jaxpmi.continual.state import Network
 from jaxpmi.continual.state import Replay
 from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import trainable_parts
+from jaxpmi.data import SceneStream
 from jaxpmi.data import TaskStream
 from jaxpmi.data import channel_moments
 from jaxpmi.data import class_order
@@ -48,12 +49,16 @@ def open_run(config: Config) -> tuple[Run, tuple[int, ...]]:
     source = open_source(config.data)
     order = class_order(config.data, source.num_classes, config.seed)
     tasks = split_tasks(order, config.data.num_tasks, config.data.first_task_classes)
+    stream = TaskStream(source, tasks, allow_past=METHODS[config.method].all_data)
+    return make_run(config, stream), order
+
+
+def make_run(config: Config, stream: TaskStream | SceneStream) -> Run:
+    """Builds the model of a run on that stream."""
     method = METHODS[config.method]
     if method.from_noise:
         config = _from_noise(config)
-    stream = TaskStream(source, tasks, allow_past=method.all_data)
-    model = MODELS[config.model.name](config.model.width)
-    return Run(config, method, model, stream, make_mesh()), order
+    return Run(config, method, MODELS[config.model.name](config.model.width), stream, make_mesh())
 
 
 def fresh_network(run: Run, key: jax.Array) -> Network:

@@ -21,9 +21,23 @@ from jaxpmi.data import dataset_name
 def summarise_run(run: Run, state: ContinualState, accounts: Accounts) -> dict[str, Any]:
     """The content of summary.json."""
     summary = _summary(run, state, accounts, run.stream.num_tasks, bytes_kept(state))
-    if state.records:
-        summary["floats_per_old_task"] = record_floats(state.records)
-    return summary
+    return {**summary, **record_size(state)}
+
+
+def describe_run(run: Run | ClipRun, state: ContinualState | ClipState, num_tasks: int) -> dict:
+    """What every summary begins with."""
+    return {
+        "method": run.config.method,
+        "dataset": dataset_name(run.config.data),
+        "seed": run.config.seed,
+        "class_order": np.asarray(state.class_order).tolist(),
+        "num_tasks": num_tasks,
+    }
+
+
+def record_size(state: ContinualState) -> dict[str, int]:
+    """Floats kept per old task, of methods that keep records; else {}."""
+    return {"floats_per_old_task": record_floats(state.records)} if state.records else {}
 
 
 def record_floats(records: GradientRecords) -> int:
@@ -62,11 +76,7 @@ def _summary(run, state, accounts, num_tasks, kept):
     given = np.asarray(state.task_accuracy)[:num_tasks, :num_tasks]
     settings = config.inversion
     return {
-        "method": config.method,
-        "dataset": dataset_name(config.data),
-        "seed": config.seed,
-        "class_order": np.asarray(state.class_order).tolist(),
-        "num_tasks": num_tasks,
+        **describe_run(run, state, num_tasks),
         "accuracy_matrix": accuracy.tolist(),
         **evaluation.summarise(accuracy, sizes),
         "task_accuracy": float(np.average(given[-1], weights=sizes)),

@@ -22,6 +22,7 @@ from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.run import training_masks
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.samples import put_samples
+from jaxpmi.continual.samples import scene_samples
 from jaxpmi.continual.samples import to_samples
 from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.state import Network
@@ -250,12 +251,11 @@ def begin_task(state: ContinualState, auxiliary: Params) -> ContinualState:
 
 
 def training_data(run, task):
-    """The images that a task trains on; scenes have their labels in them, and here zeros."""
+    """The images, or scenes, that a task trains on."""
     stream, every = run.stream, run.method.all_data
     read = stream.seen_train_images if every else functools.partial(stream.train_images, task)
     if run.label_maps:
-        size = stream.seen_train_size() if every else stream.train_size(task)
-        return LabelledSamples(read, np.zeros(size, np.int32))
+        return scene_samples(read, stream.seen_train_size() if every else stream.train_size(task))
     return LabelledSamples(read, stream.seen_train_labels() if every else stream.train_labels(task))
 
 

@@ -195,7 +195,7 @@ def init_variables(
     for i, block in enumerate(model.blocks):
         name = block_name(i)
         params[name], batch_stats[name] = block.init(jax.random.fold_in(key, i), shape)
-        shape = _output_shape(block, params[name], batch_stats[name], shape)
+        shape = output_shape(block, params[name], batch_stats[name], shape)
     if len(shape) != 1 and shape[:-1] != tuple(image_shape)[:2]:
         raise ValueError(
             f"the last block of {type(model).__name__} returns {shape} per image, but a feature "
@@ -212,7 +212,7 @@ def block_input_shapes(
     for i, block in enumerate(model.blocks):
         name = block_name(i)
         params, batch_stats = variables.params[name], variables.batch_stats[name]
-        shapes.append(_output_shape(block, params, batch_stats, shapes[-1]))
+        shapes.append(output_shape(block, params, batch_stats, shapes[-1]))
     return tuple(shapes)
 
 
@@ -266,7 +266,10 @@ def update_batch_stats(batch_stats: Any, moments: Any, momentum: float = 0.1) ->
     return jax.tree.map(lambda old, new: old + momentum * (new - old), batch_stats, moments)
 
 
-def _output_shape(block, params, batch_stats, input_shape):
+def output_shape(
+    block: Block, params: Params, batch_stats: Any, input_shape: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Per-image shape of a block's output for inputs of `input_shape`; nothing is computed."""
     x = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     out, _ = jax.eval_shape(lambda x: block.apply(params, batch_stats, x, train=False), x)
     return out.shape[1:]

@@ -13,7 +13,9 @@ import jax.numpy as jnp
 
 from jaxpmi.models import layers
 from jaxpmi.models.blockwise import Block
+from jaxpmi.models.blockwise import output_shape
 from jaxpmi.models.plain_cnn import ConvBlock
+from jaxpmi.models.plain_cnn import with_bias
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +24,8 @@ class PixelConv(ConvBlock):
 
     def init(self, key, input_shape):
         """See `Block.init`."""
-        params, moments = super().init(key, input_shape)
-        shape = params["kernel"].shape
-        kernel = layers.draw_normal(key, shape, (2.0 / math.prod(shape[:-1])) ** 0.5)
-        return {**params, "kernel": kernel}, moments
+        shape = (3, 3, input_shape[-1], self.channels)
+        return with_bias(layers.draw_normal(key, shape, (2.0 / math.prod(shape[:-1])) ** 0.5))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +41,7 @@ class SkipBlock:
         shape, parts = tuple(input_shape), []
         for block, key_block in zip(self.inner, keys[1:], strict=True):
             parts.append(block.init(key_block, shape))
-            x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-            out, _ = jax.eval_shape(block.apply, *parts[-1], x)
-            shape = out.shape[1:]
+            shape = output_shape(block, *parts[-1], shape)
         joined = (*input_shape[:2], input_shape[2] + shape[-1])
         parts.append(self._join.init(keys[0], joined))
         params, moments = zip(*parts, strict=True)

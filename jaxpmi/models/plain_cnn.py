@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxpmi.models import layers
 from jaxpmi.models.blockwise import channel_moments
 from jaxpmi.types import Moments
+from jaxpmi.types import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,7 @@ class ConvBlock:
     def init(self, key, input_shape):
         """See `Block.init`."""
         kernel = layers.init_conv(key, 3, input_shape[-1], self.channels)
-        return _with_bias(kernel)
+        return with_bias(kernel)
 
     def apply(self, params, batch_stats, x, *, train=False):
         """See `Block.apply`."""
@@ -42,7 +43,7 @@ class DenseBlock:
         """See `Block.init`."""
         height, width, channels = input_shape
         size = height * width * channels
-        return _with_bias(layers.draw_normal(key, (size, self.features), (2.0 / size) ** 0.5))
+        return with_bias(layers.draw_normal(key, (size, self.features), (2.0 / size) ** 0.5))
 
     def apply(self, params, batch_stats, x, *, train=False):
         """See `Block.apply`."""
@@ -62,7 +63,8 @@ def plain_cnn(width: int = 16) -> PlainCnn:
     return PlainCnn((ConvBlock(width), ConvBlock(2 * width), DenseBlock(4 * width)))
 
 
-def _with_bias(kernel):
+def with_bias(kernel: jax.Array) -> tuple[Params, Moments]:
+    """A kernel f32[..., C] with a bias of zeros, and the moments of a standard Gaussian."""
     channels = kernel.shape[-1]
     standard = Moments(jnp.zeros(channels), jnp.ones(channels))
     return {"kernel": kernel, "bias": jnp.zeros(channels)}, standard

@@ -206,7 +206,6 @@ def test_iou_is_the_share_of_both_in_either():
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     set_up(monkeypatch)
-    monkeypatch.setattr(segmentation, "make_mesh", lambda: make_mesh(1))
 
 
 def scene_config(folder, method="vdfd", **options):
@@ -241,7 +240,6 @@ def finished(tmp_path_factory):
     def run(method="vdfd", by="classes"):
         with pytest.MonkeyPatch.context() as patch:
             set_up(patch)
-            patch.setattr(segmentation, "make_mesh", lambda: make_mesh(1))
             data = {"scene_tasks": by, "num_tasks": 5 if by == "classes" else 4}
             config = scene_config(tmp_path_factory.mktemp("run"), method, data=data)
             programs, work = [], session.Session._task
