@@ -1,4 +1,4 @@
-"""VDFD for semantic segmentation: six digits, then two and two, on scenes of three real ones.
+"""VDFD for semantic segmentation: four digits, then one and one, on scenes of three.
 
   python launch/run.py --config configs/vdfd_digit_scenes.py
 
@@ -30,8 +30,8 @@ def get_config() -> Config:
         data=DataConfig(
             source="digit_scenes",
             scene_size=(32, 32),
-            digit_scenes=DigitScenesConfig(num_train=1800),
-            first_task_classes=6,
+            digit_scenes=DigitScenesConfig(num_train=1500, digit_classes=6),
+            first_task_classes=4,
             num_tasks=3,
             augment=AugmentConfig(crop_padding=2),
         ),
@@ -41,7 +41,7 @@ def get_config() -> Config:
             epochs=4,
             optimiser="adam",
             learning_rate=3e-3,
-            later_learning_rate=3e-4,
+            later_learning_rate=1e-3,
             head_learning_rate=1e-2,
             warmup_steps=40,
             graph_learning_rate=5e-4,
@@ -50,7 +50,7 @@ def get_config() -> Config:
         ),
         losses=MethodConfig(
             vdfd=VdfdConfig(
-                drift_weight=0.1,
+                drift_weight=10.0,
                 regularised_head=True,
                 record_images=200,
                 hidden_dim=16,

@@ -48,6 +48,7 @@ RANGES = {
     "data.mean": Range(0, 1),
     "data.num_classes": Range(low=2),
     "data.std": POSITIVE,
+    "digit_classes": Range(2, 10),
     "digit_size": COUNT,
     "epochs": COUNT,
     "epsilon": POSITIVE,

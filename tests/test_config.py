@@ -225,6 +225,8 @@ OUT_OF_RANGE = [
     ("data.class_order", (0, -1)),
     ("data.scene_size", (32, 0)),
     ("data.digit_scenes.num_digits", 0),
+    ("data.digit_scenes.digit_classes", 1),
+    ("data.digit_scenes.digit_classes", 11),
     ("data.test_fraction", 0.0),
     ("data.test_fraction", 1.0),
     ("data.augment.crop_padding", -2),

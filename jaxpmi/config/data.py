@@ -34,6 +34,7 @@ class DigitScenesConfig:
 
     num_train: int = 2000  # training scenes, of training digits
     num_test: int = 400  # test scenes, of test digits
+    digit_classes: int = 10  # digits 0, 1, ... that are drawn from
     num_digits: int = 3  # digits of random classes in every scene, nowhere overlapping
     digit_size: int = 14  # pixels of a digit's side; the digits are stored with 28
 

@@ -51,6 +51,9 @@ class VdfdConfig:
     rank: int = 1  # singular vectors kept per tensor of the backbone
     record_images: int | None = None  # of a task, evenly spaced, that gradients are averaged over;
     # each takes a backward pass per class. None: all
+    mean_logits: Literal["all", "own_class"] = "all"  # a class's logit is averaged over every image
+    # (or pixel) of its task, as published; own_class: over those of the class, where it counts from
+    # the mean over the task's classes. A mean over all pixels is one over background
     gradient_noise: float = 0.0  # variance of the Gaussian noise added to what is kept, before its
     # compression, as a share of the variance of a tensor's entries
     self_supervision: bool = False  # every image in four rotations, and joint classification of

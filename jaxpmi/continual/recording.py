@@ -43,14 +43,16 @@ def record_task(
     config: VdfdConfig,
     label_maps: bool = False,
 ) -> GradientRecords:
-    """Adds the record of a task: gradients of its logits, averaged over its images as they are.
+    """Adds the record of a task: gradients of its mean logits, over its images as they are.
 
-    Of scenes they are averaged over all pixels that count (vdfd.md, section 9).
+    Of scenes the mean is over all pixels that count (vdfd.md, section 9). Ours is
+    `config.mean_logits` "own_class": the logit of class c, less the mean over the task's classes,
+    averaged over the images or pixels of c alone. A class that has none leaves a record of zeros.
 
     Args:
       records: of the tasks before.
       network: just trained on the task; run in evaluation mode.
-      images: the task's, whose labels are not used.
+      images: the task's; their labels are used by "own_class" alone.
       task: its row.
       classes: its columns of the head.
       mean: f32[channels], of pixels in [0, 1].
@@ -59,7 +61,7 @@ def record_task(
       model: the backbone.
       mesh: devices that batches are split over.
       batch_size: a multiple of their number; the last batch is padded with images of weight 0.
-      config: of VDFD: which tensors, and how much noise.
+      config: of VDFD: which tensors, mean over what, and how much noise.
       label_maps: images are scenes, with their label map as the last channel.
 
     Returns:
@@ -72,10 +74,10 @@ def record_task(
     network, columns, mask, mean, std = replicate((network, columns, mask, mean, std), mesh)
     options = {"model": model, "config": config}
     total = None
-    for samples, _, weights in padded_batches(_some(images, config.record_images), batch_size):
-        batch = shard_batch((samples, weights), mesh)
+    for padded in padded_batches(_some(images, config.record_images), batch_size):
+        batch = shard_batch(padded, mesh)
         part = _batch_gradients(
-            network, *batch, columns, mean, std, label_maps=label_maps, **options
+            network, *batch, columns, mask, mean, std, label_maps=label_maps, **options
         )
         total = part if total is None else _add(total, part)
     rest = (columns, mask, jnp.asarray(task, jnp.int32), key)
@@ -86,8 +88,10 @@ def record_task(
 def _batch_gradients(
     network: Network,
     images: jax.Array,
+    labels: jax.Array,
     weights: jax.Array,
     columns: jax.Array,
+    mask: jax.Array,
     mean: jax.Array,
     std: jax.Array,
     *,
@@ -95,27 +99,33 @@ def _batch_gradients(
     config: VdfdConfig,
     label_maps: bool,
 ) -> tuple[Tensors, jax.Array]:
-    """Gradients of the logits summed over a padded batch, and the number of rows f32[]."""
+    """Gradients of the logits summed over a padded batch, and of how many rows each, f32[C]."""
+    own_class = config.mean_logits == "own_class"
     if label_maps:
-        counted = images[..., -1] != IGNORED_LABEL
-        images, weights = images[..., :-1], weights[:, None, None] * counted
+        images, labels = images[..., :-1], images[..., -1].astype(jnp.int32)
+        weights = weights[:, None, None] * (labels != IGNORED_LABEL)
+    rows = tuple(range(labels.ndim))
+    own = labels[..., None] == jnp.expand_dims(columns, rows)
+    weights = weights[..., None] * (own if own_class else jnp.ones_like(own))
     x = normalise(images, mean, std)
 
     def sum_logits(params):
         backbone, head = params
         variables = Variables(backbone, network.variables.batch_stats)
         logits = forward(model, variables, x).features @ head[:, columns]
-        highest = jax.lax.Precision.HIGHEST
-        return jnp.tensordot(weights, logits, axes=weights.ndim, precision=highest)
+        if own_class:
+            logits = logits - (logits @ mask / mask.sum())[..., None]
+        return (weights * logits).sum(rows)
 
     params = network.variables.params, network.head
     named = functools.partial(_tensors, model=model, config=config)
-    return logit_gradients(sum_logits, params, named=named), weights.sum()
+    return logit_gradients(sum_logits, params, named=named), weights.sum(rows)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "config"))
 def _finish(records, gradients, count, network, columns, mask, task, key, *, model, config):
-    gradients = jax.tree.map(lambda gradient: gradient / count, gradients)
+    count = jnp.maximum(count, 1.0)
+    gradients = jax.tree.map(lambda gradient: gradient / count[None], gradients)
     gradients = add_gradient_noise(gradients, key, config.gradient_noise)
     tensors = _tensors((network.variables.params, network.head), model=model, config=config)
     return add_record(records, task, gradients, tensors, columns, mask)

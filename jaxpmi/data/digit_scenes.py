@@ -12,6 +12,7 @@ import numpy as np
 from jaxpmi.config import DataConfig
 from jaxpmi.config import DigitScenesConfig
 from jaxpmi.data.coloured_digits import DIGITS
+from jaxpmi.data.image_source import keep_first_classes
 from jaxpmi.data.scene_source import SceneSource
 from jaxpmi.data.sources import open_embedded
 
@@ -34,7 +35,8 @@ def open_digit_scenes(config: DataConfig) -> SceneSource:
     settings, (height, width) = config.digit_scenes, config.scene_size
     check_room(settings, config.scene_size)
     grounds = GROUNDS if config.scene_tasks == "domains" else {"black": GROUNDS["black"]}
-    source = open_embedded(DataConfig(image_size=settings.digit_size))
+    digits_of = open_embedded(DataConfig(image_size=settings.digit_size))
+    source = keep_first_classes(digits_of, settings.digit_classes)
     scenes, domains = {}, {}
     for split, size in (("train", settings.num_train), ("test", settings.num_test)):
         random = np.random.RandomState(SEEDS[split])
@@ -48,7 +50,7 @@ def open_digit_scenes(config: DataConfig) -> SceneSource:
         scenes[split] = np.stack([strokes, labels], axis=-1)
     return SceneSource(
         name="digit_scenes",
-        class_names=("background", *DIGITS),
+        class_names=("background", *DIGITS[: settings.digit_classes]),
         has_background=True,
         image_shape=(height, width, 1),
         domain_names=tuple(grounds),

@@ -39,7 +39,9 @@ def scene_tasks(config: DataConfig, source: SceneSource, seed: int) -> Tasks:
         order = class_order(config, len(source.domain_names), seed)
     else:
         order = range(len(source.domain_names))
-    return split_tasks(order, config.num_tasks, config.first_task_classes, least=1)
+    return split_tasks(
+        order, config.num_tasks, config.first_task_classes, least=1, unit=config.scene_tasks
+    )
 
 
 class SceneStream(Stream):

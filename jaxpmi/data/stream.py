@@ -38,12 +38,23 @@ def class_order(config: DataConfig, num_classes: int, seed: int) -> tuple[int, .
 
 
 def split_tasks(
-    order: Sequence[int], num_tasks: int, first_task_classes: int | None = None, least: int = 2
+    order: Sequence[int],
+    num_tasks: int,
+    first_task_classes: int | None = None,
+    least: int = 2,
+    unit: str = "classes",
 ) -> Tasks:
-    """Cuts a class order into tasks of equal size, the first one of another size if given.
+    """Cuts an order of classes (or domains) into tasks of equal size, but for the first one.
 
     Every task needs `least` classes or more: one class alone cannot be told from anything, unless
     it is from the background of its scenes.
+
+    Args:
+      order: what the tasks are made of.
+      num_tasks: how many.
+      first_task_classes: entries of the first task; None: as many as of the others.
+      least: entries that a task needs.
+      unit: what an entry is called in an error, as a plural.
     """
     num_classes, first = len(order), first_task_classes
     valid = _task_counts(num_classes, first, least)
@@ -51,7 +62,7 @@ def split_tasks(
         base = "" if first is None else f" after a first task of {first}"
         advice = f"choose num_tasks from {valid}" if valid else "choose another first_task_classes"
         raise ValueError(
-            f"{num_classes} classes cannot be split into {num_tasks} tasks of equal size and "
+            f"{num_classes} {unit} cannot be split into {num_tasks} tasks of equal size and "
             f"at least {least}{base}; {advice}."
         )
     if first is None:
