@@ -51,8 +51,10 @@ def get_config() -> Config:
         losses=MethodConfig(
             vdfd=VdfdConfig(
                 drift_weight=10.0,
+                rank=4,
+                mean_logits="own_class",
                 regularised_head=True,
-                record_images=200,
+                record_images=400,
                 hidden_dim=16,
                 output_dim=16,
             ),

@@ -360,29 +360,33 @@ def network():
     return fresh._replace(variables=blockwise.Variables(params, stats), head=head)
 
 
-def recorded(batch_size, num_devices=1, noise=0.0, task=1, most=None, rows=slice(7)):
-    raw, labels = blobs(5, 2)
-    raw, labels = raw[rows], labels[rows]
+def recorded(batch_size, num_devices=1, task=1, rows=slice(7), **settings):
+    raw, labels = blobs(5, 2)[0][rows], np.repeat([2, 3], 5)[rows]
     tensors = blockwise.named_tensors(MODEL, network().variables.params)
     empty = gr.empty_records(tensors, num_tasks=2, num_classes=3, rank=2)
     images = LabelledSamples(raw.__getitem__, labels)
     return raw, record_task(
         empty, network(), images, task, range(2, 4), MEAN, STD, jax.random.key(0),
         model=MODEL, mesh=make_mesh(num_devices), batch_size=batch_size,
-        config=VdfdConfig(gradient_noise=noise, record_images=most),
+        config=VdfdConfig(**settings),
     )  # fmt: skip
 
 
-def test_a_record_is_of_all_images_in_evaluation_mode():
-    """Against one batch of all of them; the last of three is padded."""
-    raw, records = recorded(3)
+@pytest.mark.parametrize("over", ["all", "own_class"])
+def test_a_record_is_of_mean_logits_in_evaluation_mode(over):
+    """Against one batch of all images; the last of three is padded. Five images are of class 2."""
+    raw, records = recorded(3, mean_logits=over)
     variables, head = network()
     x = normalise(raw, MEAN, STD)
 
     @jax.jit
     def mean(params):
         out = blockwise.forward(MODEL, blockwise.Variables(params, variables.batch_stats), x)
-        return out.features.mean(0) @ head[:, 2:4]
+        logits = out.features @ head[:, 2:4]
+        if over == "all":
+            return logits.mean(0)
+        first = logits[:5, 0] - logits[:5].mean(1)
+        return jnp.stack([first.mean(), (logits[5:, 1] - logits[5:].mean(1)).mean()])
 
     jacobian = blockwise.named_tensors(MODEL, jax.jit(jax.jacrev(mean))(variables.params))
     for index, name in enumerate(sorted(jacobian)):
@@ -400,16 +404,25 @@ def test_a_record_is_of_all_images_in_evaluation_mode():
 
 
 def test_noise_reaches_the_record():
-    (_, plain), (_, noisy) = recorded(4), recorded(4, noise=0.5)
+    (_, plain), (_, noisy) = recorded(4), recorded(4, gradient_noise=0.5)
     assert np.abs(noisy.scale - plain.scale).max() > 1e-3
 
 
 def test_a_record_may_be_of_some_of_the_images_evenly_spaced():
-    (_, some), (_, few), (_, more) = recorded(3, most=3), recorded(3, rows=[0, 3, 6]), recorded(3)
+    _, some = recorded(3, record_images=3)
+    (_, few), (_, more) = recorded(3, rows=[0, 3, 6]), recorded(3)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), some, few)
-    _, same = recorded(3, most=7)
+    _, same = recorded(3, record_images=7)
     jax.tree.map(np.testing.assert_array_equal, same, more)
     assert np.abs(some.scale - more.scale).max() > 1e-3
+
+
+def test_a_class_without_an_image_leaves_zeros():
+    """So that the others are recorded: of a large task only some images may be asked for."""
+    _, records = recorded(3, rows=slice(5), mean_logits="own_class")
+    scaled = records.right[1] * records.scale[1][:, None]
+    assert np.isfinite(scaled).all() and np.abs(scaled[:, 0]).max() > 1e-3
+    np.testing.assert_allclose(scaled[:, 1], 0.0, atol=1e-6)
 
 
 def test_eight_devices_record_what_one_does():
