@@ -3,13 +3,17 @@
   python launch/run.py --config configs/vdfd_digit_scenes.py
 
 In the scenes of a task only its own digits are labelled; all others, old and future, count as
-background. Read `last_miou` and `backward_transfer` in summary.json, and look at images/, where
-test scenes stand beside their true and predicted labels. Results over seeds: README.md.
+background. A record is of every class's logit over the pixels of that class: a mean over all
+pixels, as we read the paper, is one over background. Read `last_miou` and `backward_transfer` in
+summary.json, and look at images/, where test scenes stand beside their true and predicted labels.
+Results over seeds: README.md.
 
   python launch/run.py --config configs/vdfd_digit_scenes.py --data.scene-tasks domains
 
-instead adds grounds (black, then white, noise, stripes), with all digits labelled in all tasks, as
-Cityscapes adds cities; set --data.num-tasks 4 --data.first-task-classes 1, and train for longer.
+instead changes the grounds under the digits (black, white, noise, stripes), all digits labelled
+in all tasks, as Cityscapes changes cities; it needs --data.num-tasks 4 --data.first-task-classes 1,
+or --data.num-tasks 3 --data.first-task-classes 2 --data.class-order 0 2 3 1 for black and noise,
+then stripes, then white.
 """
 
 from jaxpmi.config import AugmentConfig

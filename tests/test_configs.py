@@ -128,7 +128,8 @@ def test_two_steps_and_one_record_of_scenes(path, monkeypatch):
     tiny_run.set_up(monkeypatch)
     small = """--data.source digit_scenes --data.path None --data.mean None --data.std None
       --data.scene-size 16 16 --data.digit-scenes.num-train 8 --data.digit-scenes.num-test 8
-      --data.digit-scenes.num-digits 4 --data.digit-scenes.digit-size 8 --data.class-order None
+      --data.digit-scenes.num-digits 4 --data.digit-scenes.digit-size 8
+      --data.digit-scenes.digit-classes 10 --data.class-order None
       --data.first-task-classes None --data.num-tasks 2 --model.width 2 --train.epochs 2
       --train.batch-size 8 --losses.vdfd.hidden-dim 4 --losses.vdfd.output-dim 4"""
     config = load_config(path, small.split())
