@@ -408,11 +408,13 @@ def test_noise_reaches_the_record():
     assert np.abs(noisy.scale - plain.scale).max() > 1e-3
 
 
-def test_a_record_may_be_of_some_of_the_images_evenly_spaced():
-    _, some = recorded(3, record_images=3)
-    (_, few), (_, more) = recorded(3, rows=[0, 3, 6]), recorded(3)
+@pytest.mark.parametrize("over", ["all", "own_class"])
+def test_a_record_may_be_of_some_of_the_images_evenly_spaced(over):
+    recorded_over = functools.partial(recorded, 3, mean_logits=over)
+    _, some = recorded_over(record_images=3)
+    (_, few), (_, more) = recorded_over(rows=[0, 3, 6]), recorded_over()
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), some, few)
-    _, same = recorded(3, record_images=7)
+    _, same = recorded_over(record_images=7)
     jax.tree.map(np.testing.assert_array_equal, same, more)
     assert np.abs(some.scale - more.scale).max() > 1e-3
 

@@ -27,12 +27,17 @@ from jaxpmi.config_check import validate
 from jaxpmi.config_file import load_config
 from jaxpmi.continual import chunks
 from jaxpmi.continual import gradient_records as gr
+from jaxpmi.continual import methods
 from jaxpmi.continual import segmentation
 from jaxpmi.continual.losses import pixel_cross_entropy
 from jaxpmi.continual.recording import record_task
+from jaxpmi.continual.run import training_masks
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.state import Network
+from jaxpmi.continual.task import training_data
 from jaxpmi.continual.train import train_steps
+from jaxpmi.continual.training_phase import Views
+from jaxpmi.data import PastDataError
 from jaxpmi.data import SceneStream
 from jaxpmi.models import blockwise
 from jaxpmi.models.encoder_decoder import encoder_decoder
@@ -100,6 +105,20 @@ def test_without_old_classes_both_readings_are_one():
     ignored = jnp.full((1, 4, 4), IGNORED_LABEL)
     none = pixel_cross_entropy(logits, ignored, np.ones(3), np.zeros(3), background="plain")
     assert none == 0.0
+
+
+@pytest.mark.parametrize("background", ["plain", "unbiased"])
+def test_the_reading_of_the_background_is_a_setting(background):
+    random = np.random.default_rng(0)
+    features = jnp.asarray(random.normal(size=(1, 4, 4, 3)))
+    labels = jnp.zeros((1, 4, 4), jnp.int32)
+    old, new = np.asarray([1, 1, 0]), np.asarray([0, 0, 1])
+    fields = {"features": features, "labels": labels, "head": jnp.eye(3)}
+    nothing = Views(**dict.fromkeys(Views._fields))
+    views = nothing._replace(**fields, old_mask=old, new_mask=new)
+    terms = methods.new_classification(views, MethodConfig(background=background))
+    want = pixel_cross_entropy(features, labels, old + new, old, background=background)
+    np.testing.assert_allclose(terms["cross_entropy"], want, rtol=1e-6)
 
 
 # Views.
@@ -178,23 +197,25 @@ def test_a_record_is_of_the_mean_over_pixels_that_count(num_devices, over):
 
 
 def test_pixels_are_counted_by_truth_and_prediction():
+    """With the class that would be predicted most often not seen yet."""
     model, net = network()
     scenes = random_scenes(5)
-    seen = np.asarray([1, 1, 0, 1.0])
+    x = normalise(scenes[..., :1], MEAN, STD)
+    logits = np.asarray(blockwise.forward(model, net.variables, x).features @ net.head)
+    unseen = np.bincount(logits.argmax(-1).reshape(-1)).argmax()
+    seen = np.arange(4) != unseen
     counts = segmentation.confusion_counts(
         net, LabelledSamples(scenes.__getitem__, np.zeros(5, np.int32)), jnp.asarray(seen),
         MEAN, STD, model=model, mesh=make_mesh(1), batch_size=2,
     )  # fmt: skip
-    x = normalise(scenes[..., :1], MEAN, STD)
-    logits = np.asarray(blockwise.forward(model, net.variables, x).features @ net.head)
     want = np.zeros((4, 4), np.int64)
     for index in np.ndindex(scenes.shape[:3]):
         truth = scenes[index][1]
         if truth != IGNORED_LABEL:
-            best = max((0, 1, 3), key=lambda label: logits[index][label])  # noqa: B023
+            best = max(np.flatnonzero(seen), key=lambda label: logits[index][label])  # noqa: B023
             want[truth, best] += 1
     np.testing.assert_array_equal(counts, want)
-    assert not want[:, 2].any() and (want.sum(0) > 0).sum() > 1
+    assert (want.sum(0) > 0).sum() > 1
 
 
 def test_iou_is_the_share_of_both_in_either():
@@ -273,7 +294,9 @@ def test_the_summary_and_the_files(method, by, finished):
     np.testing.assert_allclose(
         summary["last_miou"], np.mean(list(summary["class_iou"].values())), rtol=1e-5
     )
-    assert summary["incremental_mious"][-1] == summary["last_miou"] > 0
+    mious = summary["incremental_mious"]
+    assert mious[-1] == summary["last_miou"] > 0 and len(mious) == num_tasks
+    np.testing.assert_allclose(summary["average_incremental_miou"], np.mean(mious))
     folder = Path(config.workdir)
     assert (folder / "miou.png").stat().st_size > 1000
     assert len(list((folder / "images").glob("task*.png"))) == num_tasks
@@ -294,6 +317,29 @@ def test_a_task_of_classes_is_judged_by_its_own(finished):
     ious = list(summary["class_iou"].values())
     last = np.asarray(summary["miou_matrix"], float)[-1]
     np.testing.assert_allclose(last, np.reshape(ious[1:], (5, 2)).mean(1), rtol=1e-5)
+
+
+def test_a_task_of_domains_is_judged_by_its_own_scenes(tmp_path):
+    """With fresh weights, whose predictions have something of several classes."""
+    data = {"scene_tasks": "domains", "num_tasks": 4}
+    run, state = segmentation.begin_segmentation(scene_config(tmp_path, data=data))
+    for task in (0, 1):
+        run.stream.begin(task)
+    (tick,) = segmentation.evaluate_phase(run, state.replace(task=jnp.asarray(1)))
+    parts = []
+    for task in (0, 1):
+        scenes = run.stream.test_images(task)
+        seen, moments = jnp.ones(11), (state.mean, state.std)
+        predicted = segmentation.predict_labels(
+            state.network, scenes[..., :1], seen, *moments, model=run.model
+        )
+        parts.append(np.zeros((11, 11), np.int64))
+        np.add.at(parts[-1], (scenes[..., 1], np.asarray(predicted)), 1)
+    miou = [np.nanmean(segmentation.class_ious(part)) for part in parts]
+    np.testing.assert_allclose(tick.state.accuracy[1, :2], miou, rtol=1e-5)
+    of_all = segmentation.class_ious(parts[0] + parts[1])
+    np.testing.assert_allclose(tick.state.class_iou[1], of_all, rtol=1e-5)
+    assert abs(miou[0] - miou[1]) > 1e-3
 
 
 class Interrupted(Exception):
@@ -321,6 +367,23 @@ def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path, monkeypatch, fini
         assert json.dumps(got[name]) == json.dumps(want[name])
 
 
+def test_only_joint_training_sees_old_scenes_and_labels(tmp_path):
+    """So its background is background, and no class is old to it."""
+    for method in ("joint", "finetune"):
+        run, _ = segmentation.begin_segmentation(scene_config(tmp_path, method))
+        for task in (0, 1):
+            run.stream.begin(task)
+        scenes, (new, old) = training_data(run, 1), training_masks(run, 1)
+        labels = scenes.read(np.arange(len(scenes.labels)))[..., -1]
+        if method == "joint":
+            assert len(labels) == run.stream.seen_train_size() > run.stream.train_size(1)
+            assert set(np.unique(labels)) == set(range(5)) and new.sum() == 5 and not old.any()
+        else:
+            assert set(np.unique(labels)) == {0, 3, 4} and new.sum() == 2 and old.sum() == 3
+            with pytest.raises(PastDataError):
+                run.stream.seen_train_images()
+
+
 def test_scenes_of_an_old_task_are_not_asked_for(tmp_path, monkeypatch):
     asked, read = [], SceneStream.train_images
 
@@ -335,17 +398,21 @@ def test_scenes_of_an_old_task_are_not_asked_for(tmp_path, monkeypatch):
 
 def test_the_classifier_rests_or_is_held(tmp_path, monkeypatch):
     """Columns of old classes, background too, rest unless the classifier is regularised."""
-    ends, work = [], session.Session._task
+    ends, records, work = [], [], session.Session._task
 
     def kept(self, task):
         work(self, task)
         ends.append(np.asarray(self.state.network.head))
+        records.append(self.state.records)
 
     monkeypatch.setattr(session.Session, "_task", kept)
     for regularised in (False, True):
         ends.clear()
         experiment.run(scene_config(tmp_path / str(regularised), regularised_head=regularised))
         assert np.array_equal(ends[0][:, :3], ends[-1][:, :3]) != regularised
+    # What is kept is of background, too, in every task.
+    own = [[0, 1, 2], *([0, first, first + 1] for first in (3, 5, 7, 9))]
+    np.testing.assert_array_equal(records[-1].classes, own)
 
 
 MISFITS = {

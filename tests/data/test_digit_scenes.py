@@ -51,6 +51,13 @@ def test_classes_are_equally_frequent():
         np.testing.assert_allclose(shares, 1 - 0.9**3, atol=0.05)  # 5 standard deviations
 
 
+def test_digits_may_be_drawn_from_the_first_few():
+    source = opened(digit_classes=4)
+    assert source.class_names == ("background", "zero", "one", "two", "three")
+    for split in ("train", "test"):
+        np.testing.assert_array_equal(np.unique(every(source, split)[1]), np.arange(5))
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_scene_shows_one_digit_of_its_own_split(split):
     """With one digit that fills the scene, the scene is that digit: it must be one of its split."""

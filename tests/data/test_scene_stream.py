@@ -216,3 +216,6 @@ def test_the_order_of_classes_is_drawn_from_the_seed():
         assert scene_tasks(config, source_of(), seed) == (tuple(drawn.tolist()),)
     with pytest.raises(ValueError, match="4 classes cannot be split into 3 tasks .* at least 1;"):
         scene_tasks(DataConfig(source="digit_scenes", num_tasks=3), source_of(), 0)
+    config = DataConfig(source="digit_scenes", scene_tasks="domains", num_tasks=2)
+    with pytest.raises(ValueError, match="3 domains cannot be split into 2 tasks"):
+        scene_tasks(config, source_of(), 0)
