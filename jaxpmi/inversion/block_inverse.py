@@ -250,6 +250,8 @@ def _solve(equations, ridge):
         core = 0.5 * (core + core.T) + 1e-4 * jnp.trace(core) / rank * jnp.eye(rank)
         lower = jnp.linalg.cholesky(core)
         factor = jax.scipy.linalg.solve_triangular(lower, sketch.T, lower=True)
+        # What a fit leaves may be rounding errors alone, which have no root: nothing to keep.
+        factor = jnp.where(jnp.isfinite(factor).all(), factor, 0.0)
         variance = jnp.maximum(variance - jnp.square(factor).sum(0), 0.0)
     return BlockInverse(weight, factor, jnp.sqrt(variance))
 

@@ -114,6 +114,19 @@ def test_orthonormal_blocks_are_inverted_exactly():
     np.testing.assert_allclose(weight[rows], mix.T, atol=1e-3)
 
 
+def test_nothing_is_drawn_where_the_fit_leaves_nothing():
+    """Of inputs that are all alike, the residual covariance is zero and has no Cholesky factor."""
+    model, variables = Chain((Flatten(),)), variables_of(orthonormal(1, 48))
+    batches = [batch_of(np.zeros((64, 4, 4, 3), np.float32))]
+    (inverse,) = fit_block_inverses(model, variables, batches, num_classes=1, rank=2)
+    np.testing.assert_array_equal(inverse.residual_factor, np.zeros((2, 48)))
+    np.testing.assert_allclose(inverse.residual_std, 0.0, atol=1e-6)
+    drawn = invert_linearly(
+        inverse, jnp.zeros((3, 48)), jnp.zeros(3, jnp.int32), KEY, input_shape=(4, 4, 3)
+    )
+    np.testing.assert_allclose(drawn, 0.0, atol=1e-5)
+
+
 @pytest.mark.parametrize("split", [1, 3])
 def test_padding_is_ignored_and_batches_add_up(split):
     model, variables = Chain((Mix(), Pool())), variables_of(normal(0, 3, 2), ())
