@@ -58,3 +58,10 @@ def _cpu():
     kept = {line for line in lines if not line.startswith(("processor", "cpu MHz", "bogomips"))}
     kept = {line for line in kept if line.startswith(("model name", "flags", "Features"))} or kept
     return hashlib.sha256("\n".join(sorted(kept)).encode()).hexdigest()[:12]
+
+
+@pytest.fixture
+def float64():
+    """Double precision: of what oracles compute."""
+    with jax.enable_x64(True):
+        yield

@@ -114,7 +114,9 @@ def _batch_gradients(
         variables = Variables(backbone, network.variables.batch_stats)
         logits = forward(model, variables, x).features @ head[:, columns]
         if own_class:
-            logits = logits - (logits @ mask / mask.sum())[..., None]
+            share = mask / mask.sum()
+            centre = jnp.dot(logits, share, precision=jax.lax.Precision.HIGHEST)
+            logits = logits - centre[..., None]
         return (weights * logits).sum(rows)
 
     params = network.variables.params, network.head

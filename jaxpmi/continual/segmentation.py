@@ -84,30 +84,8 @@ def predict_labels(
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def count_pixels(
-    network: Network,
-    scenes: jax.Array,
-    weights: jax.Array,
-    seen_mask: jax.Array,
-    mean: jax.Array,
-    std: jax.Array,
-    *,
-    model: BlockwiseModel,
-) -> jax.Array:
-    """Confusion counts of a batch: pixels by true and by predicted class.
-
-    Args:
-      network: backbone variables and head f32[D, C].
-      scenes: u8[B, H, W, channels + 1], the label map last.
-      weights: f32[B], 0 for padding.
-      seen_mask: [C], nonzero for classes learned so far.
-      mean: f32[channels], of pixels in [0, 1].
-      std: f32[channels].
-      model: the backbone, run in evaluation mode.
-
-    Returns:
-      i32[C, C], truth by prediction; pixels of `IGNORED_LABEL` do not count.
-    """
+def _count_pixels(network, scenes, weights, seen_mask, mean, std, *, model):
+    """`confusion_counts` of a batch with weights f32[B], 0 for padding: i32[C, C]."""
     labels = scenes[..., -1].astype(jnp.int32)
     predicted = predict_labels(network, scenes[..., :-1], seen_mask, mean, std, model=model)
     counted = (labels != IGNORED_LABEL) & (weights > 0)[:, None, None]
@@ -130,12 +108,26 @@ def confusion_counts(
     mesh: jax.sharding.Mesh,
     batch_size: int,
 ) -> np.ndarray:
-    """`count_pixels` summed over scenes that are read in batches, i64[C, C]."""
+    """Counts the pixels of scenes by true and by predicted class.
+
+    Args:
+      network: backbone variables and head f32[D, C].
+      scenes: read in batches, u8[n, H, W, channels + 1], the label map last.
+      seen_mask: [C], nonzero for classes learned so far.
+      mean: f32[channels], of pixels in [0, 1].
+      std: f32[channels].
+      model: the backbone, run in evaluation mode.
+      mesh: devices that batches are split over.
+      batch_size: a multiple of their number; the last batch is padded.
+
+    Returns:
+      i64[C, C], truth by prediction; pixels of `IGNORED_LABEL` do not count.
+    """
     rest = replicate((seen_mask, mean, std), mesh)
     total = np.zeros((len(seen_mask),) * 2, np.int64)
     for samples, _, weights in padded_batches(scenes, batch_size):
         batch = shard_batch((samples, weights), mesh)
-        total += np.asarray(count_pixels(network, *batch, *rest, model=model))
+        total += np.asarray(_count_pixels(network, *batch, *rest, model=model))
     return total
 
 

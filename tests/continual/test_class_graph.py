@@ -15,12 +15,6 @@ from jaxpmi.continual.gradient_records import GradientRecords
 CLASSES, FEATURES, EPSILON = 4, 6, 1e-3
 
 
-@pytest.fixture
-def float64():
-    with jax.enable_x64(True):
-        yield
-
-
 def normal(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape)
 

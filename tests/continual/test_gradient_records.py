@@ -26,12 +26,6 @@ from jaxpmi.sharding import make_mesh
 NUM_CLASSES, NUM_IMAGES = 3, 7
 
 
-@pytest.fixture
-def float64():
-    with jax.enable_x64(True):
-        yield
-
-
 def normal(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape)
 
