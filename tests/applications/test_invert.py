@@ -205,13 +205,12 @@ def test_pictures_know_only_the_classes_of_the_network(pretrained, tmp_path):
 
 @pytest.mark.slow
 def test_the_real_network_makes_pictures_and_learns(tmp_path):
-    """configs/imagenet_subset.py as it is, but small."""
-    small = """--data.image-size 64 --deep-inversion.stage-steps 20 --deep-inversion.jitter-pixels 8
-      --invert.classes goldfish castle --deep-inversion.batch-size 8 --data.num-classes 2"""
+    """configs/imagenet_subset.py as it is, but for fewer pictures, steps and new classes."""
+    small = """--deep-inversion.stage-steps 80 --train.epochs 2 --data.num-classes 2
+      --invert.classes goldfish castle --deep-inversion.batch-size 8"""
     path = Path(__file__).parents[2] / "configs" / "imagenet_subset.py"
     config = load_config(path, [*small.split(), "--workdir", str(tmp_path / "run")])
     summary = experiment.run(config)
-    # Measured .78 and .65: twenty steps, a third of the network's own image size.
-    assert summary["inversion"][0]["final_loss"] < 0.85 * summary["inversion"][0]["initial_loss"]
-    assert summary["new_accuracy"] > 0.5
+    assert summary["inversion"][0]["final_loss"] < 0.5 * summary["inversion"][0]["initial_loss"]
+    assert summary["new_accuracy"] > 0.8
     assert len(list((tmp_path / "run" / "images").glob("001_goldfish/*.png"))) == 4
