@@ -18,6 +18,7 @@ from jaxpmi.continual.clip_state import ClipState
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import class_masks
 from jaxpmi.continual.run import phase_key
+from jaxpmi.continual.samples import evenly_spaced
 from jaxpmi.continual.start import fresh_auxiliary
 from jaxpmi.continual.start import fresh_network
 from jaxpmi.continual.start import initial_state
@@ -115,8 +116,7 @@ def draw_scenes(run: Run, state: ContinualState, phase: str, folder: Path) -> st
     if phase != "evaluate":
         return ""
     task, stream = int(state.task), run.stream
-    last = stream.seen_test_size() - 1
-    scenes = stream.seen_test_images(np.unique(np.linspace(0, last, SCENES_DRAWN).astype(int)))
+    scenes = stream.seen_test_images(evenly_spaced(stream.seen_test_size(), SCENES_DRAWN))
     images, truth = scenes[..., :-1], scenes[..., -1]
     seen = sum(class_masks(stream, task))
     moments = state.mean, state.std

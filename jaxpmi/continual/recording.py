@@ -16,6 +16,7 @@ from jaxpmi.continual.gradient_records import add_record
 from jaxpmi.continual.gradient_records import logit_gradients
 from jaxpmi.continual.gradient_records import regularised_tensors
 from jaxpmi.continual.samples import LabelledSamples
+from jaxpmi.continual.samples import evenly_spaced
 from jaxpmi.continual.samples import padded_batches
 from jaxpmi.continual.state import Network
 from jaxpmi.models.blockwise import BlockwiseModel
@@ -74,7 +75,9 @@ def record_task(
     network, columns, mask, mean, std = replicate((network, columns, mask, mean, std), mesh)
     options = {"model": model, "config": config}
     total = None
-    for padded in padded_batches(_some(images, config.record_images), batch_size):
+    rows = evenly_spaced(len(images.labels), config.record_images)
+    some = images._replace(read=lambda i: images.read(rows[i]), labels=images.labels[rows])
+    for padded in padded_batches(some, batch_size):
         batch = shard_batch(padded, mesh)
         part = _batch_gradients(
             network, *batch, columns, mask, mean, std, label_maps=label_maps, **options
@@ -131,16 +134,6 @@ def _finish(records, gradients, count, network, columns, mask, task, key, *, mod
     gradients = add_gradient_noise(gradients, key, config.gradient_noise)
     tensors = _tensors((network.variables.params, network.head), model=model, config=config)
     return add_record(records, task, gradients, tensors, columns, mask)
-
-
-def _some(images, most):
-    """At most that many images, evenly spaced; None: all."""
-    count = len(images.labels)
-    if most is None or most >= count:
-        return images
-    rows = np.linspace(0, count - 1, most).astype(np.int64)
-    read = lambda indices: images.read(rows[indices])  # noqa: E731
-    return images._replace(read=read, labels=images.labels[rows])
 
 
 def _tensors(params, *, model, config):

@@ -31,6 +31,11 @@ def scene_samples(read: Callable[[np.ndarray], np.ndarray], count: int) -> Label
     return LabelledSamples(read, np.zeros(count, np.int32))
 
 
+def evenly_spaced(count: int, most: int | None) -> np.ndarray:
+    """At most that many of `count` rows, i64[n], from the first to the last; None: all."""
+    return np.linspace(0, count - 1, min(most or count, count)).astype(np.int64)
+
+
 def padded_batches(
     samples: LabelledSamples, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -66,13 +66,12 @@ def fresh_network(run: Run, key: jax.Array) -> Network:
     key_body, key_head = jax.random.split(key)
     variables = init_variables(run.model, key_body, run.stream.image_shape)
     features = block_input_shapes(run.model, variables, run.stream.image_shape)[-1]
-    if (len(features) == 3) != run.label_maps:
-        what, other = "image", "pixel"
-        if run.label_maps:
-            what, other = other, what
+    given = "pixel" if len(features) == 3 else "image"
+    wanted = "pixel" if run.label_maps else "image"
+    if given != wanted:
         raise ValueError(
-            f"model.name='{run.config.model.name}' gives a feature per {other}, but the data has "
-            f"a label per {what}; use a model that fits data.source='{run.config.data.source}', "
+            f"model.name='{run.config.model.name}' gives a feature per {given}, but the data has "
+            f"a label per {wanted}; use a model that fits data.source='{run.config.data.source}', "
             f"such as '{'encoder_decoder' if run.label_maps else 'resnet_small'}'."
         )
     *_, dim = features

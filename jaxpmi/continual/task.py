@@ -21,6 +21,7 @@ from jaxpmi.continual.run import num_replay_images
 from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.run import training_masks
 from jaxpmi.continual.samples import LabelledSamples
+from jaxpmi.continual.samples import evenly_spaced
 from jaxpmi.continual.samples import put_samples
 from jaxpmi.continual.samples import scene_samples
 from jaxpmi.continual.samples import to_samples
@@ -207,8 +208,8 @@ def record_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
         model=run.model, mesh=run.mesh, batch_size=config.train.batch_size,
         config=config.losses.vdfd, label_maps=run.label_maps,
     )  # fmt: skip
-    most, size = config.losses.vdfd.record_images, run.stream.train_size(task)
-    yield Tick(state.replace(records=records), 1, 1, {}, {}, min(most or size, size))
+    rows = evenly_spaced(run.stream.train_size(task), config.losses.vdfd.record_images)
+    yield Tick(state.replace(records=records), 1, 1, {}, {}, len(rows))
 
 
 def evaluate_phase(

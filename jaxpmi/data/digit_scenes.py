@@ -35,8 +35,8 @@ def open_digit_scenes(config: DataConfig) -> SceneSource:
     settings, (height, width) = config.digit_scenes, config.scene_size
     check_room(settings, config.scene_size)
     grounds = GROUNDS if config.scene_tasks == "domains" else {"black": GROUNDS["black"]}
-    digits_of = open_embedded(DataConfig(image_size=settings.digit_size))
-    source = keep_first_classes(digits_of, settings.digit_classes)
+    source = open_embedded(DataConfig(image_size=settings.digit_size))
+    source = keep_first_classes(source, settings.digit_classes)
     scenes, domains = {}, {}
     for split, size in (("train", settings.num_train), ("test", settings.num_test)):
         random = np.random.RandomState(SEEDS[split])

@@ -20,6 +20,7 @@ from jaxpmi.data.scene_source import SceneSource
 from jaxpmi.data.stream import Stream
 from jaxpmi.data.stream import Tasks
 from jaxpmi.data.stream import class_order
+from jaxpmi.data.stream import learning_order
 from jaxpmi.data.stream import pick
 from jaxpmi.data.stream import split_tasks
 from jaxpmi.types import IGNORED_LABEL
@@ -72,9 +73,15 @@ class SceneStream(Stream):
           allow_past: lets all seen training scenes be read; only for the joint upper bound.
           cache_bytes: the current task's training scenes are kept in memory if they fit.
         """
-        order = _check_tasks(source, tasks, by)
-        names = source.class_names
-        if by == "classes":
+        classes, names = by == "classes", source.class_names
+        if classes and not source.has_background:
+            raise ValueError(
+                f"scenes of '{source.name}' have no background, as which classes of other tasks "
+                "could be labelled; learn them by domains (data.scene_tasks='domains')."
+            )
+        known = range(1, source.num_classes) if classes else range(len(source.domain_names))
+        order = learning_order(tasks, known, by)
+        if classes:
             names = (names[0], *(names[label] for label in order))
         super().__init__(tasks, names, source.image_shape, allow_past, cache_bytes)
         self.by = by
@@ -173,21 +180,3 @@ class SceneStream(Stream):
         for new, label in enumerate(self._order, start=1):
             table[label] = new if new in classes else 0
         return np.concatenate([scenes[..., :-1], table[scenes[..., -1:]]], axis=-1)
-
-
-def _check_tasks(source: SceneSource, tasks: Tasks, by: str) -> list[int]:
-    """Returns the classes or domains in order of learning, or raises."""
-    if by == "classes" and not source.has_background:
-        raise ValueError(
-            f"scenes of '{source.name}' have no background, as which classes of other tasks could "
-            "be labelled; learn them by domains (data.scene_tasks='domains')."
-        )
-    first = 1 if by == "classes" else 0
-    last = (source.num_classes if by == "classes" else len(source.domain_names)) - 1
-    order = [entry for task in tasks for entry in task]
-    if len(set(order)) != len(order) or not set(order) <= set(range(first, last + 1)):
-        raise ValueError(
-            f"tasks name {by} twice or outside {first}..{last}: {tasks}; every one may be in one "
-            "task only."
-        )
-    return order

@@ -84,6 +84,26 @@ def _task_counts(num_classes: int, first: int | None, least: int) -> list[int]:
     return [1 + n for n in range(1, rest // least + 1) if rest % n == 0]
 
 
+def learning_order(tasks: Tasks, known: range, unit: str) -> list[int]:
+    """Returns what the tasks are made of, one after another.
+
+    Args:
+      tasks: each of some entries.
+      known: entries that there are.
+      unit: what an entry is called in an error, as a plural.
+
+    Raises:
+      ValueError: an entry comes twice, or is not known.
+    """
+    order = [entry for task in tasks for entry in task]
+    if len(set(order)) != len(order) or not set(order) <= set(known):
+        raise ValueError(
+            f"tasks name {unit} twice or outside {known.start}..{known.stop - 1}: {tasks}; every "
+            "one may be in one task only."
+        )
+    return order
+
+
 class Stream(abc.ABC):
     """Which task is the current one, and what follows from it for reading, whatever is read.
 
@@ -218,12 +238,7 @@ class TaskStream(Stream):
             ever be read.
           cache_bytes: the current task's training images are kept in memory if they fit.
         """
-        order = [label for task in tasks for label in task]
-        if len(set(order)) != len(order) or not set(order) <= set(range(source.num_classes)):
-            raise ValueError(
-                f"tasks name classes twice or outside 0..{source.num_classes - 1}: {tasks}; "
-                "every class may be in one task only."
-            )
+        order = learning_order(tasks, range(source.num_classes), "classes")
         class_names = tuple(source.class_names[label] for label in order)
         super().__init__(tasks, class_names, source.image_shape, allow_past, cache_bytes)
         self.name_only = name_only
