@@ -5,9 +5,6 @@ The names below work on a user's own network, parameters and images; `run` is th
 
 import importlib
 
-from jaxpmi.applications.network_file import SavedNetwork
-from jaxpmi.applications.network_file import load_network
-from jaxpmi.applications.network_file import save_network
 from jaxpmi.augment import denormalise
 from jaxpmi.augment import normalise
 from jaxpmi.config import AugmentConfig
@@ -30,11 +27,11 @@ from jaxpmi.config import VdfdConfig
 from jaxpmi.config_file import load_config
 from jaxpmi.data import imagenet_class_names
 from jaxpmi.data import open_source
-from jaxpmi.features.contrastive import ContrastiveModel
-from jaxpmi.features.contrastive import fit as fit_contrastive
-from jaxpmi.features.contrastive import group_by_class
-from jaxpmi.features.contrastive import init as init_contrastive
-from jaxpmi.features.contrastive import sample_features as sample_contrastive
+from jaxpmi.features.cfs import CfsModel
+from jaxpmi.features.cfs import fit as fit_cfs
+from jaxpmi.features.cfs import group_by_class
+from jaxpmi.features.cfs import init as init_cfs
+from jaxpmi.features.cfs import sample_features as sample_cfs
 from jaxpmi.features.gaussian import ClassStats
 from jaxpmi.features.gaussian import fit_class_stats
 from jaxpmi.features.gaussian import merge_class_stats
@@ -43,13 +40,13 @@ from jaxpmi.features.projection import project_features
 from jaxpmi.features.projection import text_prototypes
 from jaxpmi.inversion.block_inverse import BlockInverse
 from jaxpmi.inversion.block_inverse import fit_block_inverses
-from jaxpmi.inversion.contrastive_inversion import contrastive_inversion
-from jaxpmi.inversion.contrastive_inversion import init_contrastive_inversion
+from jaxpmi.inversion.cmi import cmi
+from jaxpmi.inversion.cmi import init_cmi
 from jaxpmi.inversion.deep_inversion import Classifier
 from jaxpmi.inversion.deep_inversion import deep_inversion
 from jaxpmi.inversion.deep_inversion import noise_start
-from jaxpmi.inversion.fast_inversion import fast_inversion
-from jaxpmi.inversion.fast_inversion import init_fast_inversion
+from jaxpmi.inversion.fast_dfkd import fast_dfkd
+from jaxpmi.inversion.fast_dfkd import init_fast_dfkd
 from jaxpmi.inversion.full_model import PixelStats
 from jaxpmi.inversion.full_model import measure_pixels
 from jaxpmi.inversion.full_model import refine_images
@@ -77,15 +74,18 @@ from jaxpmi.models.clip import encode_text
 from jaxpmi.models.clip import init_clip
 from jaxpmi.models.clip import similarity_logits
 from jaxpmi.models.cost import count_multiply_adds
-from jaxpmi.models.imagenet import PretrainedClassifier
-from jaxpmi.models.imagenet import load_efficientnet_lite0
-from jaxpmi.models.pretrained import PretrainedClip
-from jaxpmi.models.pretrained import load_clip
 from jaxpmi.models.pruning import choose_filters
 from jaxpmi.models.pruning import filter_importance
 from jaxpmi.models.pruning import remove_filters
 from jaxpmi.sharding import make_mesh
 from jaxpmi.types import Moments
+from jaxpmi.weights.clip import PretrainedClip
+from jaxpmi.weights.clip import load_clip
+from jaxpmi.weights.imagenet import PretrainedClassifier
+from jaxpmi.weights.imagenet import load_efficientnet_lite0
+from jaxpmi.weights.network_file import SavedNetwork
+from jaxpmi.weights.network_file import load_network
+from jaxpmi.weights.network_file import save_network
 
 __version__ = "0.1.0"
 
@@ -104,7 +104,7 @@ __all__ = [
     "Config",
     "ContrastiveConfig",
     "ContrastiveInversionConfig",
-    "ContrastiveModel",
+    "CfsModel",
     "DataConfig",
     "DeepInversionConfig",
     "DistillConfig",
@@ -133,7 +133,7 @@ __all__ = [
     "Variables",
     "VdfdConfig",
     "choose_filters",
-    "contrastive_inversion",
+    "cmi",
     "cosine_rates",
     "count_multiply_adds",
     "deep_inversion",
@@ -141,19 +141,19 @@ __all__ = [
     "distill_steps",
     "encode_images",
     "encode_text",
-    "fast_inversion",
+    "fast_dfkd",
     "filter_groups",
     "filter_importance",
     "fit_block_inverses",
     "fit_class_stats",
-    "fit_contrastive",
+    "fit_cfs",
     "forward",
     "group_by_class",
     "imagenet_class_names",
     "init_clip",
-    "init_contrastive",
-    "init_contrastive_inversion",
-    "init_fast_inversion",
+    "init_cfs",
+    "init_cmi",
+    "init_fast_dfkd",
     "init_student",
     "init_variables",
     "invert_block",
@@ -174,7 +174,7 @@ __all__ = [
     "remove_filters",
     "run",
     "sample_class_features",
-    "sample_contrastive",
+    "sample_cfs",
     "save_network",
     "similarity_logits",
     "synthesize",
@@ -187,12 +187,12 @@ __all__ = [
 _LATER = {
     "Network": "jaxpmi.continual.state",
     "Replay": "jaxpmi.continual.state",
-    "Student": "jaxpmi.applications.student",
-    "StudentProgram": "jaxpmi.applications.student",
-    "cosine_rates": "jaxpmi.applications.student",
-    "distill_steps": "jaxpmi.applications.student",
-    "init_student": "jaxpmi.applications.student",
-    "measure_diversity": "jaxpmi.applications.diversity",
+    "Student": "jaxpmi.jobs.student",
+    "StudentProgram": "jaxpmi.jobs.student",
+    "cosine_rates": "jaxpmi.jobs.student",
+    "distill_steps": "jaxpmi.jobs.student",
+    "init_student": "jaxpmi.jobs.student",
+    "measure_diversity": "jaxpmi.jobs.diversity",
     "run": "jaxpmi.experiment",
 }
 

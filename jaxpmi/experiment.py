@@ -3,9 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from jaxpmi.applications.distill import DISTILL
-from jaxpmi.applications.invert import INVERT
-from jaxpmi.applications.prune import PRUNE
 from jaxpmi.config import SCENE_KINDS
 from jaxpmi.config import Config
 from jaxpmi.config_check import validate
@@ -13,6 +10,9 @@ from jaxpmi.continual.clip_start import PRETRAINED
 from jaxpmi.continual.loop import CLASS_INCREMENTAL
 from jaxpmi.continual.loop import CLIP
 from jaxpmi.continual.loop import SEGMENTATION
+from jaxpmi.jobs.distill import DISTILL
+from jaxpmi.jobs.invert import INVERT
+from jaxpmi.jobs.prune import PRUNE
 from jaxpmi.phases import System
 from jaxpmi.session import Session
 from jaxpmi.session import finished_summary

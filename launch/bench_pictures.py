@@ -26,7 +26,6 @@ from pmi_ratio import rate_neighbours
 from pmi_ratio import ratio_rows
 from pmi_ratio import search
 
-from jaxpmi.applications import invert
 from jaxpmi.augment import pixel_range
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.config import PerLayerConfig
@@ -35,6 +34,7 @@ from jaxpmi.continual.state import ContinualState
 from jaxpmi.inversion.deep_inversion import Inversion
 from jaxpmi.inversion.deep_inversion import deep_inversion
 from jaxpmi.inversion.spectrum import images_of
+from jaxpmi.jobs import invert
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "imagenet_subset.py"
 NUM_VIEWS = 8  # over which a loss is averaged

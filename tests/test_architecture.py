@@ -16,6 +16,7 @@ FILES = {
 }
 
 RUNS = {"accounting", "phases", "sharding"}  # what every kind of run is described with
+METHODS = {"config", "types", "models", "augment", "features", "inversion", "network", "memory"}
 
 # What each room of the package may import of ours, besides itself. Arrays pass between features
 # and inversion, not names; method code writes no file and asks for no data.
@@ -34,15 +35,16 @@ MAY_IMPORT = {
     "config_check_data": {"config"},
     "config_file": {"config", "config_types"},
     "models": {"types"},
+    "network": {"types", "models", "augment"},
+    "memory": {"types", "features"},
     "data": {"config", "types"},
     "features": {"config", "types"},
-    "inversion": {"config", "types", "models", "augment"},
-    "continual": {"config", "types", "models", "augment", "data", "features", "inversion"} | RUNS,
-    "applications": {"config", "types", "models", "augment", "data", "inversion", "continual"}
-    | {"writers"}
-    | RUNS,
+    "inversion": {"config", "types", "models", "augment", "network", "memory"},
+    "weights": {"config", "types", "models", "network", "data", "writers"},
+    "continual": METHODS | {"data", "weights"} | RUNS,
+    "jobs": METHODS | {"data", "weights", "continual", "writers"} | RUNS,
     "session": {"config", "config_file", "checkpoint", "writers"} | RUNS,
-    "experiment": {"config", "config_check", "continual", "applications", "session"} | RUNS,
+    "experiment": {"config", "config_check", "continual", "jobs", "session"} | RUNS,
 }
 # What a run is made of says also what is drawn of it.
 MAY_IMPORT_TOO = {"continual.loop": {"writers"}}

@@ -21,7 +21,7 @@ from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.models.blockwise import init_variables
 from jaxpmi.models.efficientnet_lite import efficientnet_lite0
-from jaxpmi.models.imagenet import PretrainedClassifier
+from jaxpmi.weights.imagenet import PretrainedClassifier
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "launch"))
 

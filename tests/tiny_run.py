@@ -6,8 +6,6 @@ import numpy as np
 from small_network import blobs
 
 from jaxpmi import experiment
-from jaxpmi.applications import invert
-from jaxpmi.applications import state
 from jaxpmi.config import Config
 from jaxpmi.config import ContrastiveConfig
 from jaxpmi.config import DataConfig
@@ -20,6 +18,8 @@ from jaxpmi.config import PerLayerConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.config import VdfdConfig
 from jaxpmi.continual import start
+from jaxpmi.jobs import invert
+from jaxpmi.jobs import state
 from jaxpmi.models import MODELS
 from jaxpmi.models import resnet
 from jaxpmi.models import vit

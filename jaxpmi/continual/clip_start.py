@@ -30,12 +30,12 @@ from jaxpmi.models.clip import CLIP_MEAN
 from jaxpmi.models.clip import CLIP_STD
 from jaxpmi.models.clip import clip_tiny
 from jaxpmi.models.clip import init_clip
-from jaxpmi.models.pretrained import load_clip
 from jaxpmi.models.tokenizer import check_class_names
 from jaxpmi.models.tokenizer import word_tokenizer
 from jaxpmi.phases import NonFiniteLossError
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
+from jaxpmi.weights.clip import load_clip
 
 PRETRAINED = "pretrained.npz"  # in the workdir: a small CLIP, for processes that resume the run
 

@@ -19,7 +19,7 @@ from jaxpmi.continual.samples import from_samples
 from jaxpmi.continual.samples import padded_batches
 from jaxpmi.continual.state import Memory
 from jaxpmi.continual.state import merge_moments
-from jaxpmi.features import contrastive
+from jaxpmi.features import cfs
 from jaxpmi.features import gaussian
 from jaxpmi.inversion.block_inverse import fit_block_inverses
 from jaxpmi.inversion.priors import pixel_histogram
@@ -133,11 +133,9 @@ def _describe_classes(features, labels, key, *, config, capacity, max_images, nu
         return class_stats, None
     settings = config.contrastive
     key_init, key_fit = jax.random.split(key)
-    grouped, mask = contrastive.group_by_class(features, labels, num_classes, capacity)
-    start = contrastive.init(
-        key_init, num_classes, features.shape[1], num_blocks=settings.num_blocks
-    )
-    models, _ = contrastive.fit(
+    grouped, mask = cfs.group_by_class(features, labels, num_classes, capacity)
+    start = cfs.init(key_init, num_classes, features.shape[1], num_blocks=settings.num_blocks)
+    models, _ = cfs.fit(
         start,
         grouped,
         mask,

@@ -28,7 +28,7 @@ from jaxpmi.data import channel_moments
 from jaxpmi.data import class_order
 from jaxpmi.data import open_source
 from jaxpmi.data import split_tasks
-from jaxpmi.features import contrastive
+from jaxpmi.features import cfs
 from jaxpmi.features.gaussian import init_class_stats
 from jaxpmi.inversion.block_inverse import init_block_inverses
 from jaxpmi.inversion.generator import init_generator
@@ -234,7 +234,7 @@ def empty_memory(run, network, layer_moments=None):
         )
     empty_models = jax.eval_shape(
         functools.partial(
-            contrastive.init,
+            cfs.init,
             num_classes=num_classes if config.inversion.targets == "cfs" else 0,
             feature_dim=max(dim, 1),
             num_blocks=config.contrastive.num_blocks,

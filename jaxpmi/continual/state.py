@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpmi.continual.gradient_records import GradientRecords
-from jaxpmi.features.contrastive import ContrastiveModel
+from jaxpmi.features.cfs import CfsModel
 from jaxpmi.features.gaussian import ClassStats
 from jaxpmi.inversion.block_inverse import BlockInverse
 from jaxpmi.models.blockwise import Variables
@@ -27,7 +27,7 @@ class Memory(NamedTuple):
     """What is kept between tasks for inversion. No field is per image."""
 
     class_stats: ClassStats
-    feature_models: ContrastiveModel
+    feature_models: CfsModel
     block_inputs: tuple[Moments, ...]  # merged over tasks by image count
     pixels: Moments  # f32[H, W, C] each, merged over tasks by image count
     histogram: jax.Array  # f32[256, C], of the pixel values 0..255, summed over tasks

@@ -37,7 +37,7 @@ from jaxpmi.continual.train import train_steps
 from jaxpmi.continual.train import trainable_parts
 from jaxpmi.continual.training_phase import Phase
 from jaxpmi.data import TaskStream
-from jaxpmi.features import contrastive
+from jaxpmi.features import cfs
 from jaxpmi.features import gaussian
 from jaxpmi.inversion import generator as generators
 from jaxpmi.inversion.full_model import PixelStats
@@ -283,7 +283,7 @@ def _draw_targets(run, state, key):
             math.ceil(num_replay_images(config, t) / stream.task_classes(t).start)
             for t in range(1, stream.num_tasks)
         )
-        drawn = contrastive.sample_features(
+        drawn = cfs.sample_features(
             memory.feature_models,
             memory.class_stats,
             key,

@@ -21,7 +21,7 @@ from jaxpmi.continual.memory import update_memory
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.state import Memory
 from jaxpmi.continual.state import merge_moments
-from jaxpmi.features import contrastive
+from jaxpmi.features import cfs
 from jaxpmi.features.gaussian import init_class_stats
 from jaxpmi.models import blockwise
 from jaxpmi.types import Moments
@@ -43,7 +43,7 @@ def empty_memory(inverses=(), layer_moments=None):
     shapes = blockwise.block_input_shapes(net.model, net.variables, SHAPE)[:-1]
     return Memory(
         class_stats=init_class_stats(NUM_CLASSES, FEATURES),
-        feature_models=contrastive.init(jax.random.key(0), NUM_CLASSES, FEATURES, num_blocks=1),
+        feature_models=cfs.init(jax.random.key(0), NUM_CLASSES, FEATURES, num_blocks=1),
         block_inputs=tuple(Moments(jnp.zeros(s[-1]), jnp.ones(s[-1])) for s in shapes),
         pixels=Moments(jnp.zeros(SHAPE), jnp.ones(SHAPE)),
         histogram=jnp.zeros((256, SHAPE[-1])),

@@ -16,11 +16,11 @@ from drawn_images import draw_image
 from jaxpmi.models import MODELS
 from jaxpmi.models import blockwise
 from jaxpmi.models import efficientnet_lite
-from jaxpmi.models import imagenet
 from jaxpmi.models import layers
 from jaxpmi.models.efficientnet_lite import InvertedResidual
 from jaxpmi.models.efficientnet_lite import efficientnet_lite0
 from jaxpmi.types import Moments
+from jaxpmi.weights import imagenet
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "efficientnet_lite0"
 MILITARY_UNIFORM = 652  # a label of ImageNet

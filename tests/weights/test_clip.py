@@ -15,11 +15,11 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save_file
 
 from jaxpmi.models import clip
-from jaxpmi.models.clip_sizes import hugging_face_sizes
-from jaxpmi.models.clip_sizes import open_clip_sizes
-from jaxpmi.models.pretrained import load_clip
 from jaxpmi.models.vit import PatchEmbedding
-from jaxpmi.models.weight_names import PATCHES
+from jaxpmi.weights.clip import load_clip
+from jaxpmi.weights.clip_sizes import hugging_face_sizes
+from jaxpmi.weights.clip_sizes import open_clip_sizes
+from jaxpmi.weights.weight_names import PATCHES
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 HUGGING_FACE, OPEN_CLIP = "hugging_face_quick_gelu", "open_clip_quick_gelu"

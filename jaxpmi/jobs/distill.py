@@ -14,30 +14,30 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.accounting import Accounts
-from jaxpmi.applications.diversity import measure_diversity
-from jaxpmi.applications.methods import SYNTHESISERS
-from jaxpmi.applications.state import ApplicationRun
-from jaxpmi.applications.state import ApplicationState
-from jaxpmi.applications.state import first_state
-from jaxpmi.applications.state import measure_accuracy
-from jaxpmi.applications.state import open_data
-from jaxpmi.applications.state import save_result
-from jaxpmi.applications.state import teacher_phases
-from jaxpmi.applications.student import Student
-from jaxpmi.applications.student import StudentProgram
-from jaxpmi.applications.student import cosine_rates
-from jaxpmi.applications.student import distill_steps
-from jaxpmi.applications.student import init_student
-from jaxpmi.applications.student import sgd
-from jaxpmi.applications.synthesis import add_batch
-from jaxpmi.applications.synthesis import draw_pool
-from jaxpmi.applications.synthesis import empty_pool
-from jaxpmi.applications.synthesis import fill_pool
-from jaxpmi.applications.synthesis import pool_images
 from jaxpmi.config import Config
 from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.start import fresh_network
 from jaxpmi.data import dataset_name
+from jaxpmi.jobs.diversity import measure_diversity
+from jaxpmi.jobs.methods import SYNTHESISERS
+from jaxpmi.jobs.state import JobRun
+from jaxpmi.jobs.state import JobState
+from jaxpmi.jobs.state import first_state
+from jaxpmi.jobs.state import measure_accuracy
+from jaxpmi.jobs.state import open_data
+from jaxpmi.jobs.state import save_result
+from jaxpmi.jobs.state import teacher_phases
+from jaxpmi.jobs.student import Student
+from jaxpmi.jobs.student import StudentProgram
+from jaxpmi.jobs.student import cosine_rates
+from jaxpmi.jobs.student import distill_steps
+from jaxpmi.jobs.student import init_student
+from jaxpmi.jobs.student import sgd
+from jaxpmi.jobs.synthesis import add_batch
+from jaxpmi.jobs.synthesis import draw_pool
+from jaxpmi.jobs.synthesis import empty_pool
+from jaxpmi.jobs.synthesis import fill_pool
+from jaxpmi.jobs.synthesis import pool_images
 from jaxpmi.models import MODELS
 from jaxpmi.models.cost import count_parameters
 from jaxpmi.phases import PhaseFn
@@ -49,7 +49,7 @@ from jaxpmi.writers import write_learning_curve
 NUM_MEASUREMENTS = 10  # of the student's accuracy, evenly spread over its training
 
 
-def begin(config: Config) -> tuple[ApplicationRun, ApplicationState]:
+def begin(config: Config) -> tuple[JobRun, JobState]:
     """Opens the data, makes teacher and student, and room for all images."""
     settings = config.distill
     student_model = MODELS[settings.student.name](settings.student.width)
@@ -72,7 +72,7 @@ def begin(config: Config) -> tuple[ApplicationRun, ApplicationState]:
     return run, replicate(state, run.mesh)
 
 
-def plan(run: ApplicationRun, task: int) -> list[tuple[str, PhaseFn]]:
+def plan(run: JobRun, task: int) -> list[tuple[str, PhaseFn]]:
     """The phases, in order, by name."""
     del task
     phases = teacher_phases(run)
@@ -81,12 +81,12 @@ def plan(run: ApplicationRun, task: int) -> list[tuple[str, PhaseFn]]:
     return [*phases, ("distill", distill_phase), ("evaluate", evaluate_phase)]
 
 
-def invert_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tick]:
+def invert_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
     """Makes the images that the student begins with."""
     yield from fill_pool(run, state, SYNTHESISERS[run.config.method], _num_initial(run.config))
 
 
-def distill_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tick]:
+def distill_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
     """Rounds: more images, where the method looks at the student, then steps of the student."""
     config, settings = run.config, run.config.distill
     synthesiser, train = SYNTHESISERS[config.method], sgd(settings)
@@ -130,7 +130,7 @@ def distill_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tick
         yield Tick(state, first + steps, total, scalars, bad, steps * train.batch_size)
 
 
-def evaluate_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tick]:
+def evaluate_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
     """The teacher's accuracy, and how much images of one class differ, beside real ones."""
     accuracy = measure_accuracy(run, state, state.network, run.model)
     real = run.stream.test_images(0), run.stream.test_labels(0)
@@ -148,7 +148,7 @@ def evaluate_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tic
     yield Tick(state.replace(results=results), 1, 1, scalars, {}, len(real[1]))
 
 
-def summarise(run: ApplicationRun, state: ApplicationState, accounts: Accounts) -> dict[str, Any]:
+def summarise(run: JobRun, state: JobState, accounts: Accounts) -> dict[str, Any]:
     """The content of summary.json."""
     config, results = run.config, jax.device_get(state.results)
     teacher, curve = float(results["teacher_accuracy"]), results["student_accuracy"]
@@ -189,7 +189,7 @@ def report(summary: dict[str, Any], folder: Path) -> None:
     )
 
 
-def save(run: ApplicationRun, state: ApplicationState, folder: Path) -> dict[str, str]:
+def save(run: JobRun, state: JobState, folder: Path) -> dict[str, str]:
     """Writes the student."""
     settings = run.config.distill.student
     return save_result(run, state, folder, state.student, run.student_model, settings)

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.accounting import Accounts
-from jaxpmi.applications.state import save_result
 from jaxpmi.augment import denormalise
 from jaxpmi.augment import pixel_range
 from jaxpmi.config import Config
@@ -51,8 +50,8 @@ from jaxpmi.inversion.deep_inversion import first_images
 from jaxpmi.inversion.per_layer import invert_blocks
 from jaxpmi.inversion.per_layer import propagated_block_inputs
 from jaxpmi.inversion.targets import Targets
+from jaxpmi.jobs.state import save_result
 from jaxpmi.models import MODELS
-from jaxpmi.models.imagenet import load_efficientnet_lite0
 from jaxpmi.phases import PhaseFn
 from jaxpmi.phases import System
 from jaxpmi.phases import Tick
@@ -60,6 +59,7 @@ from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
 from jaxpmi.types import PRNGKey
+from jaxpmi.weights.imagenet import load_efficientnet_lite0
 from jaxpmi.writers import write_image_folders
 from jaxpmi.writers import write_image_grid
 

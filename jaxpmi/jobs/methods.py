@@ -6,27 +6,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxpmi.applications.state import ApplicationRun
-from jaxpmi.applications.state import ApplicationState
-from jaxpmi.applications.synthesis import Batch
-from jaxpmi.applications.synthesis import Request
-from jaxpmi.applications.synthesis import Synthesiser
 from jaxpmi.augment import pixel_range
 from jaxpmi.config import Config
-from jaxpmi.inversion.contrastive_inversion import contrastive_inversion
-from jaxpmi.inversion.contrastive_inversion import init_contrastive_inversion
+from jaxpmi.inversion.cmi import init_cmi
 from jaxpmi.inversion.deep_inversion import Classifier
 from jaxpmi.inversion.deep_inversion import deep_inversion
 from jaxpmi.inversion.deep_inversion import first_images
 from jaxpmi.inversion.deep_inversion import noise_start
-from jaxpmi.inversion.fast_inversion import fast_inversion
-from jaxpmi.inversion.fast_inversion import init_fast_inversion
+from jaxpmi.inversion.fast_dfkd import fast_dfkd
+from jaxpmi.inversion.fast_dfkd import init_fast_dfkd
+from jaxpmi.jobs.state import JobRun
+from jaxpmi.jobs.state import JobState
+from jaxpmi.jobs.synthesis import Batch
+from jaxpmi.jobs.synthesis import Request
+from jaxpmi.jobs.synthesis import Synthesiser
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.types import PRNGKey
 
 
 def make_noise(
-    carried: tuple[()], request: Request, run: ApplicationRun, student_model: Any
+    carried: tuple[()], request: Request, run: JobRun, student_model: Any
 ) -> tuple[tuple[()], Batch]:
     """Standard-normal noise, clipped to valid pixels: what must be beaten."""
     del student_model
@@ -37,7 +36,7 @@ def make_noise(
 
 
 def make_by_deep_inversion(
-    carried: tuple[()], request: Request, run: ApplicationRun, student_model: BlockwiseModel | None
+    carried: tuple[()], request: Request, run: JobRun, student_model: BlockwiseModel | None
 ) -> tuple[tuple[()], Batch]:
     """DeepInversion from noise; adaptive, where there is a student to compete with."""
     config, student = run.config.deep_inversion, request.student
@@ -62,13 +61,13 @@ def make_by_deep_inversion(
     return carried, Batch(result.images, result.loss, result.terms, result.finite)
 
 
-def make_by_contrastive_inversion(
-    carried: Any, request: Request, run: ApplicationRun, student_model: BlockwiseModel | None
+def make_by_generator(
+    carried: Any, request: Request, run: JobRun, student_model: BlockwiseModel | None
 ) -> tuple[Any, Batch]:
     """CMI, or FastDFKD where the method is that."""
     fast = run.config.method == "fast_dfkd"
     shape = {} if fast else {"image_shape": run.stream.image_shape}
-    carried, solution = (fast_inversion if fast else contrastive_inversion)(
+    carried, solution = (fast_dfkd if fast else cmi)(
         carried,
         request.teacher.variables,
         request.teacher.head,
@@ -85,41 +84,39 @@ def make_by_contrastive_inversion(
     return carried, Batch(solution.x, solution.loss, solution.terms, solution.finite)
 
 
-def _carry_nothing(run: ApplicationRun, state: ApplicationState, key: PRNGKey) -> tuple[()]:
+def _carry_nothing(run: JobRun, state: JobState, key: PRNGKey) -> tuple[()]:
     del run, state, key
     return ()
 
 
-def _begin_contrastive(run: ApplicationRun, state: ApplicationState, key: PRNGKey) -> Any:
+def _begin_cmi(run: JobRun, state: JobState, key: PRNGKey) -> Any:
     shape, config = run.stream.image_shape, run.config.contrastive_inversion
-    return init_contrastive_inversion(
+    return init_cmi(
         key, state.network.variables, shape, mean=state.mean, model=run.model, config=config
     )
 
 
-def _begin_fast(run: ApplicationRun, state: ApplicationState, key: PRNGKey) -> Any:
+def _begin_fast(run: JobRun, state: JobState, key: PRNGKey) -> Any:
     shape, config = run.stream.image_shape, run.config.contrastive_inversion
     variables = state.network.variables
-    return init_fast_inversion(key, variables, shape, mean=state.mean, config=config)
+    return init_fast_dfkd(key, variables, shape, mean=state.mean, config=config)
 
 
 def _deep_inversion_batch(config: Config) -> int:
     return config.deep_inversion.batch_size
 
 
-def _contrastive_batch(config: Config) -> int:
+def _generator_batch(config: Config) -> int:
     return config.contrastive_inversion.batch_size
 
 
 _DEEP = Synthesiser(_deep_inversion_batch, _carry_nothing, make_by_deep_inversion, adapts=False)
-_CONTRASTIVE = Synthesiser(
-    _contrastive_batch, _begin_contrastive, make_by_contrastive_inversion, adapts=True
-)
+_GENERATOR = Synthesiser(_generator_batch, _begin_cmi, make_by_generator, adapts=True)
 SYNTHESISERS = {
     "noise": _DEEP._replace(make=make_noise),
     "deep_inversion": _DEEP,
     "adaptive_deep_inversion": _DEEP._replace(adapts=True),
-    "cmi": _CONTRASTIVE,
-    "fast_dfkd": _CONTRASTIVE._replace(begin=_begin_fast),
+    "cmi": _GENERATOR,
+    "fast_dfkd": _GENERATOR._replace(begin=_begin_fast),
 }
 """As `config.method` names them."""

@@ -33,7 +33,7 @@ from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 
 
-class ContrastiveState(NamedTuple):
+class CmiState(NamedTuple):
     """What goes from call to call."""
 
     projection: Params
@@ -42,7 +42,7 @@ class ContrastiveState(NamedTuple):
     generator: Params  # that the last call ended with, or a fresh one; () if every call draws one
 
 
-def init_contrastive_inversion(
+def init_cmi(
     key: PRNGKey,
     variables: Variables,
     image_shape: tuple[int, int, int],
@@ -50,7 +50,7 @@ def init_contrastive_inversion(
     mean: jax.Array,
     model: BlockwiseModel,
     config: ContrastiveInversionConfig,
-) -> ContrastiveState:
+) -> CmiState:
     """A fresh projection head and an empty bank for a teacher of images (H, W, C).
 
     A generator that is kept from call to call makes at first pixels f32[C] `mean` in [0, 1].
@@ -69,7 +69,7 @@ def init_contrastive_inversion(
     generator = ()
     if config.generator_start == "last":
         generator = generator_of(config, key_generator, image_shape, mean)
-    return ContrastiveState(projection, opt_state, bank, generator)
+    return CmiState(projection, opt_state, bank, generator)
 
 
 @functools.partial(
@@ -77,8 +77,8 @@ def init_contrastive_inversion(
     static_argnames=("image_shape", "model", "student_model", "config"),
     donate_argnames="state",
 )
-def contrastive_inversion(
-    state: ContrastiveState,
+def cmi(
+    state: CmiState,
     variables: Variables,
     head: jax.Array,
     labels: jax.Array,
@@ -91,11 +91,11 @@ def contrastive_inversion(
     model: BlockwiseModel,
     student_model: BlockwiseModel | None,
     config: ContrastiveInversionConfig,
-) -> tuple[ContrastiveState, Solution]:
+) -> tuple[CmiState, Solution]:
     """Makes one batch of images (section 4); all steps are one compiled program.
 
     Args:
-      state: of `init_contrastive_inversion` or of the last call; donated.
+      state: of `init_cmi` or of the last call; donated.
       variables: of the teacher.
       head: f32[D, C], the teacher's classifier.
       labels: i32[B], the class that each image is to show; `bank_size` is a multiple of B.
@@ -152,7 +152,7 @@ def contrastive_inversion(
         num_steps=config.num_steps,
     )
     pixels, rows = found.best
-    state = ContrastiveState(
+    state = CmiState(
         found.parts["projection"],
         found.opt_states["projection"],
         memory_bank.push(state.bank, rows),

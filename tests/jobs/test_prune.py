@@ -14,9 +14,9 @@ from tiny_run import tiny_config
 import jaxpmi
 from jaxpmi import experiment
 from jaxpmi import session
-from jaxpmi.applications import prune
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.config import PruneConfig
+from jaxpmi.jobs import prune
 from jaxpmi.models.blockwise import forward
 
 BATCH = 8

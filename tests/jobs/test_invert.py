@@ -15,8 +15,6 @@ from tiny_run import tiny_config
 
 from jaxpmi import experiment
 from jaxpmi import session
-from jaxpmi.applications import invert
-from jaxpmi.applications import network_file
 from jaxpmi.config import DataConfig
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.config import InvertConfig
@@ -24,9 +22,11 @@ from jaxpmi.config import ModelConfig
 from jaxpmi.config_file import load_config
 from jaxpmi.data import imagenet_class_names
 from jaxpmi.data import imagenet_labels
+from jaxpmi.jobs import invert
 from jaxpmi.models import efficientnet_lite
 from jaxpmi.models.blockwise import init_variables
-from jaxpmi.models.imagenet import PretrainedClassifier
+from jaxpmi.weights import network_file
+from jaxpmi.weights.imagenet import PretrainedClassifier
 
 SIZE, BATCH = 16, 4
 

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpmi.applications.state import ApplicationState
 from jaxpmi.augment import denormalise
 from jaxpmi.config import Config
 from jaxpmi.continual.evaluation import label_agreement
@@ -20,6 +19,7 @@ from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.samples import put_samples
 from jaxpmi.continual.state import Network
 from jaxpmi.continual.state import Replay
+from jaxpmi.jobs.state import JobState
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.phases import Tick
 from jaxpmi.sharding import shard_batch
@@ -52,7 +52,7 @@ class Synthesiser(NamedTuple):
     """A method to make images; `Config` is its settings, what it carries is its own."""
 
     batch_size: Callable[[Config], int]
-    begin: Callable[[Run, ApplicationState, PRNGKey], Any]  # what it carries from batch to batch
+    begin: Callable[[Run, JobState, PRNGKey], Any]  # what it carries from batch to batch
     make: Callable[[Any, Request, Run, BlockwiseModel | None], tuple[Any, Batch]]
     adapts: bool  # whether images depend on the student, or on the images before them
 
@@ -66,7 +66,7 @@ def balanced_labels(run: Run, step: int, batch_size: int) -> np.ndarray:
 
 
 def fill_pool(
-    run: Run, state: ApplicationState, synthesiser: Synthesiser, num_batches: int
+    run: Run, state: JobState, synthesiser: Synthesiser, num_batches: int
 ) -> Iterator[Tick]:
     """Makes batches for no student in particular, one a step."""
     key, batch_size = phase_key(state), synthesiser.batch_size(run.config)
@@ -79,13 +79,13 @@ def fill_pool(
 
 def add_batch(
     run: Run,
-    state: ApplicationState,
+    state: JobState,
     synthesiser: Synthesiser,
     key: PRNGKey,
     *,
     against: Network | None = None,
     student_model: BlockwiseModel | None = None,
-) -> tuple[ApplicationState, dict[str, jax.Array], jax.Array]:
+) -> tuple[JobState, dict[str, jax.Array], jax.Array]:
     """Makes the next batch and puts it into the pool.
 
     Returns:
@@ -115,14 +115,14 @@ def empty_pool(run: Run, num_images: int, pool_format: str = "uint8") -> Replay:
     )
 
 
-def pool_images(state: ApplicationState) -> tuple[np.ndarray, np.ndarray]:
+def pool_images(state: JobState) -> tuple[np.ndarray, np.ndarray]:
     """The images made so far, u8[N, H, W, C], and their labels i32[N]."""
     count = int(state.pool.count)
     samples, labels = jax.device_get((state.pool.samples, state.pool.labels))
     return np.round(samples[:count]).astype(np.uint8), labels[:count]
 
 
-def draw_pool(run: Run, state: ApplicationState, phase: str, folder: Path) -> str:
+def draw_pool(run: Run, state: JobState, phase: str, folder: Path) -> str:
     """Writes images of every class beside real ones, after the phases that make images."""
     if phase in ("invert", "distill"):
         images, labels = pool_images(state)

@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpmi.applications.network_file import SavedNetwork
-from jaxpmi.applications.network_file import save_network
 from jaxpmi.config import Config
 from jaxpmi.config import ModelConfig
 from jaxpmi.continual import task as tasks
@@ -31,20 +29,22 @@ from jaxpmi.models.pruning import Kept
 from jaxpmi.phases import PhaseFn
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
+from jaxpmi.weights.network_file import SavedNetwork
+from jaxpmi.weights.network_file import save_network
 
 NETWORK_FILE = "network.npz"  # in the workdir
 EVERYTHING = METHODS["joint"]  # a network is trained on all classes at once
 
 
 @dataclasses.dataclass(frozen=True)
-class ApplicationRun(Run):
+class JobRun(Run):
     """What stays the same during a job."""
 
     student_model: BlockwiseModel | None  # None: there is no student
 
 
 @flax.struct.dataclass
-class ApplicationState:
+class JobState:
     """Everything that decides how a job goes on."""
 
     network: Network  # trained on real images, then frozen
@@ -73,22 +73,22 @@ class ApplicationState:
         return jax.tree.map(jnp.copy, self.network)
 
 
-def open_data(config: Config, student_model: BlockwiseModel | None) -> ApplicationRun:
+def open_data(config: Config, student_model: BlockwiseModel | None) -> JobRun:
     """Opens the data set, all classes as one task in their own order, and builds the model."""
     source = open_source(config.data)
     stream = TaskStream(source, (tuple(range(source.num_classes)),), allow_past=True)
     stream.begin(0)
     model = MODELS[config.model.name](config.model.width)
-    return ApplicationRun(config, EVERYTHING, model, stream, make_mesh(), student_model)
+    return JobRun(config, EVERYTHING, model, stream, make_mesh(), student_model)
 
 
-def first_state(run: Run, **fields: Any) -> ApplicationState:
+def first_state(run: Run, **fields: Any) -> JobState:
     """The state before the network is trained; `fields` are those of the job."""
     config, zero = run.config, jnp.zeros((), jnp.int32)
     mean, std = pixel_moments(run)
     key_network, key_run = jax.random.split(jax.random.key(config.seed))
     network = fresh_network(run, key_network)
-    state = ApplicationState(
+    state = JobState(
         network=network,
         opt_state=optimiser(config.train).init(trainable_parts(network, {})),
         class_counts=jnp.ones(run.stream.num_classes),
@@ -103,13 +103,13 @@ def first_state(run: Run, **fields: Any) -> ApplicationState:
     return replicate(state, run.mesh)
 
 
-def teacher_phases(run: ApplicationRun) -> list[tuple[str, PhaseFn]]:
+def teacher_phases(run: JobRun) -> list[tuple[str, PhaseFn]]:
     """Training of the network on real images: what there has to be before a job can begin."""
     return tasks.train_plan(first_phases(run.config.train, run.config.losses))
 
 
 def measure_accuracy(
-    run: ApplicationRun, state: ApplicationState, network: Network, model: BlockwiseModel
+    run: JobRun, state: JobState, network: Network, model: BlockwiseModel
 ) -> float:
     """Share of the test images that a network, of `model`, predicts rightly."""
     everything = np.ones(run.stream.num_classes, np.float32)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxpmi.applications import speed
+from jaxpmi.jobs import speed
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
 

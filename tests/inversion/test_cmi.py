@@ -16,9 +16,9 @@ from jaxpmi.config import ContrastiveInversionConfig
 from jaxpmi.inversion import contrast
 from jaxpmi.inversion import latent_search
 from jaxpmi.inversion import objectives
-from jaxpmi.inversion.contrastive_inversion import contrastive_inversion
-from jaxpmi.inversion.contrastive_inversion import init_contrastive_inversion
-from jaxpmi.inversion.contrastive_inversion import two_views
+from jaxpmi.inversion.cmi import cmi
+from jaxpmi.inversion.cmi import init_cmi
+from jaxpmi.inversion.cmi import two_views
 from jaxpmi.inversion.latent_search import Networks
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
@@ -47,7 +47,7 @@ def student():
 
 def fresh(config=CONFIG, seed=0, model=None, variables=None):
     net = trained()
-    return init_contrastive_inversion(
+    return init_cmi(
         jax.random.key(seed),
         variables or net.variables,
         SHAPE,
@@ -60,7 +60,7 @@ def fresh(config=CONFIG, seed=0, model=None, variables=None):
 def call(state, seed, config=CONFIG, *, against=None, labels=LABELS):
     """Invert the small network once; a state of which parts are to be used again is copied."""
     net = trained()
-    return contrastive_inversion(
+    return cmi(
         jax.tree.map(jnp.array, state),
         net.variables,
         net.head,
@@ -234,7 +234,7 @@ def test_a_transformer_is_inverted_too():
     config = dataclasses.replace(CONFIG, num_steps=3)
     state = fresh(config, model=model, variables=variables)
     assert state.bank.rows.shape == (16, 2 * 2 * 2 * 8)  # two layers of two blocks
-    state, solution = contrastive_inversion(
+    state, solution = cmi(
         state,
         variables,
         jnp.ones((5, 4)) * jnp.arange(4.0)[None],

@@ -15,25 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.accounting import Accounts
-from jaxpmi.applications.methods import SYNTHESISERS
-from jaxpmi.applications.speed import measure_speed_up
-from jaxpmi.applications.state import ApplicationRun
-from jaxpmi.applications.state import ApplicationState
-from jaxpmi.applications.state import first_state
-from jaxpmi.applications.state import measure_accuracy
-from jaxpmi.applications.state import open_data
-from jaxpmi.applications.state import save_result
-from jaxpmi.applications.state import teacher_phases
-from jaxpmi.applications.student import Student
-from jaxpmi.applications.student import StudentProgram
-from jaxpmi.applications.student import cosine_rates
-from jaxpmi.applications.student import distill_steps
-from jaxpmi.applications.student import init_student
-from jaxpmi.applications.student import sgd
-from jaxpmi.applications.synthesis import add_batch
-from jaxpmi.applications.synthesis import draw_pool
-from jaxpmi.applications.synthesis import empty_pool
-from jaxpmi.applications.synthesis import fill_pool
 from jaxpmi.augment import normalise
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import Config
@@ -43,6 +24,25 @@ from jaxpmi.continual.state import Network
 from jaxpmi.continual.state import Replay
 from jaxpmi.data import dataset_name
 from jaxpmi.inversion.objectives import class_cross_entropy
+from jaxpmi.jobs.methods import SYNTHESISERS
+from jaxpmi.jobs.speed import measure_speed_up
+from jaxpmi.jobs.state import JobRun
+from jaxpmi.jobs.state import JobState
+from jaxpmi.jobs.state import first_state
+from jaxpmi.jobs.state import measure_accuracy
+from jaxpmi.jobs.state import open_data
+from jaxpmi.jobs.state import save_result
+from jaxpmi.jobs.state import teacher_phases
+from jaxpmi.jobs.student import Student
+from jaxpmi.jobs.student import StudentProgram
+from jaxpmi.jobs.student import cosine_rates
+from jaxpmi.jobs.student import distill_steps
+from jaxpmi.jobs.student import init_student
+from jaxpmi.jobs.student import sgd
+from jaxpmi.jobs.synthesis import add_batch
+from jaxpmi.jobs.synthesis import draw_pool
+from jaxpmi.jobs.synthesis import empty_pool
+from jaxpmi.jobs.synthesis import fill_pool
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import forward
@@ -63,7 +63,7 @@ CHUNK_STEPS = 100  # of final tuning per compiled call
 SPEED_BATCH = 128  # images per batch, where speed is measured
 
 
-def begin(config: Config) -> tuple[ApplicationRun, ApplicationState]:
+def begin(config: Config) -> tuple[JobRun, JobState]:
     """Opens the data, makes the network, and room for all images."""
     run = open_data(config, None)
     settings, synthesiser = config.prune, SYNTHESISERS[config.method]
@@ -81,7 +81,7 @@ def begin(config: Config) -> tuple[ApplicationRun, ApplicationState]:
     return run, replicate(state, run.mesh)
 
 
-def plan(run: ApplicationRun, task: int) -> list[tuple[str, PhaseFn]]:
+def plan(run: JobRun, task: int) -> list[tuple[str, PhaseFn]]:
     """The phases, in order, by name."""
     del task
     phases = [*teacher_phases(run), ("invert", invert_phase), ("prune", prune_phase)]
@@ -90,12 +90,12 @@ def plan(run: ApplicationRun, task: int) -> list[tuple[str, PhaseFn]]:
     return [*phases, ("evaluate", evaluate_phase)]
 
 
-def invert_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tick]:
+def invert_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
     """Makes the images to begin with."""
     yield from fill_pool(run, state, SYNTHESISERS[run.config.method], _num_initial(run.config))
 
 
-def prune_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tick]:
+def prune_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
     """Removals: importance, the least important filters set to 0, a little distillation."""
     config, settings = run.config, run.config.prune
     synthesiser, key = SYNTHESISERS[config.method], phase_key(state)
@@ -137,7 +137,7 @@ def prune_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tick]:
         yield Tick(state, index + 1, settings.num_removals, scalars, bad, images)
 
 
-def tune_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tick]:
+def tune_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
     """Distillation from the whole network, with nothing more removed."""
     settings, key = run.config.prune, phase_key(state)
     program, total = _program(run, settings), settings.final_steps
@@ -152,7 +152,7 @@ def tune_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tick]:
         yield Tick(state, done, total, scalars, bad, len(some) * settings.batch_size)
 
 
-def evaluate_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tick]:
+def evaluate_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
     """Accuracy of the whole network and of the small one that is left."""
     small_model, small = pruned_network(run.model, state)
     before = measure_accuracy(run, state, state.network, run.model)
@@ -162,14 +162,14 @@ def evaluate_phase(run: ApplicationRun, state: ApplicationState) -> Iterator[Tic
     yield Tick(state.replace(results=results), 1, 1, scalars, {}, len(run.stream.test_labels(0)))
 
 
-def pruned_network(model: BlockwiseModel, state: ApplicationState) -> tuple[Any, Network]:
+def pruned_network(model: BlockwiseModel, state: JobState) -> tuple[Any, Network]:
     """The network without the filters that are not kept, and its model."""
     variables, head = state.student
     model, variables, head = remove_filters(model, variables, head, _as_kept(state.kept))
     return model, Network(variables, head)
 
 
-def summarise(run: ApplicationRun, state: ApplicationState, accounts: Accounts) -> dict[str, Any]:
+def summarise(run: JobRun, state: JobState, accounts: Accounts) -> dict[str, Any]:
     """The content of summary.json."""
     config, results = run.config, jax.device_get(state.results)
     small_model, small = pruned_network(run.model, state)
@@ -206,7 +206,7 @@ def summarise(run: ApplicationRun, state: ApplicationState, accounts: Accounts) 
     }
 
 
-def save(run: ApplicationRun, state: ApplicationState, folder: Path) -> dict[str, str]:
+def save(run: JobRun, state: JobState, folder: Path) -> dict[str, str]:
     """Writes the small network."""
     model, small = pruned_network(run.model, state)
     return save_result(run, state, folder, small, model, run.config.model, _as_kept(state.kept))

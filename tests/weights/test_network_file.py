@@ -10,10 +10,10 @@ import pytest
 from tiny_run import set_up
 
 import jaxpmi
-from jaxpmi.applications import network_file
 from jaxpmi.config import ModelConfig
 from jaxpmi.models import MODELS
 from jaxpmi.models import blockwise
+from jaxpmi.weights import network_file
 
 SHAPE, NAMES = (8, 8, 1), ("zero", "eins", "dvě")
 CONFIG = ModelConfig(name="tiny", width=4)

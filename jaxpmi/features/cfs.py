@@ -25,7 +25,7 @@ NEGATIVE_SLOPE = 0.01
 MomentMatch = Literal["sound", "published", "none"]
 
 
-class ContrastiveModel(NamedTuple):
+class CfsModel(NamedTuple):
     """One network per class: L blocks of linear, BatchNorm and leaky ReLU, then a unit vector.
 
     Single-class functions take the same container without the axis C. The linear maps have no
@@ -37,22 +37,20 @@ class ContrastiveModel(NamedTuple):
 
 
 class _Fit(NamedTuple):
-    model: ContrastiveModel
+    model: CfsModel
     opt_state: optax.OptState
-    best_model: ContrastiveModel
+    best_model: CfsModel
     best_loss: jax.Array
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "feature_dim", "num_blocks"))
-def init(
-    key: PRNGKey, num_classes: int, feature_dim: int, *, num_blocks: int = 2
-) -> ContrastiveModel:
+def init(key: PRNGKey, num_classes: int, feature_dim: int, *, num_blocks: int = 2) -> CfsModel:
     """Draws all classes' networks; weights are uniform within 1 / sqrt(D) (PyTorch's linear)."""
     shape = (num_classes, num_blocks, feature_dim)
     bound = feature_dim**-0.5
     weight = jax.random.uniform(key, (*shape, feature_dim), minval=-bound, maxval=bound)
     params = {"weight": weight, "scale": jnp.ones(shape), "shift": jnp.zeros(shape)}
-    return ContrastiveModel(params, Moments(jnp.zeros(shape), jnp.ones(shape)))
+    return CfsModel(params, Moments(jnp.zeros(shape), jnp.ones(shape)))
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "capacity"))
@@ -102,14 +100,14 @@ def uniformity_loss(
 
 
 @jax.jit
-def apply(model: ContrastiveModel, features: jax.Array) -> jax.Array:
+def apply(model: CfsModel, features: jax.Array) -> jax.Array:
     """Unit embeddings f32[C, K, D] of each class's features f32[C, K, D], in evaluation mode."""
     return jax.vmap(_embed)(model, features)
 
 
 @functools.partial(jax.jit, static_argnames=("num_epochs", "batch_size"))
 def fit(
-    model: ContrastiveModel,
+    model: CfsModel,
     features: jax.Array,
     mask: jax.Array,
     key: PRNGKey,
@@ -118,7 +116,7 @@ def fit(
     num_epochs: int = 200,
     batch_size: int = 64,
     temperature: float | jax.Array = 1.0,
-) -> tuple[ContrastiveModel, dict[str, jax.Array]]:
+) -> tuple[CfsModel, dict[str, jax.Array]]:
     """Trains every class's network on that class's features (PMI, section 3).
 
     Args:
@@ -148,7 +146,7 @@ def fit(
 
 
 def fit_class(
-    model: ContrastiveModel,
+    model: CfsModel,
     features: jax.Array,
     mask: jax.Array,
     key: PRNGKey,
@@ -157,7 +155,7 @@ def fit_class(
     num_epochs: int,
     batch_size: int,
     temperature: float | jax.Array,
-) -> tuple[ContrastiveModel, jax.Array]:
+) -> tuple[CfsModel, jax.Array]:
     """Trains one class's network on f32[K, D] features with mask f32[K]; see `fit`.
 
     Weights are kept with the loss they had before their update (the published code stores the
@@ -173,9 +171,9 @@ def fit_class(
         (loss, running), grads = _loss_and_grad(carry.model, x, valid, temperature)
         updates, opt_state = tx.update(grads, carry.opt_state)
         params = jax.tree.map(lambda p, u: p - learning_rate * u, carry.model.params, updates)
-        evaluated = (ContrastiveModel(carry.model.params, running), loss)
+        evaluated = (CfsModel(carry.model.params, running), loss)
         best = _choose(loss < carry.best_loss, evaluated, (carry.best_model, carry.best_loss))
-        new = _Fit(ContrastiveModel(params, running), opt_state, *best)
+        new = _Fit(CfsModel(params, running), opt_state, *best)
         complete = (valid.sum() == jnp.minimum(mask.sum(), batch_size)) & (mask.sum() > 0)
         return _choose(complete, new, carry), None
 
@@ -213,7 +211,7 @@ def select(embeddings: jax.Array, kept_mean: jax.Array, num_kept: int) -> jax.Ar
     static_argnames=("num_per_class", "num_rounds", "keep_rate", "moment_match", "oversampling"),
 )
 def sample_features(
-    model: ContrastiveModel,
+    model: CfsModel,
     stats: ClassStats,
     key: PRNGKey,
     *,

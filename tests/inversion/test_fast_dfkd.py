@@ -11,7 +11,7 @@ from small_network import STD
 from small_network import trained
 
 from jaxpmi.config import ContrastiveInversionConfig
-from jaxpmi.inversion import fast_inversion as fast
+from jaxpmi.inversion import fast_dfkd as fast
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion.latent_search import to_normalised
 from jaxpmi.inversion.pixel_generator import generate_pixels
@@ -34,14 +34,14 @@ LABELS = np.arange(8, dtype=np.int32) % 4
 @functools.cache
 def fresh():
     """Before any call; copied before it is used, which donates it."""
-    return fast.init_fast_inversion(
+    return fast.init_fast_dfkd(
         jax.random.key(0), trained().variables, SHAPE, mean=jnp.asarray(MEAN), config=CONFIG
     )
 
 
 def call(state, seed, config=CONFIG, against=None):
     net = trained()
-    return fast.fast_inversion(
+    return fast.fast_dfkd(
         jax.tree.map(jnp.array, state),
         net.variables,
         net.head,
@@ -57,7 +57,7 @@ def call(state, seed, config=CONFIG, against=None):
 
 
 def latents(seed):
-    """As `fast_inversion` draws them."""
+    """As `fast_dfkd` draws them."""
     return jax.random.normal(jax.random.split(jax.random.key(seed), 3)[0], (8, 8))
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxpmi.config import ContrastiveInversionConfig
-from jaxpmi.inversion.contrastive_inversion import global_view
+from jaxpmi.inversion.cmi import global_view
 from jaxpmi.inversion.latent_search import Found
 from jaxpmi.inversion.latent_search import Networks
 from jaxpmi.inversion.latent_search import network_terms
@@ -35,7 +35,7 @@ from jaxpmi.types import PRNGKey
 REPTILE_FACTOR = 67.0  # on the way that the generator went, as its gradient
 
 
-class FastState(NamedTuple):
+class FastDfkdState(NamedTuple):
     """What goes from call to call."""
 
     generator: Params  # where every call starts
@@ -44,14 +44,14 @@ class FastState(NamedTuple):
     num_calls: jax.Array  # i32[]
 
 
-def init_fast_inversion(
+def init_fast_dfkd(
     key: PRNGKey,
     variables: Variables,
     image_shape: tuple[int, int, int],
     *,
     mean: jax.Array,
     config: ContrastiveInversionConfig,
-) -> FastState:
+) -> FastDfkdState:
     """A fresh generator of images (H, W, C), at first of pixels f32[C] `mean` in [0, 1].
 
     `variables` are of the teacher.
@@ -59,14 +59,14 @@ def init_fast_inversion(
     generator = generator_of(config, key, image_shape, mean)
     statistics = jax.tree.map(jnp.zeros_like, variables.batch_stats)
     opt_state = _meta_optimiser(config).init(generator)
-    return FastState(generator, opt_state, statistics, jnp.zeros((), jnp.int32))
+    return FastDfkdState(generator, opt_state, statistics, jnp.zeros((), jnp.int32))
 
 
 @functools.partial(
     jax.jit, static_argnames=("model", "student_model", "config"), donate_argnames="state"
 )
-def fast_inversion(
-    state: FastState,
+def fast_dfkd(
+    state: FastDfkdState,
     variables: Variables,
     head: jax.Array,
     labels: jax.Array,
@@ -78,10 +78,10 @@ def fast_inversion(
     model: BlockwiseModel,
     student_model: BlockwiseModel | None,
     config: ContrastiveInversionConfig,
-) -> tuple[FastState, Solution]:
+) -> tuple[FastDfkdState, Solution]:
     """Makes one batch of images and improves the generator's start; one compiled program.
 
-    The arguments are those of `contrastive_inversion`, with a state of `init_fast_inversion`; any
+    The arguments are those of `cmi`, with a state of `init_fast_dfkd`; any
     number of labels will do. Published settings have `num_steps` of 2 to 10. The student is left
     out of the loss before call `adversarial_warmup_calls`.
     """
@@ -129,7 +129,7 @@ def fast_inversion(
     gradient = meta_gradient(start, found, config)
     updates, opt_state = _meta_optimiser(config).update(gradient, state.opt_state)
     (pixels, _), (_, moments) = found.best, found.last
-    state = FastState(
+    state = FastDfkdState(
         optax.apply_updates(start, updates),
         opt_state,
         blend_statistics(state, moments, config.statistics_momentum),
@@ -140,7 +140,7 @@ def fast_inversion(
 
 
 def blend_statistics(
-    state: FastState, moments: dict[str, Any], momentum: float | jax.Array
+    state: FastDfkdState, moments: dict[str, Any], momentum: float | jax.Array
 ) -> dict[str, Any]:
     """momentum * those of earlier calls + (1 - momentum) * `moments`; in the first call `moments`.
 

@@ -17,14 +17,14 @@ from jaxpmi.models.blockwise import init_variables
 from jaxpmi.models.efficientnet_lite import EfficientNetLite
 from jaxpmi.models.efficientnet_lite import InvertedResidual
 from jaxpmi.models.efficientnet_lite import efficientnet_lite0
-from jaxpmi.models.torch_checkpoint import read_torch_checkpoint
-from jaxpmi.models.weight_names import CONV
-from jaxpmi.models.weight_names import DEPTHWISE
-from jaxpmi.models.weight_names import POINTWISE
-from jaxpmi.models.weight_names import TRANSPOSED
-from jaxpmi.models.weight_names import Source
-from jaxpmi.models.weight_names import check_tensors
 from jaxpmi.types import Moments
+from jaxpmi.weights.torch_checkpoint import read_torch_checkpoint
+from jaxpmi.weights.weight_names import CONV
+from jaxpmi.weights.weight_names import DEPTHWISE
+from jaxpmi.weights.weight_names import POINTWISE
+from jaxpmi.weights.weight_names import TRANSPOSED
+from jaxpmi.weights.weight_names import Source
+from jaxpmi.weights.weight_names import check_tensors
 
 # Of pixels in [0, 1], per channel: what the network takes is (pixel - 127) / 128 of 0 .. 255.
 EFFICIENTNET_MEAN = (127 / 255,) * 3

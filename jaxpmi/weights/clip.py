@@ -19,18 +19,18 @@ from jaxpmi.models.clip import Clip
 from jaxpmi.models.clip import ClipVariables
 from jaxpmi.models.clip import clip
 from jaxpmi.models.clip import init_clip
-from jaxpmi.models.clip_sizes import hugging_face_sizes
-from jaxpmi.models.clip_sizes import model_sizes
-from jaxpmi.models.clip_sizes import open_clip_sizes
-from jaxpmi.models.clip_sizes import openai_conventions
-from jaxpmi.models.clip_sizes import openai_sizes
 from jaxpmi.models.tokenizer import Tokenizer
 from jaxpmi.models.tokenizer import read_tokenizer
-from jaxpmi.models.weight_names import HUGGING_FACE
-from jaxpmi.models.weight_names import OPENAI
-from jaxpmi.models.weight_names import Naming
-from jaxpmi.models.weight_names import Source
-from jaxpmi.models.weight_names import check_tensors
+from jaxpmi.weights.clip_sizes import hugging_face_sizes
+from jaxpmi.weights.clip_sizes import model_sizes
+from jaxpmi.weights.clip_sizes import open_clip_sizes
+from jaxpmi.weights.clip_sizes import openai_conventions
+from jaxpmi.weights.clip_sizes import openai_sizes
+from jaxpmi.weights.weight_names import HUGGING_FACE
+from jaxpmi.weights.weight_names import OPENAI
+from jaxpmi.weights.weight_names import Naming
+from jaxpmi.weights.weight_names import Source
+from jaxpmi.weights.weight_names import check_tensors
 
 
 class PretrainedClip(NamedTuple):

@@ -26,7 +26,7 @@ from jaxpmi.models.blockwise import init_variables
 from jaxpmi.models.efficientnet_lite import efficientnet_lite0
 from jaxpmi.models.pruning import Kept
 from jaxpmi.models.pruning import remove_filters
-from jaxpmi.models.weight_names import check_tensors
+from jaxpmi.weights.weight_names import check_tensors
 from jaxpmi.writers.files import replace_file
 
 FORMAT_VERSION = 1  # raised whenever the meaning of the file changes

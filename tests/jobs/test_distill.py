@@ -15,15 +15,15 @@ from tiny_run import tiny_model
 import jaxpmi
 from jaxpmi import experiment
 from jaxpmi import session
-from jaxpmi.applications import distill
-from jaxpmi.applications.methods import SYNTHESISERS
-from jaxpmi.applications.student import cosine_rates
 from jaxpmi.config import ContrastiveInversionConfig
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.config import DistillConfig
 from jaxpmi.config import ModelConfig
 from jaxpmi.config_check import SYNTHESIS_METHODS
 from jaxpmi.data import TaskStream
+from jaxpmi.jobs import distill
+from jaxpmi.jobs.methods import SYNTHESISERS
+from jaxpmi.jobs.student import cosine_rates
 
 BATCH, ROUNDS = 8, 3
 
@@ -115,7 +115,7 @@ def test_the_pool_grows_by_one_batch_a_call(method, tmp_path, monkeypatch):
         counts.append(int(result[0].pool.count) - before)
         return result
 
-    for module in (distill, "jaxpmi.applications.synthesis"):
+    for module in (distill, "jaxpmi.jobs.synthesis"):
         target = module if module is distill else __import__(module, fromlist=["x"])
         monkeypatch.setattr(target, "add_batch", counted)
     experiment.run(distill_config(tmp_path, method))
@@ -190,7 +190,7 @@ def test_the_students_learning_rate_rises_and_falls():
 
 def test_labels_are_balanced(tmp_path):
     run, _ = distill.begin(distill_config(tmp_path))
-    from jaxpmi.applications.synthesis import balanced_labels
+    from jaxpmi.jobs.synthesis import balanced_labels
 
     counts = np.bincount(balanced_labels(run, 0, 20), minlength=run.stream.num_classes)
     assert counts.sum() == 20 and counts.max() - counts.min() <= 1

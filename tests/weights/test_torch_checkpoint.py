@@ -11,8 +11,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxpmi.models import torch_checkpoint
-from jaxpmi.models.torch_checkpoint import read_torch_checkpoint
+from jaxpmi.weights import torch_checkpoint
+from jaxpmi.weights.torch_checkpoint import read_torch_checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "torch_checkpoint"
 BASE = np.arange(6, dtype=np.float32).reshape(2, 3)
