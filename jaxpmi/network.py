@@ -128,8 +128,8 @@ def from_blocks(
     num_classes = head.kernel.shape[1]
     if head.bias is not None and head.bias.shape != (num_classes,):
         raise ValueError(
-            f"the head's bias has shape {head.bias.shape}; expected ({num_classes},), one value per "
-            "class."
+            f"the head's bias has shape {head.bias.shape}; expected ({num_classes},), one value "
+            "per class."
         )
     names = range(num_classes) if class_names is None else class_names
     names = tuple(str(name) for name in names)

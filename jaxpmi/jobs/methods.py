@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxpmi.augment import pixel_range
 from jaxpmi.config import Config
+from jaxpmi.inversion.cmi import cmi
 from jaxpmi.inversion.cmi import init_cmi
 from jaxpmi.inversion.deep_inversion import Classifier
 from jaxpmi.inversion.deep_inversion import deep_inversion
