@@ -38,23 +38,22 @@ from jaxpmi.features.gaussian import merge_class_stats
 from jaxpmi.features.gaussian import sample_class_features
 from jaxpmi.features.projection import project_features
 from jaxpmi.features.projection import text_prototypes
-from jaxpmi.inversion.block_inverse import BlockInverse
 from jaxpmi.inversion.block_inverse import fit_block_inverses
 from jaxpmi.inversion.cmi import cmi
 from jaxpmi.inversion.cmi import init_cmi
-from jaxpmi.inversion.deep_inversion import Classifier
 from jaxpmi.inversion.deep_inversion import deep_inversion
 from jaxpmi.inversion.deep_inversion import noise_start
 from jaxpmi.inversion.fast_dfkd import fast_dfkd
 from jaxpmi.inversion.fast_dfkd import init_fast_dfkd
-from jaxpmi.inversion.full_model import PixelStats
-from jaxpmi.inversion.full_model import measure_pixels
 from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.per_layer import invert_block
 from jaxpmi.inversion.per_layer import invert_blocks
-from jaxpmi.inversion.synthesis import LayerKnowledge
 from jaxpmi.inversion.synthesis import synthesize
+from jaxpmi.inversion.synthetic import Synthetic
 from jaxpmi.inversion.targets import Targets
+from jaxpmi.memory import BlockInverse
+from jaxpmi.memory import Memory
+from jaxpmi.memory import draw_features
 from jaxpmi.models import MODELS
 from jaxpmi.models.blockwise import Block
 from jaxpmi.models.blockwise import BlockwiseModel
@@ -63,7 +62,6 @@ from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import forward
 from jaxpmi.models.blockwise import init_variables
 from jaxpmi.models.blockwise import update_batch_stats
-from jaxpmi.models.channels import filter_groups
 from jaxpmi.models.clip import CLIP_MEAN
 from jaxpmi.models.clip import CLIP_MODELS
 from jaxpmi.models.clip import CLIP_STD
@@ -74,16 +72,21 @@ from jaxpmi.models.clip import encode_text
 from jaxpmi.models.clip import init_clip
 from jaxpmi.models.clip import similarity_logits
 from jaxpmi.models.cost import count_multiply_adds
-from jaxpmi.models.pruning import choose_filters
-from jaxpmi.models.pruning import filter_importance
-from jaxpmi.models.pruning import remove_filters
+from jaxpmi.network import Head
+from jaxpmi.network import Network
+from jaxpmi.network import from_blocks
+from jaxpmi.network import init_network
+from jaxpmi.network import logits
+from jaxpmi.pruning import choose_filters
+from jaxpmi.pruning import filter_groups
+from jaxpmi.pruning import filter_importance
+from jaxpmi.pruning import remove_filters
+from jaxpmi.remember import remember
 from jaxpmi.sharding import make_mesh
 from jaxpmi.types import Moments
 from jaxpmi.weights.clip import PretrainedClip
 from jaxpmi.weights.clip import load_clip
-from jaxpmi.weights.imagenet import PretrainedClassifier
 from jaxpmi.weights.imagenet import load_efficientnet_lite0
-from jaxpmi.weights.network_file import SavedNetwork
 from jaxpmi.weights.network_file import load_network
 from jaxpmi.weights.network_file import save_network
 
@@ -97,37 +100,35 @@ __all__ = [
     "CLIP_MEAN",
     "CLIP_MODELS",
     "CLIP_STD",
+    "CfsModel",
     "ClassStats",
-    "Classifier",
     "Clip",
     "ClipVariables",
     "Config",
     "ContrastiveConfig",
     "ContrastiveInversionConfig",
-    "CfsModel",
     "DataConfig",
     "DeepInversionConfig",
     "DistillConfig",
     "FullModelConfig",
     "GeneratorConfig",
+    "Head",
     "InversionConfig",
     "InvertConfig",
-    "LayerKnowledge",
     "MODELS",
+    "Memory",
     "MethodConfig",
     "ModelConfig",
     "Moments",
     "Network",
     "PerLayerConfig",
-    "PixelStats",
-    "PretrainedClassifier",
     "PretrainedClip",
     "PruneConfig",
     "Replay",
-    "SavedNetwork",
     "Stack",
     "Student",
     "StudentProgram",
+    "Synthetic",
     "Targets",
     "TrainConfig",
     "Variables",
@@ -139,21 +140,24 @@ __all__ = [
     "deep_inversion",
     "denormalise",
     "distill_steps",
+    "draw_features",
     "encode_images",
     "encode_text",
     "fast_dfkd",
     "filter_groups",
     "filter_importance",
     "fit_block_inverses",
-    "fit_class_stats",
     "fit_cfs",
+    "fit_class_stats",
     "forward",
+    "from_blocks",
     "group_by_class",
     "imagenet_class_names",
-    "init_clip",
     "init_cfs",
+    "init_clip",
     "init_cmi",
     "init_fast_dfkd",
+    "init_network",
     "init_student",
     "init_variables",
     "invert_block",
@@ -162,19 +166,20 @@ __all__ = [
     "load_config",
     "load_efficientnet_lite0",
     "load_network",
+    "logits",
     "make_mesh",
     "measure_diversity",
-    "measure_pixels",
     "merge_class_stats",
     "noise_start",
     "normalise",
     "open_source",
     "project_features",
     "refine_images",
+    "remember",
     "remove_filters",
     "run",
-    "sample_class_features",
     "sample_cfs",
+    "sample_class_features",
     "save_network",
     "similarity_logits",
     "synthesize",
@@ -185,7 +190,6 @@ __all__ = [
 
 # Imported when they are first used: training needs Flax, which imports slowly.
 _LATER = {
-    "Network": "jaxpmi.continual.state",
     "Replay": "jaxpmi.continual.state",
     "Student": "jaxpmi.jobs.student",
     "StudentProgram": "jaxpmi.jobs.student",

@@ -5,10 +5,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxpmi.config import ContrastiveConfig
+from jaxpmi.features import cfs
 from jaxpmi.features.cfs import CfsModel
 from jaxpmi.features.gaussian import ClassStats
+from jaxpmi.features.gaussian import sample_class_features
 from jaxpmi.types import Moments
+from jaxpmi.types import PRNGKey
 
 
 class BlockInverse(NamedTuple):
@@ -64,3 +69,63 @@ def merge_moments(a: Moments, num_a: jax.Array, b: Moments, num_b: jax.Array) ->
     gap = b.mean - a.mean
     spread = share * (1.0 - share) * jnp.square(gap)
     return Moments(a.mean + share * gap, a.var + share * (b.var - a.var) + spread)
+
+
+def draw_features(
+    memory: Memory,
+    labels: jax.Array,
+    key: PRNGKey,
+    *,
+    targets: str = "gaussian",
+    settings: ContrastiveConfig | None = None,
+) -> jax.Array:
+    """Draws a feature f32[B, D] per label, as the class's real ones are distributed.
+
+    Args:
+      memory: whose classes they are of.
+      labels: i32[B], of classes that the memory has seen; known, not traced, for "cfs".
+      key: key[], consumed.
+      targets: "cfs": by the feature models, if the memory has any; else from the Gaussians alone.
+      settings: of CFS; None: the defaults.
+
+    Raises:
+      ValueError: a class of which the memory has seen nothing.
+    """
+    if not isinstance(labels, jax.core.Tracer):
+        _check_seen(memory, labels)
+    if targets != "cfs" or memory.feature_models.running.mean.shape[0] == 0:
+        return sample_class_features(memory.class_stats, labels, key)
+    counts = np.bincount(labels, minlength=memory.class_stats.count.shape[0])
+    drawn = sample_by_cfs(memory, key, num_per_class=int(counts.max()), settings=settings)
+    # The n-th image of a class gets its n-th feature.
+    order = np.argsort(labels, kind="stable")
+    place = np.empty(len(labels), np.int32)
+    place[order] = np.arange(len(labels)) - (np.cumsum(counts) - counts)[np.asarray(labels)[order]]
+    return drawn[jnp.asarray(labels), place]
+
+
+def sample_by_cfs(
+    memory: Memory, key: PRNGKey, *, num_per_class: int, settings: ContrastiveConfig | None = None
+) -> jax.Array:
+    """Features f32[C, num_per_class, D] of all classes, see `cfs.sample_features`."""
+    settings = ContrastiveConfig() if settings is None else settings
+    return cfs.sample_features(
+        memory.feature_models,
+        memory.class_stats,
+        key,
+        num_per_class=num_per_class,
+        num_rounds=settings.num_rounds,
+        keep_rate=settings.keep_rate,
+        moment_match=settings.moment_match,
+        oversampling=settings.oversampling,
+    )
+
+
+def _check_seen(memory, labels):
+    seen = np.asarray(memory.class_stats.count) > 0
+    unseen = np.setdiff1d(np.asarray(labels), np.flatnonzero(seen))
+    if unseen.size:
+        raise ValueError(
+            f"the memory has seen no image of class {unseen[0]}; ask for classes that were "
+            "remembered, or give features."
+        )

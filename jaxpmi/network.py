@@ -146,14 +146,18 @@ def init_network(
     image_shape: tuple[int, int, int],
     class_names: Sequence[str],
     *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    head_std: float = 0.001,
+    mean: Sequence[float] | jax.Array,
+    std: Sequence[float] | jax.Array,
+    head_std: float | None = None,
 ) -> Network:
-    """A network with random weights; its head, without bias, has weights of N(0, head_std^2)."""
+    """A network with random weights; its head, without bias, has weights of N(0, head_std^2).
+
+    `head_std` None: 1 / sqrt(3 D), the deviation of PyTorch's default.
+    """
     key_body, key_head = jax.random.split(key)
     variables = init_variables(model, key_body, image_shape)
     *_, dim = block_input_shapes(model, variables, image_shape)[-1]
+    head_std = (3 * dim) ** -0.5 if head_std is None else head_std
     kernel = head_std * jax.random.normal(key_head, (dim, len(class_names)))
     return from_blocks(
         model, variables, kernel, mean=mean, std=std, image_shape=image_shape,

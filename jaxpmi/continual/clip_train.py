@@ -7,6 +7,7 @@ towers' adapters are trained. The pretrained base is data that is never updated 
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -31,6 +32,8 @@ from jaxpmi.models.clip import encode_images
 from jaxpmi.models.clip import encode_text
 from jaxpmi.models.clip import similarity_logits
 from jaxpmi.models.clip import with_clip_adapters
+from jaxpmi.network import Head
+from jaxpmi.network import Network
 from jaxpmi.types import PRNGKey
 
 TERMS = ("cross_entropy", "replay_logits", "text_features", "all_classes", "joint")
@@ -99,6 +102,33 @@ def clip_learning_rates(config: ClipTrainConfig, num_steps: int) -> np.ndarray:
 def class_text_features(model: Clip, variables: ClipVariables, tokens: jax.Array) -> jax.Array:
     """The classifier: unit text features f32[C, E] of prompts i32[C, P, T], averaged over P."""
     return _class_text_features(model, variables, tokens, None)
+
+
+def zero_shot_network(
+    model: Clip,
+    variables: ClipVariables,
+    tokens: jax.Array,
+    class_names: Sequence[str],
+    *,
+    mean: jax.Array,
+    std: jax.Array,
+) -> Network:
+    """The image tower with a head of class names.
+
+    The head's columns are `class_text_features`. An image feature's norm does not change which is
+    the largest logit, so it stays as it is.
+
+    Args:
+      model: both towers.
+      variables: theirs.
+      tokens: i32[C, P, T], token ids of P captions of every class.
+      class_names: C of them.
+      mean: f32[channels], of pixels in [0, 1].
+      std: f32[channels].
+    """
+    head = Head(class_text_features(model, variables, tokens).T)
+    shape = (model.image_size, model.image_size, 3)
+    return Network(variables.image, head, mean, std, model.image, shape, tuple(class_names))
 
 
 @functools.partial(jax.jit, static_argnames="program", donate_argnames="learner")

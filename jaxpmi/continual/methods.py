@@ -42,7 +42,7 @@ class Method:
 
 def classification(views: Views, config: MethodConfig) -> Terms:
     """Cross-entropy over all seen classes on real images, or on all pixels of scenes."""
-    logits = views.features @ views.head
+    logits = views.head(views.features)
     if views.labels.ndim > 1:
         masks = views.seen_mask, views.old_mask
         loss = losses.pixel_cross_entropy(
@@ -55,8 +55,8 @@ def classification(views: Views, config: MethodConfig) -> Terms:
 
 def lwf(views: Views, config: MethodConfig) -> Terms:
     """LwF: classification, and soft distillation of old classes on real images (baselines.md 3)."""
-    logits = views.features @ views.head
-    teacher = views.teacher_features @ views.teacher_head
+    logits = views.head(views.features)
+    teacher = views.teacher_head(views.teacher_features)
     distillation = losses.soft_distillation(
         logits, teacher, views.old_mask, temperature=config.lwf_temperature
     )
@@ -66,8 +66,8 @@ def lwf(views: Views, config: MethodConfig) -> Terms:
 def deep_inversion(views: Views, config: MethodConfig) -> Terms:
     """The DeepInversion learner: LwF, and soft distillation on synthetic images (4.2)."""
     distillation = losses.soft_distillation(
-        views.replay_features @ views.head,
-        views.teacher_replay_features @ views.teacher_head,
+        views.head(views.replay_features),
+        views.teacher_head(views.teacher_replay_features),
         views.old_mask,
         class_mask=views.seen_mask,
         temperature=config.lwf_temperature,
@@ -80,7 +80,7 @@ def abd(views: Views, config: MethodConfig) -> Terms:
     weights = losses.abd_class_weights(views.new_mask, views.old_mask)
     features, labels = views.all_features(), views.all_labels()
     teacher = jnp.concatenate([views.teacher_features, views.teacher_replay_features])
-    logits = views.features @ views.head
+    logits = views.head(views.features)
     change = losses.abd_feature_loss(features, teacher, views.teacher_head, views.old_mask)
     return {
         "local": losses.abd_local_loss(logits, views.labels, views.new_mask, weights),
@@ -126,7 +126,7 @@ def detached_replay(views: Views, config: MethodConfig) -> Terms:
     """
     new, old = views.new_mask.sum(), views.old_mask.sum()
     share_new, share_old = new / (new + old), old / (new + old)
-    logits, replay_logits = views.features @ views.head, views.replay_features @ views.head
+    logits, replay_logits = views.head(views.features), views.head(views.replay_features)
     real = (views.head, views.features, views.labels, views.seen_mask)
     replay = (views.head, views.replay_features, views.replay_labels, views.seen_mask)
     terms = {
@@ -137,7 +137,7 @@ def detached_replay(views: Views, config: MethodConfig) -> Terms:
         + share_old * losses.head_cross_entropy(*replay),
         "hard_distillation": config.hkd_weight
         * losses.hard_distillation(
-            replay_logits, views.teacher_replay_features @ views.teacher_head, views.old_mask
+            replay_logits, views.teacher_head(views.teacher_replay_features), views.old_mask
         ),
         "features": config.abd_weight
         * losses.abd_feature_loss(
@@ -147,9 +147,9 @@ def detached_replay(views: Views, config: MethodConfig) -> Terms:
     if config.joint_weight > 0:
         frozen = jax.lax.stop_gradient(views.head)
         joint = share_new * losses.masked_cross_entropy(
-            views.features @ frozen, views.labels, views.seen_mask
+            frozen(views.features), views.labels, views.seen_mask
         ) + share_old * losses.masked_cross_entropy(
-            views.replay_features @ frozen, views.replay_labels, views.seen_mask
+            frozen(views.replay_features), views.replay_labels, views.seen_mask
         )
         terms["joint"] = config.joint_weight * joint
     return terms
@@ -163,10 +163,10 @@ def pmi_head(views: Views, config: MethodConfig) -> Terms:
 
 def tune_head(views: Views, config: MethodConfig) -> Terms:
     """Balanced head tuning: class-weighted cross-entropy, and hard distillation (section 4)."""
-    logits = views.all_features() @ views.head
+    logits = views.head(views.all_features())
     hard = losses.hard_distillation(
-        views.replay_features @ views.head,
-        views.teacher_replay_features @ views.teacher_head,
+        views.head(views.replay_features),
+        views.teacher_head(views.teacher_replay_features),
         views.old_mask,
     )
     balanced = losses.masked_cross_entropy(
@@ -186,10 +186,15 @@ def new_classification(views: Views, config: MethodConfig) -> Terms:
     if views.labels.ndim > 1:
         return classification(views, config)
     if config.vdfd.self_supervision:
-        heads = jnp.concatenate([views.head[None], views.auxiliary["rotated_head"]])
-        loss = losses.rotation_cross_entropy(views.features, heads, views.labels, views.new_mask)
+        loss = losses.rotation_cross_entropy(
+            views.features,
+            views.head,
+            views.auxiliary["rotated_head"],
+            views.labels,
+            views.new_mask,
+        )
     else:
-        logits = views.features @ views.head
+        logits = views.head(views.features)
         loss = losses.masked_cross_entropy(logits, views.labels, views.new_mask)
     return {"cross_entropy": loss}
 
@@ -207,7 +212,7 @@ def vdfd(views: Views, config: MethodConfig) -> Terms:
     """
     settings = config.vdfd
     precisions = drift_penalty.class_precisions(
-        views.auxiliary["class_graph"], views.teacher_head, views.records, settings
+        views.auxiliary["class_graph"], views.teacher_head.kernel, views.records, settings
     )
     drifts = drift(views.records, views.tensors)
     quadratic, log_determinant = drift_penalty.learned_penalty(
@@ -227,12 +232,12 @@ def squared_drift(views: Views, config: MethodConfig) -> Terms:
 
 
 def _pmi_terms(views):
-    logits = views.features @ views.head
+    logits = views.head(views.features)
     return losses.DistillationFactors(
         ce=losses.masked_cross_entropy(logits, views.labels, views.new_mask),
         hkd=losses.hard_distillation(
-            views.replay_features @ views.head,
-            views.teacher_replay_features @ views.teacher_head,
+            views.head(views.replay_features),
+            views.teacher_head(views.teacher_replay_features),
             views.old_mask,
         ),
         rkd=losses.angle_distillation(

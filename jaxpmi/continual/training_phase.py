@@ -13,6 +13,7 @@ from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.continual import losses
 from jaxpmi.continual.gradient_records import GradientRecords
+from jaxpmi.network import Head
 
 Terms = dict[str, jax.Array]
 
@@ -30,8 +31,8 @@ class Views(NamedTuple):
     replay_features: jax.Array  # f32[R, D]
     teacher_features: jax.Array  # f32[B, D]
     teacher_replay_features: jax.Array  # f32[R, D]
-    head: jax.Array  # f32[D, C]
-    teacher_head: jax.Array  # f32[D, C]
+    head: Head
+    teacher_head: Head
     auxiliary: Any  # what is trained beside the network; see `start.fresh_auxiliary`
     tensors: dict[str, jax.Array]  # the weights that records are of; {} where there are none
     records: GradientRecords | tuple[()]  # of old tasks

@@ -17,7 +17,6 @@ from jaxpmi.config import AugmentConfig
 from jaxpmi.config import ContrastiveInversionConfig
 from jaxpmi.inversion import contrast
 from jaxpmi.inversion import memory_bank
-from jaxpmi.inversion.latent_search import Networks
 from jaxpmi.inversion.latent_search import network_terms
 from jaxpmi.inversion.latent_search import optimisers
 from jaxpmi.inversion.latent_search import search
@@ -27,8 +26,10 @@ from jaxpmi.inversion.memory_bank import MemoryBank
 from jaxpmi.inversion.pixel_generator import generate_pixels
 from jaxpmi.inversion.pixel_generator import generator_of
 from jaxpmi.inversion.solver import Solution
-from jaxpmi.models.blockwise import BlockwiseModel
-from jaxpmi.models.blockwise import Variables
+from jaxpmi.inversion.synthetic import Synthetic
+from jaxpmi.inversion.synthetic import as_stored
+from jaxpmi.network import Network
+from jaxpmi.network import check_labels
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 
@@ -43,24 +44,19 @@ class CmiState(NamedTuple):
 
 
 def init_cmi(
-    key: PRNGKey,
-    variables: Variables,
-    image_shape: tuple[int, int, int],
-    *,
-    mean: jax.Array,
-    model: BlockwiseModel,
-    config: ContrastiveInversionConfig,
+    network: Network, key: PRNGKey, *, config: ContrastiveInversionConfig | None = None
 ) -> CmiState:
-    """A fresh projection head and an empty bank for a teacher of images (H, W, C).
+    """A fresh projection head and an empty bank for a teacher.
 
-    A generator that is kept from call to call makes at first pixels f32[C] `mean` in [0, 1].
+    A generator that is kept from call to call makes at first pixels of the network's `mean`.
 
     The bank takes `bank_size` x 2 D x 4 bytes, D being the channels of all layers whose moments the
     teacher keeps: 0.9 GB for a WRN-40-2 and 40,960 images.
     """
+    config = ContrastiveInversionConfig() if config is None else config
     width = jax.eval_shape(
-        lambda x: contrast.embed(contrast.observe(model, variables, x).moments),
-        jax.ShapeDtypeStruct((1, *image_shape), jnp.float32),
+        lambda x: contrast.embed(contrast.observe(network, x).moments),
+        jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32),
     ).shape[1]
     key_projection, key_generator = jax.random.split(key)
     projection = contrast.init_projection(key_projection, width, config.projection_dim)
@@ -68,52 +64,43 @@ def init_cmi(
     bank = memory_bank.init_bank(config.bank_size, 2 * width)
     generator = ()
     if config.generator_start == "last":
-        generator = generator_of(config, key_generator, image_shape, mean)
+        generator = generator_of(config, key_generator, network.image_shape, network.mean)
     return CmiState(projection, opt_state, bank, generator)
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("image_shape", "model", "student_model", "config"),
-    donate_argnames="state",
-)
 def cmi(
     state: CmiState,
-    variables: Variables,
-    head: jax.Array,
+    network: Network,
     labels: jax.Array,
-    student: tuple[Variables, jax.Array] | None,
     key: PRNGKey,
     *,
-    mean: jax.Array,
-    std: jax.Array,
-    image_shape: tuple[int, int, int],
-    model: BlockwiseModel,
-    student_model: BlockwiseModel | None,
-    config: ContrastiveInversionConfig,
-) -> tuple[CmiState, Solution]:
+    config: ContrastiveInversionConfig | None = None,
+    student: Network | None = None,
+) -> tuple[CmiState, Synthetic]:
     """Makes one batch of images (section 4); all steps are one compiled program.
 
     Args:
       state: of `init_cmi` or of the last call; donated.
-      variables: of the teacher.
-      head: f32[D, C], the teacher's classifier.
+      network: the teacher, of images whose height and width are divisible by 4.
       labels: i32[B], the class that each image is to show; `bank_size` is a multiple of B.
-      student: variables and classifier of the network to disagree with; None: no such term.
       key: consumed.
-      mean: f32[C], of pixels in [0, 1].
-      std: f32[C], of pixels in [0, 1].
-      image_shape: (H, W, C), H and W divisible by 4.
-      model: the teacher's backbone.
-      student_model: the student's backbone.
-      config: `num_steps` steps are taken.
+      config: `num_steps` steps are taken. None: the defaults.
+      student: the network to disagree with; None: no such term.
 
     Returns:
-      The next state, and the images of the least loss, normalised and in the valid range, with
-      their terms.
+      The next state, and the images of the least loss.
     """
+    config = ContrastiveInversionConfig() if config is None else config
+    check_labels(network, labels)
+    state, solution = _call(state, network, labels, student, key, config=config)
+    return state, as_stored(network, solution, labels)
+
+
+@functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
+def _call(state, network, labels, student, key, *, config):
+    """The next state, and normalised images of the least loss."""
     key_start, key_steps = jax.random.split(key)
-    batch, networks = labels.shape[0], Networks(variables, head, student)
+    batch, mean, std = labels.shape[0], network.mean, network.std
     weights = term_weights(config, student)
     num_drawn = min(config.num_negatives, config.bank_size)
 
@@ -121,7 +108,7 @@ def cmi(
         key_views, key_draw = jax.random.split(key)
         pixels = generate_pixels(parts["generator"], parts["latents"])
         views = to_normalised(two_views(pixels, key_views, config), mean, std)
-        shown = contrast.observe(model, variables, views)
+        shown = contrast.observe(network, views)
         embeddings = contrast.embed(shown.moments)
         whole, local = embeddings[:batch], embeddings[batch:]
         terms = network_terms(
@@ -129,9 +116,8 @@ def cmi(
             shown.features[:batch],
             contrast.batch_moments(jax.tree.map(lambda each: each[:batch], shown.moments)),
             labels,
-            networks,
-            model=model,
-            student_model=student_model,
+            network,
+            student,
             names=weights,
         )
         terms["contrastive"] = contrast.contrastive_loss(
@@ -145,7 +131,7 @@ def cmi(
 
     found = search(
         terms_fn,
-        *_begin_call(state, batch, image_shape, mean, key_start, config),
+        *_begin_call(state, batch, network, key_start, config),
         key_steps,
         optimisers=optimisers(config),
         weights=weights | {"contrastive": config.contrastive_weight},
@@ -183,12 +169,12 @@ def global_view(pixels: jax.Array, key: PRNGKey, config: ContrastiveInversionCon
     return augment(pixels, key, AugmentConfig(crop_padding=config.crop_padding, flip=config.flip))
 
 
-def _begin_call(state, batch, image_shape, mean, key, config):
+def _begin_call(state, batch, network, key, config):
     """What is optimised, and its optimisers' states: new ones but for the projection head."""
     key_generator, key_latents = jax.random.split(key)
     generator = state.generator
     if config.generator_start == "fresh":
-        generator = generator_of(config, key_generator, image_shape, mean)
+        generator = generator_of(config, key_generator, network.image_shape, network.mean)
     latents = jax.random.normal(key_latents, (batch, config.latent_dim))
     new = {"generator": generator, "latents": latents}
     opt_states = {name: optimisers(config)[name].init(part) for name, part in new.items()}

@@ -16,7 +16,6 @@ import optax
 from jaxpmi.config import ContrastiveInversionConfig
 from jaxpmi.inversion.cmi import global_view
 from jaxpmi.inversion.latent_search import Found
-from jaxpmi.inversion.latent_search import Networks
 from jaxpmi.inversion.latent_search import network_terms
 from jaxpmi.inversion.latent_search import optimisers
 from jaxpmi.inversion.latent_search import search
@@ -26,9 +25,11 @@ from jaxpmi.inversion.pixel_generator import generate_pixels
 from jaxpmi.inversion.pixel_generator import generator_of
 from jaxpmi.inversion.pixel_generator import redraw_first_layer
 from jaxpmi.inversion.solver import Solution
-from jaxpmi.models.blockwise import BlockwiseModel
-from jaxpmi.models.blockwise import Variables
+from jaxpmi.inversion.synthetic import Synthetic
+from jaxpmi.inversion.synthetic import as_stored
 from jaxpmi.models.blockwise import forward
+from jaxpmi.network import Network
+from jaxpmi.network import check_labels
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 
@@ -45,48 +46,43 @@ class FastDfkdState(NamedTuple):
 
 
 def init_fast_dfkd(
-    key: PRNGKey,
-    variables: Variables,
-    image_shape: tuple[int, int, int],
-    *,
-    mean: jax.Array,
-    config: ContrastiveInversionConfig,
+    network: Network, key: PRNGKey, *, config: ContrastiveInversionConfig | None = None
 ) -> FastDfkdState:
-    """A fresh generator of images (H, W, C), at first of pixels f32[C] `mean` in [0, 1].
-
-    `variables` are of the teacher.
-    """
-    generator = generator_of(config, key, image_shape, mean)
-    statistics = jax.tree.map(jnp.zeros_like, variables.batch_stats)
+    """A fresh generator for a teacher, at first of pixels of the network's `mean`."""
+    config = ContrastiveInversionConfig() if config is None else config
+    generator = generator_of(config, key, network.image_shape, network.mean)
+    statistics = jax.tree.map(jnp.zeros_like, network.variables.batch_stats)
     opt_state = _meta_optimiser(config).init(generator)
     return FastDfkdState(generator, opt_state, statistics, jnp.zeros((), jnp.int32))
 
 
-@functools.partial(
-    jax.jit, static_argnames=("model", "student_model", "config"), donate_argnames="state"
-)
 def fast_dfkd(
     state: FastDfkdState,
-    variables: Variables,
-    head: jax.Array,
+    network: Network,
     labels: jax.Array,
-    student: tuple[Variables, jax.Array] | None,
     key: PRNGKey,
     *,
-    mean: jax.Array,
-    std: jax.Array,
-    model: BlockwiseModel,
-    student_model: BlockwiseModel | None,
-    config: ContrastiveInversionConfig,
-) -> tuple[FastDfkdState, Solution]:
+    config: ContrastiveInversionConfig | None = None,
+    student: Network | None = None,
+) -> tuple[FastDfkdState, Synthetic]:
     """Makes one batch of images and improves the generator's start; one compiled program.
 
-    The arguments are those of `cmi`, with a state of `init_fast_dfkd`; any
-    number of labels will do. Published settings have `num_steps` of 2 to 10. The student is left
-    out of the loss before call `adversarial_warmup_calls`.
+    The arguments are those of `cmi`, with a state of `init_fast_dfkd`; any number of labels will
+    do. Published settings have `num_steps` of 2 to 10. The student is left out of the loss before
+    call `adversarial_warmup_calls`.
     """
+    config = ContrastiveInversionConfig() if config is None else config
+    check_labels(network, labels)
+    state, solution = _call(state, network, labels, student, key, config=config)
+    return state, as_stored(network, solution, labels)
+
+
+@functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
+def _call(state, network, labels, student, key, *, config):
+    """The next state, and normalised images of the least loss."""
+    mean, std = network.mean, network.std
     key_latents, key_layer, key_steps = jax.random.split(key, 3)
-    call, networks = state.num_calls + 1, Networks(variables, head, student)
+    call = state.num_calls + 1
     weights = term_weights(config, student)
     if "adversarial" in weights:
         late = call >= config.adversarial_warmup_calls
@@ -101,15 +97,14 @@ def fast_dfkd(
     def terms_fn(parts, key):
         pixels = generate_pixels(parts["generator"], parts["latents"])
         views = to_normalised(global_view(pixels, key, config), mean, std)
-        shown = forward(model, variables, views)
+        shown = forward(network.model, network.variables, views)
         terms = network_terms(
             views,
             shown.features,
             blend_statistics(state, shown.moments, config.statistics_momentum),
             labels,
-            networks,
-            model=model,
-            student_model=student_model,
+            network,
+            student,
             names=weights,
         )
         return terms, (pixels, shown.moments)

@@ -16,22 +16,13 @@ import optax
 
 from jaxpmi.config import ContrastiveInversionConfig
 from jaxpmi.inversion import objectives
-from jaxpmi.models.blockwise import BlockwiseModel
-from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import forward
+from jaxpmi.network import Network
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 
 Parts = dict[str, Params]  # what is optimised, by name: each part has an Adam of its own
 TermsFn = Callable[[Parts, PRNGKey], tuple[dict[str, jax.Array], Any]]
-
-
-class Networks(NamedTuple):
-    """The frozen networks that judge images."""
-
-    variables: Variables  # of the teacher
-    head: jax.Array  # f32[D, C], the teacher's classifier
-    student: tuple[Variables, jax.Array] | None  # variables and classifier; None: no student
 
 
 class Found(NamedTuple):
@@ -83,10 +74,9 @@ def network_terms(
     features: jax.Array,
     moments: dict[str, Any],
     labels: jax.Array,
-    networks: Networks,
+    teacher: Network,
+    student: Network | None,
     *,
-    model: BlockwiseModel,
-    student_model: BlockwiseModel | None,
     names: Mapping[str, Any],
 ) -> dict[str, jax.Array]:
     """The terms `names` of what the teacher shows of normalised views f32[B, H, W, C] (section 3).
@@ -94,16 +84,16 @@ def network_terms(
     statistics: distance of its batch `moments` to the stored ones; cross_entropy: of i32[B]
     `labels`; adversarial: minus the divergence of the student where both name the same class.
     """
-    logits = features @ networks.head
+    logits = teacher.head(features)
     terms = {}
     if "statistics" in names:
-        stored = networks.variables.batch_stats
-        terms["statistics"] = objectives.batch_norm_distance(model, moments, stored)
+        stored = teacher.variables.batch_stats
+        terms["statistics"] = objectives.batch_norm_distance(teacher.model, moments, stored)
     if "cross_entropy" in names:
         terms["cross_entropy"] = objectives.class_cross_entropy(logits, labels)
     if "adversarial" in names:
-        variables, head = networks.student
-        student_logits = forward(student_model, variables, views).features @ head
+        seen = forward(student.model, student.variables, views)
+        student_logits = student.head(seen.features)
         terms["adversarial"] = -objectives.agreed_divergence(logits, student_logits)
     return terms
 

@@ -19,13 +19,21 @@ TermsFn = Callable[[jax.Array, PRNGKey], dict[str, jax.Array]]
 
 
 class Solution(NamedTuple):
-    """What `minimise` returns."""
+    """What a descent ends with, of `minimise` and of every method made of it.
 
-    x: jax.Array  # the best iterate, or the last
-    loss: jax.Array  # f32[], its loss (unboosted weights)
-    losses: jax.Array  # f32[S], loss before every step, that of step 0 being the start's
-    terms: dict[str, jax.Array]  # its unweighted terms
-    finite: jax.Array  # bool[], False if any loss was NaN or infinite
+    Attributes:
+      x: the best iterate, or the last.
+      loss: f32[], its loss (unboosted weights).
+      losses: f32[S], loss before every step, that of step 0 being the start's.
+      terms: its unweighted terms.
+      finite: bool[], False if any loss was NaN or infinite.
+    """
+
+    x: jax.Array
+    loss: jax.Array
+    losses: jax.Array
+    terms: dict[str, jax.Array]
+    finite: jax.Array
 
 
 class _Carry(NamedTuple):

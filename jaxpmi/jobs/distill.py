@@ -17,6 +17,7 @@ from jaxpmi.accounting import Accounts
 from jaxpmi.config import Config
 from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.start import fresh_network
+from jaxpmi.continual.start import pixel_moments
 from jaxpmi.data import dataset_name
 from jaxpmi.jobs.diversity import measure_diversity
 from jaxpmi.jobs.methods import SYNTHESISERS
@@ -56,13 +57,14 @@ def begin(config: Config) -> tuple[JobRun, JobState]:
     run = open_data(config, student_model)
     synthesiser = SYNTHESISERS[config.method]
     key_student, key_synthesiser = jax.random.split(jax.random.key(config.seed + 1))
-    student = fresh_network(dataclasses.replace(run, model=student_model), key_student)
+    student_run = dataclasses.replace(run, model=student_model)
+    student = fresh_network(student_run, key_student, *pixel_moments(run))
     num_images = (settings.initial_batches + settings.rounds) * synthesiser.batch_size(config)
-    state = first_state(run, pool=empty_pool(run, num_images, settings.pool_format))
+    state = first_state(run, pool=empty_pool(run, num_images))
     state = state.replace(
         student=student,
         student_opt_state=init_student(student, sgd(settings)).opt_state,
-        synthesiser=synthesiser.begin(run, state, key_synthesiser),
+        synthesiser=synthesiser.begin(config, state.network, key_synthesiser),
         results={
             "teacher_accuracy": jnp.asarray(jnp.nan),
             "student_accuracy": jnp.full(NUM_MEASUREMENTS, jnp.nan),
@@ -93,9 +95,7 @@ def distill_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
     key = phase_key(state)
     steps, total = settings.steps_per_round, settings.rounds * settings.steps_per_round
     rates = cosine_rates(settings.learning_rate, total, settings.warmup_steps)
-    program = StudentProgram(
-        run.model, run.student_model, train, settings.temperature, settings.augment, run.mesh
-    )
+    program = StudentProgram(train, settings.temperature, settings.augment, run.mesh)
     numbers = np.arange(1, NUM_MEASUREMENTS + 1)
     measured_after = -(-settings.rounds * numbers // NUM_MEASUREMENTS)  # rounds, rounded up
     for index in range(int(state.step) // steps, settings.rounds):
@@ -103,13 +103,12 @@ def distill_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
         scalars, finite = {}, jnp.asarray(True)
         if synthesiser.adapts:
             state, scalars, finite = add_batch(
-                run, state, synthesiser, key_images,
-                against=state.student, student_model=run.student_model,
-            )  # fmt: skip
+                run, state, synthesiser, key_images, against=state.student
+            )
         first = index * steps
         student, metrics = distill_steps(
             Student(state.student, state.student_opt_state), state.network, state.pool,
-            rates[first : first + steps], state.mean, state.std, key_steps, program=program,
+            rates[first : first + steps], key_steps, program=program,
         )  # fmt: skip
         state = state.replace(
             student=student.network,
@@ -119,7 +118,7 @@ def distill_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
         scalars |= {name: term / steps for name, term in metrics.terms.items()}
         scalars["loss"] = scalars["distillation"]
         for place in np.flatnonzero(measured_after == index + 1):
-            accuracy = measure_accuracy(run, state, state.student, run.student_model)
+            accuracy = measure_accuracy(run, state.student)
             curve = state.results["student_accuracy"].at[place].set(accuracy)
             state = state.replace(results={**state.results, "student_accuracy": curve})
             scalars["student_accuracy"] = jnp.asarray(accuracy)
@@ -132,13 +131,10 @@ def distill_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
 
 def evaluate_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
     """The teacher's accuracy, and how much images of one class differ, beside real ones."""
-    accuracy = measure_accuracy(run, state, state.network, run.model)
+    accuracy = measure_accuracy(run, state.network)
     real = run.stream.test_images(0), run.stream.test_labels(0)
     made = pool_images(state)
-    diversity = [
-        measure_diversity(state.network, *images, state.mean, state.std, model=run.model)
-        for images in (made, real)
-    ]
+    diversity = [measure_diversity(state.network, *images) for images in (made, real)]
     results = {
         **state.results,
         "teacher_accuracy": jnp.asarray(accuracy, jnp.float32),
@@ -192,7 +188,7 @@ def report(summary: dict[str, Any], folder: Path) -> None:
 def save(run: JobRun, state: JobState, folder: Path) -> dict[str, str]:
     """Writes the student."""
     settings = run.config.distill.student
-    return save_result(run, state, folder, state.student, run.student_model, settings)
+    return save_result(folder, state.student, settings)
 
 
 def _num_initial(config: Config) -> int:

@@ -1,15 +1,12 @@
 """How much images of one class differ, as a network sees them: the measure of mode collapse."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.augment import normalise
-from jaxpmi.continual.state import Network
-from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import forward
+from jaxpmi.network import Network
 
 MAX_PER_CLASS = 100  # images of a class that are compared
 BATCH_SIZE = 200
@@ -40,10 +37,6 @@ def measure_diversity(
     network: Network,
     images: np.ndarray,
     labels: np.ndarray,
-    mean: jax.Array,
-    std: jax.Array,
-    *,
-    model: BlockwiseModel,
 ) -> float:
     """`mean_pairwise_distance` of a network's features of images u8[N, H, W, C], labels i32[N].
 
@@ -57,13 +50,13 @@ def measure_diversity(
     rows = np.concatenate(rows)
     padded = np.resize(rows, -(-len(rows) // BATCH_SIZE) * BATCH_SIZE)
     features = [
-        _features(network, jnp.asarray(images[some]), mean, std, model=model)
-        for some in padded.reshape(-1, BATCH_SIZE)
+        _features(network, jnp.asarray(images[some])) for some in padded.reshape(-1, BATCH_SIZE)
     ]
     features = np.concatenate(jax.device_get(features))[: len(rows)]
     return mean_pairwise_distance(features, labels[rows])
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _features(network, images, mean, std, *, model):
-    return forward(model, network.variables, normalise(images, mean, std)).features
+@jax.jit
+def _features(network, images):
+    x = normalise(images, network.mean, network.std)
+    return forward(network.model, network.variables, x).features

@@ -16,11 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.accounting import Accounts
-from jaxpmi.augment import denormalise
-from jaxpmi.augment import pixel_range
 from jaxpmi.config import Config
 from jaxpmi.continual import task as tasks
-from jaxpmi.continual.evaluation import label_agreement
+from jaxpmi.continual.evaluation import evaluate
 from jaxpmi.continual.methods import METHODS
 from jaxpmi.continual.methods import first_phases
 from jaxpmi.continual.run import Run
@@ -32,7 +30,6 @@ from jaxpmi.continual.start import HEAD_STD
 from jaxpmi.continual.start import fresh_network
 from jaxpmi.continual.start import pixel_moments
 from jaxpmi.continual.state import ContinualState
-from jaxpmi.continual.state import Network
 from jaxpmi.continual.state import Replay
 from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import trainable_parts
@@ -40,7 +37,6 @@ from jaxpmi.data import ImageSource
 from jaxpmi.data import TaskStream
 from jaxpmi.data import append_classes
 from jaxpmi.data import dataset_name
-from jaxpmi.data import imagenet_class_names
 from jaxpmi.data import imagenet_labels
 from jaxpmi.data import open_source
 from jaxpmi.data import relabel
@@ -52,6 +48,8 @@ from jaxpmi.inversion.per_layer import propagated_block_inputs
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.jobs.state import save_result
 from jaxpmi.models import MODELS
+from jaxpmi.network import Head
+from jaxpmi.network import Network
 from jaxpmi.phases import PhaseFn
 from jaxpmi.phases import System
 from jaxpmi.phases import Tick
@@ -96,69 +94,48 @@ def invert_phase(run: InvertRun, state: ContinualState) -> Iterator[Tick]:
     """Pictures, batch by batch: a start (noise or PMI), refined through the whole network."""
     config = run.config.deep_inversion
     total, key = num_pictures(run) // config.batch_size, phase_key(state)
-    low, high = pixel_range(state.mean, state.std)
     for index in range(int(state.step), total):
         key_start, key_refine = jax.random.split(jax.random.fold_in(key, index))
         places = np.arange(index * config.batch_size, (index + 1) * config.batch_size)
         labels = shard_batch(np.resize(run.classes, places[-1] + 1)[places], run.mesh)
-        result = deep_inversion(
-            state.network.variables,
-            state.network.head,
+        made = deep_inversion(
+            state.network,
             labels,
-            start_images(run, state.network, labels, key_start, low, high),
-            low,
-            high,
             key_refine,
-            model=run.model,
             config=config,
+            start=start_images(run, state.network, labels, key_start),
             class_mask=_known(run),
         )
-        samples = denormalise(result.images, state.mean, state.std)
-        agreement = label_agreement(
-            state.network, samples, labels, state.mean, state.std, model=run.model
-        )
         replay = put_samples(
-            state.replay, samples, labels, places[0], count=_num_learnt(run), mesh=run.mesh
+            state.replay, made.images, labels, places[0], count=_num_learnt(run), mesh=run.mesh
         )
         state = state.replace(replay=replay, step=jnp.asarray(index + 1, jnp.int32))
         scalars = {
-            "initial_loss": result.losses[0][0],
-            "final_loss": result.loss,
-            "agreement": agreement,
-            **{f"final_{name}": term for name, term in result.terms.items()},
+            "initial_loss": made.losses[0],
+            "final_loss": made.loss,
+            "agreement": made.agreement,
+            **{f"final_{name}": term for name, term in made.terms.items()},
         }
-        bad = {"inversion": jnp.where(result.finite, -1, index)}
+        bad = {"inversion": jnp.where(made.finite, -1, index)}
         yield Tick(state, index + 1, total, scalars, bad, config.batch_size)
 
 
-def start_images(
-    run: InvertRun,
-    network: Network,
-    labels: jax.Array,
-    key: PRNGKey,
-    low: jax.Array,
-    high: jax.Array,
-) -> jax.Array:
+def start_images(run: InvertRun, network: Network, labels: jax.Array, key: PRNGKey) -> jax.Array:
     """Where refinement starts, f32[B, H, W, C]: noise, or per-layer inversion from the labels.
 
     No data was seen, so the moments of block inputs are those that BatchNorms imply.
     """
-    config, shape = run.config, run.stream.image_shape
+    config = run.config
     if config.method == "deep_inversion":
-        settings = config.deep_inversion
-        return first_images(labels, key, low, high, image_shape=shape, config=settings)
+        return first_images(network, labels, key, config=config.deep_inversion)
     settings = config.inversion.per_layer
-    features = jnp.zeros((labels.shape[0], network.head.shape[0]))
+    features = jnp.zeros((labels.shape[0], network.feature_dim))
     images, _ = invert_blocks(
-        run.model,
-        network.variables,
+        network,
         Targets(features, labels, network.head, _known(run)),
-        propagated_block_inputs(
-            run.model, network.variables, published=settings.block_statistics == "affine"
-        ),
+        propagated_block_inputs(network, published=settings.block_statistics == "affine"),
         key,
         config=settings,
-        image_shape=shape,
         labels_only=True,
     )
     return images
@@ -179,7 +156,7 @@ def evaluate_phase(run: InvertRun, state: ContinualState) -> Iterator[Tick]:
     accuracy = state.accuracy
     for i, samples in found.items():
         if len(samples.labels):
-            own = tasks.measure(run, state, state.network, samples, seen, everything)
+            own = evaluate(state.network, samples, seen, everything, mesh=run.mesh)
             accuracy = accuracy.at[task, i].set(own.seen)
     scalars = {f"accuracy/task{i}": accuracy[task, i] for i in found}
     count = sum(len(samples.labels) for samples in found.values())
@@ -226,7 +203,7 @@ def save(run: InvertRun, state: ContinualState, folder: Path) -> dict[str, str]:
     config = run.config
     if config.model.weights and not config.invert.learn_data:
         return {}
-    return save_result(run, state, folder, state.network, run.model, config.model)
+    return save_result(folder, state.network, config.model)
 
 
 def num_pictures(run: InvertRun) -> int:
@@ -269,14 +246,15 @@ def _begin_fresh(config):
     classes = find_classes(config.invert.classes, source.class_names)
     model = MODELS[config.model.name](config.model.width)
     run = InvertRun(config, METHODS["joint"], model, stream, make_mesh(), classes, None)
-    network = fresh_network(run, jax.random.key(config.seed))
-    return run, _first_state(run, network, *pixel_moments(run))
+    network = fresh_network(run, jax.random.key(config.seed), *pixel_moments(run))
+    return run, _first_state(run, network)
 
 
 def _begin_pretrained(config):
     """ImageNet's network; the classes of the data, where they are to be learnt, follow its own."""
     settings, size = config.invert, config.data.image_size
-    pretrained, names = load_efficientnet_lite0(), imagenet_class_names()
+    network = load_efficientnet_lite0()
+    names = network.class_names
     known = without_images("imagenet", names, (size, size, 3))
     tasks_of = [tuple(range(len(names)))]
     source = known
@@ -293,16 +271,20 @@ def _begin_pretrained(config):
     stream = TaskStream(source, tuple(tasks_of))
     classes = find_classes(settings.classes, names)
     run = InvertRun(
-        config, METHODS["deep_inversion"], pretrained.model, stream, make_mesh(), classes, real
+        config, METHODS["deep_inversion"], network.model, stream, make_mesh(), classes, real
     )
-    dim, new = pretrained.head.shape[0], stream.num_classes - len(names)
-    columns = HEAD_STD * jax.random.normal(jax.random.key(config.seed), (dim, new))
-    head = jnp.concatenate([pretrained.head, columns], 1)
-    network = Network(pretrained.variables, head)
-    return run, _first_state(run, network, pretrained.mean, pretrained.std)
+    new = stream.num_classes - len(names)
+    columns = HEAD_STD * jax.random.normal(jax.random.key(config.seed), (network.feature_dim, new))
+    kernel, bias = network.head
+    network = network.replace(
+        head=Head(jnp.concatenate([kernel, columns], 1), jnp.concatenate([bias, jnp.zeros(new)])),
+        image_shape=stream.image_shape,
+        class_names=stream.class_names,
+    )
+    return run, _first_state(run, network)
 
 
-def _first_state(run, network, mean, std):
+def _first_state(run, network):
     num_tasks, zero = run.stream.num_tasks, jnp.zeros((), jnp.int32)
     shape, count = run.stream.image_shape, num_pictures(run)
     unmeasured = jnp.full((num_tasks, num_tasks), jnp.nan)
@@ -318,8 +300,6 @@ def _first_state(run, network, mean, std):
         accuracy=unmeasured,
         task_accuracy=unmeasured,
         class_order=jnp.arange(run.stream.num_classes, dtype=jnp.int32),
-        mean=jnp.asarray(mean, jnp.float32),
-        std=jnp.asarray(std, jnp.float32),
         key=jax.random.key(run.config.seed + 1),
         task=zero,
         phase=zero,

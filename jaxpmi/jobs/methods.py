@@ -6,118 +6,104 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxpmi.augment import pixel_range
 from jaxpmi.config import Config
 from jaxpmi.inversion.cmi import cmi
 from jaxpmi.inversion.cmi import init_cmi
-from jaxpmi.inversion.deep_inversion import Classifier
 from jaxpmi.inversion.deep_inversion import deep_inversion
-from jaxpmi.inversion.deep_inversion import first_images
 from jaxpmi.inversion.deep_inversion import noise_start
 from jaxpmi.inversion.fast_dfkd import fast_dfkd
 from jaxpmi.inversion.fast_dfkd import init_fast_dfkd
-from jaxpmi.jobs.state import JobRun
-from jaxpmi.jobs.state import JobState
-from jaxpmi.jobs.synthesis import Batch
-from jaxpmi.jobs.synthesis import Request
+from jaxpmi.inversion.solver import Solution
+from jaxpmi.inversion.synthetic import Synthetic
+from jaxpmi.inversion.synthetic import as_stored
 from jaxpmi.jobs.synthesis import Synthesiser
-from jaxpmi.models.blockwise import BlockwiseModel
+from jaxpmi.network import Network
 from jaxpmi.types import PRNGKey
 
 
 def make_noise(
-    carried: tuple[()], request: Request, run: JobRun, student_model: Any
-) -> tuple[tuple[()], Batch]:
+    config: Config,
+    carried: tuple[()],
+    teacher: Network,
+    labels: jax.Array,
+    key: PRNGKey,
+    student: Network | None,
+) -> tuple[tuple[()], Synthetic]:
     """Standard-normal noise, clipped to valid pixels: what must be beaten."""
-    del student_model
-    low, high = pixel_range(request.mean, request.std)
-    images = noise_start(request.labels, request.key, image_shape=run.stream.image_shape)
-    images = jnp.clip(images, low[None, None, None], high[None, None, None])
-    return carried, Batch(images, jnp.zeros(()), {}, jnp.asarray(True))
+    del config, student
+    noise = noise_start(labels, key, image_shape=teacher.image_shape)
+    nothing = Solution(noise, jnp.zeros(()), jnp.zeros((0,)), {}, jnp.asarray(True))
+    return carried, as_stored(teacher, nothing, labels)
 
 
 def make_by_deep_inversion(
-    carried: tuple[()], request: Request, run: JobRun, student_model: BlockwiseModel | None
-) -> tuple[tuple[()], Batch]:
+    config: Config,
+    carried: tuple[()],
+    teacher: Network,
+    labels: jax.Array,
+    key: PRNGKey,
+    student: Network | None,
+) -> tuple[tuple[()], Synthetic]:
     """DeepInversion from noise; adaptive, where there is a student to compete with."""
-    config, student = run.config.deep_inversion, request.student
+    settings = config.deep_inversion
     if student is None:
-        config, student_model = dataclasses.replace(config, competition_weight=0.0), None
-    else:
-        student = Classifier(student.variables, student.head)
-    key_start, key = jax.random.split(request.key)
-    limits, shape = pixel_range(request.mean, request.std), run.stream.image_shape
-    result = deep_inversion(
-        request.teacher.variables,
-        request.teacher.head,
-        request.labels,
-        first_images(request.labels, key_start, *limits, image_shape=shape, config=config),
-        *limits,
-        key,
-        model=run.model,
-        config=config,
-        student=student,
-        student_model=student_model,
-    )
-    return carried, Batch(result.images, result.loss, result.terms, result.finite)
+        settings = dataclasses.replace(settings, competition_weight=0.0)
+    return carried, deep_inversion(teacher, labels, key, config=settings, student=student)
 
 
-def make_by_generator(
-    carried: Any, request: Request, run: JobRun, student_model: BlockwiseModel | None
-) -> tuple[Any, Batch]:
-    """CMI, or FastDFKD where the method is that."""
-    fast = run.config.method == "fast_dfkd"
-    shape = {} if fast else {"image_shape": run.stream.image_shape}
-    carried, solution = (fast_dfkd if fast else cmi)(
-        carried,
-        request.teacher.variables,
-        request.teacher.head,
-        request.labels,
-        None if request.student is None else tuple(request.student),
-        request.key,
-        mean=request.mean,
-        std=request.std,
-        model=run.model,
-        student_model=None if request.student is None else student_model,
-        config=run.config.contrastive_inversion,
-        **shape,
-    )
-    return carried, Batch(solution.x, solution.loss, solution.terms, solution.finite)
+def make_by_cmi(
+    config: Config,
+    carried: Any,
+    teacher: Network,
+    labels: jax.Array,
+    key: PRNGKey,
+    student: Network | None,
+) -> tuple[Any, Synthetic]:
+    """CMI, with the memory bank and the generator of the calls before."""
+    settings = config.contrastive_inversion
+    return cmi(carried, teacher, labels, key, config=settings, student=student)
 
 
-def _carry_nothing(run: JobRun, state: JobState, key: PRNGKey) -> tuple[()]:
-    del run, state, key
+def make_by_fast_dfkd(
+    config: Config,
+    carried: Any,
+    teacher: Network,
+    labels: jax.Array,
+    key: PRNGKey,
+    student: Network | None,
+) -> tuple[Any, Synthetic]:
+    """FastDFKD, with the start that the calls before have learned."""
+    settings = config.contrastive_inversion
+    return fast_dfkd(carried, teacher, labels, key, config=settings, student=student)
+
+
+def _carry_nothing(config, teacher, key):
+    del config, teacher, key
     return ()
 
 
-def _begin_cmi(run: JobRun, state: JobState, key: PRNGKey) -> Any:
-    shape, config = run.stream.image_shape, run.config.contrastive_inversion
-    return init_cmi(
-        key, state.network.variables, shape, mean=state.mean, model=run.model, config=config
-    )
+def _begin_cmi(config, teacher, key):
+    return init_cmi(teacher, key, config=config.contrastive_inversion)
 
 
-def _begin_fast(run: JobRun, state: JobState, key: PRNGKey) -> Any:
-    shape, config = run.stream.image_shape, run.config.contrastive_inversion
-    variables = state.network.variables
-    return init_fast_dfkd(key, variables, shape, mean=state.mean, config=config)
+def _begin_fast_dfkd(config, teacher, key):
+    return init_fast_dfkd(teacher, key, config=config.contrastive_inversion)
 
 
-def _deep_inversion_batch(config: Config) -> int:
+def _deep_inversion_batch(config):
     return config.deep_inversion.batch_size
 
 
-def _generator_batch(config: Config) -> int:
+def _generator_batch(config):
     return config.contrastive_inversion.batch_size
 
 
 _DEEP = Synthesiser(_deep_inversion_batch, _carry_nothing, make_by_deep_inversion, adapts=False)
-_GENERATOR = Synthesiser(_generator_batch, _begin_cmi, make_by_generator, adapts=True)
 SYNTHESISERS = {
     "noise": _DEEP._replace(make=make_noise),
     "deep_inversion": _DEEP,
     "adaptive_deep_inversion": _DEEP._replace(adapts=True),
-    "cmi": _GENERATOR,
-    "fast_dfkd": _GENERATOR._replace(begin=_begin_fast),
+    "cmi": Synthesiser(_generator_batch, _begin_cmi, make_by_cmi, adapts=True),
+    "fast_dfkd": Synthesiser(_generator_batch, _begin_fast_dfkd, make_by_fast_dfkd, adapts=True),
 }
 """As `config.method` names them."""

@@ -20,7 +20,6 @@ from jaxpmi.config import AugmentConfig
 from jaxpmi.config import Config
 from jaxpmi.config import PruneConfig
 from jaxpmi.continual.run import phase_key
-from jaxpmi.continual.state import Network
 from jaxpmi.continual.state import Replay
 from jaxpmi.data import dataset_name
 from jaxpmi.inversion.objectives import class_cross_entropy
@@ -43,20 +42,20 @@ from jaxpmi.jobs.synthesis import add_batch
 from jaxpmi.jobs.synthesis import draw_pool
 from jaxpmi.jobs.synthesis import empty_pool
 from jaxpmi.jobs.synthesis import fill_pool
-from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import forward
-from jaxpmi.models.channels import filter_groups
 from jaxpmi.models.cost import count_multiply_adds
 from jaxpmi.models.cost import count_parameters
-from jaxpmi.models.pruning import Kept
-from jaxpmi.models.pruning import choose_filters
-from jaxpmi.models.pruning import filter_importance
-from jaxpmi.models.pruning import filter_mask
-from jaxpmi.models.pruning import remove_filters
+from jaxpmi.network import Network
 from jaxpmi.phases import PhaseFn
 from jaxpmi.phases import System
 from jaxpmi.phases import Tick
+from jaxpmi.pruning import Kept
+from jaxpmi.pruning import choose_filters
+from jaxpmi.pruning import filter_groups
+from jaxpmi.pruning import filter_importance
+from jaxpmi.pruning import filter_mask
+from jaxpmi.pruning import remove_filters
 from jaxpmi.sharding import replicate
 
 CHUNK_STEPS = 100  # of final tuning per compiled call
@@ -69,12 +68,12 @@ def begin(config: Config) -> tuple[JobRun, JobState]:
     settings, synthesiser = config.prune, SYNTHESISERS[config.method]
     num_images = _num_batches(config) * synthesiser.batch_size(config)
     state = first_state(run, pool=empty_pool(run, num_images))
-    groups = filter_groups(run.model, state.network.variables)
+    groups = filter_groups(state.network)
     student = jax.tree.map(jnp.copy, state.network)
     state = state.replace(
         student=student,
         student_opt_state=init_student(student, sgd(settings)).opt_state,
-        synthesiser=synthesiser.begin(run, state, jax.random.key(config.seed + 1)),
+        synthesiser=synthesiser.begin(config, state.network, jax.random.key(config.seed + 1)),
         kept={name: jnp.ones(group.size, bool) for name, group in groups.items()},
         results={"accuracy_before": jnp.asarray(jnp.nan), "accuracy_after": jnp.asarray(jnp.nan)},
     )
@@ -100,7 +99,7 @@ def prune_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
     config, settings = run.config, run.config.prune
     synthesiser, key = SYNTHESISERS[config.method], phase_key(state)
     program = _program(run, settings)
-    groups = filter_groups(run.model, state.network.variables)
+    groups = filter_groups(state.network)
     num_filters = sum(group.size * group.num_filters for group in groups.values())
     rates = jnp.full(settings.tuning_steps, settings.learning_rate)
     if int(state.step) == 0:
@@ -111,8 +110,7 @@ def prune_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
         goal = _num_initial(config) + (index + 1) * later // settings.num_removals
         state, finite = _refill(run, state, synthesiser, goal, keys[0])
         importance = measure_importance(
-            state.student, state.pool, state.mean, state.std, keys[1],
-            model=run.model, settings=settings,
+            state.student, state.pool, keys[1], settings=settings
         )  # fmt: skip
         # What is gone stays so: it ranks below everything else.
         ranked = {
@@ -154,31 +152,24 @@ def tune_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
 
 def evaluate_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
     """Accuracy of the whole network and of the small one that is left."""
-    small_model, small = pruned_network(run.model, state)
-    before = measure_accuracy(run, state, state.network, run.model)
-    after = measure_accuracy(run, state, small, small_model)
+    before = measure_accuracy(run, state.network)
+    after = measure_accuracy(run, pruned_network(state))
     results = {"accuracy_before": jnp.asarray(before), "accuracy_after": jnp.asarray(after)}
     scalars = {f"accuracy/{k.removeprefix('accuracy_')}": v for k, v in results.items()}
     yield Tick(state.replace(results=results), 1, 1, scalars, {}, len(run.stream.test_labels(0)))
 
 
-def pruned_network(model: BlockwiseModel, state: JobState) -> tuple[Any, Network]:
-    """The network without the filters that are not kept, and its model."""
-    variables, head = state.student
-    model, variables, head = remove_filters(model, variables, head, _as_kept(state.kept))
-    return model, Network(variables, head)
+def pruned_network(state: JobState) -> Network:
+    """The network without the filters that are not kept."""
+    return remove_filters(state.student, _as_kept(state.kept))
 
 
 def summarise(run: JobRun, state: JobState, accounts: Accounts) -> dict[str, Any]:
     """The content of summary.json."""
     config, results = run.config, jax.device_get(state.results)
-    small_model, small = pruned_network(run.model, state)
-    networks = {"before": (run.model, state.network), "after": (small_model, small)}
-    shape = run.stream.image_shape
-    speed_up = measure_speed_up(
-        (run.model, *state.network), (small_model, *small),
-        image_shape=shape, batch_size=SPEED_BATCH,
-    )  # fmt: skip
+    small, shape = pruned_network(state), run.stream.image_shape
+    networks = {"before": state.network, "after": small}
+    speed_up = measure_speed_up(state.network, small, batch_size=SPEED_BATCH)
     return {
         "job": config.job,
         "method": config.method,
@@ -187,17 +178,17 @@ def summarise(run: JobRun, state: JobState, accounts: Accounts) -> dict[str, Any
         "accuracy_before": float(results["accuracy_before"]),
         "accuracy_after": float(results["accuracy_after"]),
         "filters": {
-            "before": sum(g.size * g.num_filters for g in _groups(run.model, state.network)),
-            "after": sum(g.size * g.num_filters for g in _groups(small_model, small)),
+            name: sum(group.size * group.num_filters for group in filter_groups(network).values())
+            for name, network in networks.items()
         },
         "parameters": {
             k: count_parameters((network.variables.params, network.head))
-            for k, (_, network) in networks.items()
+            for k, network in networks.items()
         },
         # Two per multiply-add of the convolutions, per image.
         "flops": {
-            k: 2 * count_multiply_adds(model, network.variables, shape)
-            for k, (model, network) in networks.items()
+            k: 2 * count_multiply_adds(network.model, network.variables, shape)
+            for k, network in networks.items()
         },
         "measured_speed_up": speed_up,
         "num_synthesized": int(state.pool.count),
@@ -208,19 +199,15 @@ def summarise(run: JobRun, state: JobState, accounts: Accounts) -> dict[str, Any
 
 def save(run: JobRun, state: JobState, folder: Path) -> dict[str, str]:
     """Writes the small network."""
-    model, small = pruned_network(run.model, state)
-    return save_result(run, state, folder, small, model, run.config.model, _as_kept(state.kept))
+    return save_result(folder, pruned_network(state), run.config.model, _as_kept(state.kept))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "settings"))
+@functools.partial(jax.jit, static_argnames="settings")
 def measure_importance(
     network: Network,
     pool: Replay,
-    mean: jax.Array,
-    std: jax.Array,
     key: jax.Array,
     *,
-    model: BlockwiseModel,
     settings: PruneConfig,
 ) -> dict[str, jax.Array]:
     """Importance f32[size] of every group's channels, averaged over batches of the pool.
@@ -231,15 +218,14 @@ def measure_importance(
 
     def loss_fn(params, images, labels):
         variables = Variables(params, network.variables.batch_stats)
-        return class_cross_entropy(
-            forward(model, variables, images).features @ network.head, labels
-        )
+        features = forward(network.model, variables, images).features
+        return class_cross_entropy(network.head(features), labels)
 
     def one(key):
         rows = jax.random.randint(key, (settings.batch_size,), 0, pool.count)
-        images = normalise(pool.samples[rows], mean, std)
+        images = normalise(pool.samples[rows], network.mean, network.std)
         grads = jax.grad(loss_fn)(network.variables.params, images, pool.labels[rows])
-        return filter_importance(model, network.variables, grads, kind=settings.importance)
+        return filter_importance(network, grads, kind=settings.importance)
 
     keys = jax.random.split(key, settings.importance_batches)
     return jax.tree.map(lambda scores: scores.mean(0), jax.lax.map(one, keys))
@@ -250,8 +236,7 @@ def _refill(run, state, synthesiser, goal, key):
     size, finite = synthesiser.batch_size(run.config), jnp.asarray(True)
     for index in range(int(state.pool.count) // size, goal):
         state, _, good = add_batch(
-            run, state, synthesiser, jax.random.fold_in(key, index),
-            against=state.student, student_model=run.model,
+            run, state, synthesiser, jax.random.fold_in(key, index), against=state.student
         )  # fmt: skip
         finite = finite & good
     return state, finite
@@ -259,16 +244,17 @@ def _refill(run, state, synthesiser, goal, key):
 
 def _tune(run, state, rates, key, program):
     """Steps of distillation; parameters of filters that are not kept are 0, before and after."""
-    variables, head = state.student
+    network = state.student
     mask = {
-        "backbone": filter_mask(run.model, variables, state.kept),
-        "head": jnp.ones_like(head),
+        "backbone": filter_mask(network, state.kept),
+        "head": jax.tree.map(jnp.ones_like, network.head),
         "auxiliary": {},
     }
-    params = jax.tree.map(jnp.multiply, variables.params, mask["backbone"])
-    student = Student(Network(variables._replace(params=params), head), state.student_opt_state)
+    params = jax.tree.map(jnp.multiply, network.variables.params, mask["backbone"])
+    network = network.replace(variables=network.variables._replace(params=params))
+    student = Student(network, state.student_opt_state)
     student, metrics = distill_steps(
-        student, state.network, state.pool, rates, state.mean, state.std, key, mask, program=program
+        student, state.network, state.pool, rates, key, mask, program=program
     )
     state = state.replace(student=student.network, student_opt_state=student.opt_state)
     return state, metrics
@@ -276,9 +262,7 @@ def _tune(run, state, rates, key, program):
 
 def _program(run, settings):
     no_views = AugmentConfig()
-    return StudentProgram(
-        run.model, run.model, sgd(settings), settings.temperature, no_views, run.mesh
-    )
+    return StudentProgram(sgd(settings), settings.temperature, no_views, run.mesh)
 
 
 def _as_masks(kept: Kept, groups) -> dict[str, jax.Array]:
@@ -301,10 +285,6 @@ def _num_initial(config: Config) -> int:
     """Of these before the first removal: half, where later ones can be hard for what is left."""
     total = _num_batches(config)
     return -(-total // 2) if SYNTHESISERS[config.method].adapts else total
-
-
-def _groups(model, network):
-    return filter_groups(model, network.variables).values()
 
 
 PRUNE = System(begin, lambda run: 1, plan, draw_pool, summarise, save=save)

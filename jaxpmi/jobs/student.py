@@ -12,12 +12,10 @@ import optax
 
 from jaxpmi.augment import augment
 from jaxpmi.augment import normalise
-from jaxpmi.augment import pixel_range
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import DistillConfig
 from jaxpmi.config import PruneConfig
 from jaxpmi.config import TrainConfig
-from jaxpmi.continual.state import Network
 from jaxpmi.continual.state import Replay
 from jaxpmi.continual.train import ChunkMetrics
 from jaxpmi.continual.train import add_terms
@@ -25,10 +23,10 @@ from jaxpmi.continual.train import no_terms
 from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import trainable_parts
 from jaxpmi.inversion.objectives import distillation_kl
-from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import forward
 from jaxpmi.models.blockwise import update_batch_stats
+from jaxpmi.network import Network
 from jaxpmi.sharding import constrain_batch
 from jaxpmi.types import PRNGKey
 
@@ -37,8 +35,6 @@ from jaxpmi.types import PRNGKey
 class StudentProgram:
     """Everything static about a student's steps; equal programs compile once."""
 
-    teacher_model: BlockwiseModel
-    student_model: BlockwiseModel
     train: TrainConfig  # batch size, momentum, weight decay
     temperature: float
     augment: AugmentConfig
@@ -81,8 +77,6 @@ def distill_steps(
     teacher: Network,
     pool: Replay,
     rates: jax.Array,
-    mean: jax.Array,
-    std: jax.Array,
     key: PRNGKey,
     mask: Any = None,
     *,
@@ -91,32 +85,32 @@ def distill_steps(
     """SGD on tau^2 KL(teacher || student), a step for every learning rate f32[S].
 
     Args:
-      student: its network, in training mode, and optimiser state; donated.
+      student: its network, in training mode, and optimiser state; donated. Of pixels it has the
+        teacher's moments.
       teacher: in evaluation mode, on the same view of an image.
       pool: of whose first `count` images every step draws a batch, uniformly.
       rates: f32[S], learning rates.
-      mean: f32[channels], of pixels in [0, 1].
-      std: f32[channels].
       key: key[], consumed.
       mask: what the student's parameters are multiplied by after every step, a tree like
         `trainable_parts(student.network, {})`; None: nothing.
       program: the rest.
     """
-    black, _ = pixel_range(mean, std)
+    black, _ = teacher.pixel_range
+    model = student.network.model
 
     def loss_fn(parts, batch_stats, images):
-        out = forward(
-            program.student_model, Variables(parts["backbone"], batch_stats), images, train=True
-        )
-        wanted = forward(program.teacher_model, teacher.variables, images).features @ teacher.head
-        loss = distillation_kl(out.features @ parts["head"], wanted, program.temperature)
+        out = forward(model, Variables(parts["backbone"], batch_stats), images, train=True)
+        wanted = teacher.head(forward(teacher.model, teacher.variables, images).features)
+        loss = distillation_kl(parts["head"](out.features), wanted, program.temperature)
         return loss, out.moments
 
     def step(index, carry):
         student, metrics = carry
         key_batch, key_views = jax.random.split(jax.random.fold_in(key, index))
         rows = jax.random.randint(key_batch, (program.train.batch_size,), 0, pool.count)
-        images = constrain_batch(normalise(pool.samples[rows], mean, std), program.mesh)
+        images = constrain_batch(
+            normalise(pool.samples[rows], teacher.mean, teacher.std), program.mesh
+        )
         images = augment(images, key_views, program.augment, black)
         parts = trainable_parts(student.network, {})
         batch_stats = student.network.variables.batch_stats
@@ -127,7 +121,8 @@ def distill_steps(
         if mask is not None:
             parts = jax.tree.map(jnp.multiply, parts, mask)
         variables = Variables(parts["backbone"], update_batch_stats(batch_stats, moments))
-        student = Student(Network(variables, parts["head"]), opt_state)
+        network = student.network.replace(variables=variables, head=parts["head"])
+        student = Student(network, opt_state)
         return student, add_terms(metrics, {"distillation": loss}, index)
 
     return jax.lax.fori_loop(0, rates.shape[0], step, (student, no_terms(["distillation"])))

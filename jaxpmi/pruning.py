@@ -9,26 +9,59 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 from typing import Literal
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_name
-from jaxpmi.models.channels import FilterGroup
+from jaxpmi.models.channels import IMAGES
 from jaxpmi.models.channels import channel_layout
-from jaxpmi.models.channels import filter_groups
 from jaxpmi.models.channels import split_layer
+from jaxpmi.network import Network
 from jaxpmi.types import Params
 
 Kept = dict[str, tuple[int, ...]]  # of every group the channels that stay, ascending: plain numbers
 
 
+class FilterGroup(NamedTuple):
+    """Channels of which each is removed as a whole.
+
+    Attributes:
+      size: channels.
+      num_filters: that write each of them: one channel removed is this many filters removed.
+    """
+
+    size: int
+    num_filters: int
+
+
+def filter_groups(network: Network) -> dict[str, FilterGroup]:
+    """Everything that can be removed from a network, by names that removal does not change.
+
+    Args:
+      network: of prunable blocks; of its parameters only the shapes matter.
+
+    Returns:
+      Groups in the order of the blocks. The sum of `size * num_filters` counts every filter once.
+
+    Raises:
+      ValueError: a block is not a `PrunableBlock`.
+    """
+    layout = channel_layout(network.model, network.variables)
+    counts = dict.fromkeys(layout.sizes, 0)
+    for block in layout.blocks:
+        for layer in block.layers.values():
+            for name in layer.axes[-1] if layer.has_filters else ():
+                counts[name] += 1
+    del counts[IMAGES]  # a depthwise convolution of them would count
+    return {name: FilterGroup(layout.sizes[name], count) for name, count in counts.items() if count}
+
+
 def filter_importance(
-    model: BlockwiseModel,
-    variables: Variables,
+    network: Network,
     grads: dict[str, Params],
     *,
     kind: Literal["gate", "filter"] = "gate",
@@ -45,9 +78,8 @@ def filter_importance(
     evaluation mode: normalised by the batch, no filter's scale matters, and all is 0.
 
     Args:
-      model: the backbone.
-      variables: its parameters.
-      grads: gradient of the loss, in the structure of `variables.params`.
+      network: whose filters they are.
+      grads: gradient of the loss, in the structure of `network.variables.params`.
       kind: which layers count.
 
     Returns:
@@ -56,7 +88,8 @@ def filter_importance(
     Raises:
       ValueError: "gate", but a group of channels has no BatchNorm.
     """
-    layout, scores = channel_layout(model, variables), {}
+    variables = network.variables
+    layout, scores = channel_layout(network.model, variables), {}
     which = ("filter", "gate").index(kind)
     for i, block in enumerate(layout.blocks):
         own, slopes = variables.params[block_name(i)], grads[block_name(i)]
@@ -67,7 +100,7 @@ def filter_importance(
                 parts = jnp.split(_squared_effect(weights, gradient), np.cumsum(sizes)[:-1])
                 for group, part in zip(layer.axes[-1], parts, strict=True):
                     scores[group] = scores.get(group, 0.0) + part
-    groups = filter_groups(model, variables)
+    groups = filter_groups(network)
     for name in groups:
         if name not in scores:
             raise ValueError(
@@ -130,9 +163,7 @@ def choose_filters(
     }
 
 
-def remove_filters(
-    model: BlockwiseModel, variables: Variables, head: jax.Array, kept: Mapping[str, Sequence[int]]
-) -> tuple[BlockwiseModel, Variables, jax.Array]:
+def remove_filters(network: Network, kept: Mapping[str, Sequence[int]]) -> Network:
     """The network without the channels that are not kept; it computes what it did with them at 0.
 
     Traceable in the arrays, so `jax.eval_shape` gives the shapes of a pruned network, from which a
@@ -140,20 +171,18 @@ def remove_filters(
     take their place.
 
     Args:
-      model: the backbone.
-      variables: its parameters and running moments.
-      head: f32[D, C], which reads the features. Rows behind the last channel (of a feature that is
-        always 1) stay.
+      network: of prunable blocks.
       kept: the channels that stay, per group of `filter_groups`.
 
     Returns:
-      `(model, variables, head)`, smaller.
+      The smaller network.
 
     Raises:
       ValueError: `kept` does not fit the network.
     """
+    model, variables, head = network.model, network.variables, network.head
     layout = channel_layout(model, variables)
-    _check_kept(filter_groups(model, variables), kept)
+    _check_kept(filter_groups(network), kept)
 
     def indices(groups):
         """Positions of what is kept along an axis on which these groups follow one another."""
@@ -172,35 +201,33 @@ def remove_filters(
             k: _take(part, axes[k]) for k, part in variables.batch_stats[name].items()
         }
         blocks.append(block.narrow({key: len(indices(g)) for key, g in shape.groups.items()}))
-    features = layout.blocks[-1].groups["out"]
-    width = sum(layout.sizes[name] for name in features)
-    rows = np.concatenate([indices(features), np.arange(width, head.shape[0])])
-    model = dataclasses.replace(model, blocks=tuple(blocks))
-    return model, Variables(params, batch_stats), jnp.take(head, rows, axis=0)
+    rows = indices(layout.blocks[-1].groups["out"])
+    return network.replace(
+        variables=Variables(params, batch_stats),
+        head=head._replace(kernel=jnp.take(head.kernel, rows, axis=0)),
+        model=dataclasses.replace(model, blocks=tuple(blocks)),
+    )
 
 
-def filter_mask(
-    model: BlockwiseModel, variables: Variables, kept: Mapping[str, jax.Array]
-) -> dict[str, Params]:
+def filter_mask(network: Network, kept: Mapping[str, jax.Array]) -> dict[str, Params]:
     """What multiplies a network's parameters so that channels are 0 everywhere, but still there.
 
     Masked so, the network computes what `remove_filters` leaves of it, at its old size: one
     program for any choice of channels.
 
     Args:
-      model: the backbone.
-      variables: its parameters, of which only the shapes matter.
+      network: of whose parameters only the shapes matter.
       kept: bool[size] per group of `filter_groups`, true for channels that stay; may be traced.
 
     Returns:
-      0 or 1 for every parameter, in the structure of `variables.params`; 0 for the filters, scales
-      and biases of channels that do not stay.
+      0 or 1 for every parameter, in the structure of `network.variables.params`; 0 for the filters,
+      scales and biases of channels that do not stay.
     """
-    layout, masks = channel_layout(model, variables), {}
-    fixed = layout.sizes.keys() - filter_groups(model, variables).keys()
+    layout, masks = channel_layout(network.model, network.variables), {}
+    fixed = layout.sizes.keys() - filter_groups(network).keys()
     kept = {**kept, **{name: jnp.ones(layout.sizes[name], bool) for name in fixed}}
     for i, block in enumerate(layout.blocks):
-        params = variables.params[block_name(i)]
+        params = network.variables.params[block_name(i)]
         masks[block_name(i)] = {
             name: _mask_last_axis(params[name], jnp.concatenate([kept[g] for g in layer.axes[-1]]))
             for name, layer in block.layers.items()
