@@ -13,11 +13,17 @@ from jaxpmi.types import Params
 
 
 class Replay(NamedTuple):
-    """Synthetic samples of old classes, rebuilt before every task."""
+    """Synthetic samples of old classes, rebuilt before every task.
 
-    samples: jax.Array  # u8[N, H, W, C] or patch embeddings f32[N, h, w, D]; zeros from `count` on
-    labels: jax.Array  # i32[N]
-    count: jax.Array  # i32[]
+    Attributes:
+      samples: u8[N, H, W, C] or patch embeddings f32[N, h, w, D]; zeros from `count` on.
+      labels: i32[N].
+      count: i32[], how many there are already.
+    """
+
+    samples: jax.Array
+    labels: jax.Array
+    count: jax.Array
 
 
 @flax.struct.dataclass

@@ -30,10 +30,14 @@ class CfsModel(NamedTuple):
 
     Single-class functions take the same container without the axis C. The linear maps have no
     bias: the BatchNorm behind them would cancel it.
+
+    Attributes:
+      params: `weight` f32[C, L, D, D], `scale` and `shift` f32[C, L, D].
+      running: f32[C, L, D], the moments that BatchNorm uses in evaluation.
     """
 
-    params: Params  # `weight` f32[C, L, D, D], `scale` and `shift` f32[C, L, D]
-    running: Moments  # f32[C, L, D], what BatchNorm uses in evaluation
+    params: Params
+    running: Moments
 
 
 class _Fit(NamedTuple):

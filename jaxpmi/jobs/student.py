@@ -27,22 +27,36 @@ from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import forward
 from jaxpmi.models.blockwise import update_batch_stats
 from jaxpmi.network import Network
+from jaxpmi.network import check_images
 from jaxpmi.sharding import constrain_batch
+from jaxpmi.sharding import make_mesh
 from jaxpmi.types import PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)
 class StudentProgram:
-    """Everything static about a student's steps; equal programs compile once."""
+    """Everything static about a student's steps; equal programs compile once.
 
-    train: TrainConfig  # batch size, momentum, weight decay
+    Attributes:
+      train: batch size, momentum, weight decay.
+      temperature: above 0, of both softmaxes.
+      augment: random views of the images.
+      mesh: devices that a batch is split over.
+    """
+
+    train: TrainConfig
     temperature: float
     augment: AugmentConfig
     mesh: jax.sharding.Mesh
 
 
 class Student(NamedTuple):
-    """What the steps change."""
+    """What the steps change.
+
+    Attributes:
+      network: the student's.
+      opt_state: of `optimiser`.
+    """
 
     network: Network
     opt_state: Any
@@ -69,6 +83,75 @@ def cosine_rates(learning_rate: float, num_steps: int, warmup_steps: int = 0) ->
         learning_rate / (warmup_steps + 1), learning_rate, warmup_steps, max(num_steps, 1)
     )
     return np.asarray(jax.vmap(schedule)(jnp.arange(num_steps)), np.float32)
+
+
+def distill(
+    teacher: Network,
+    student: Network,
+    images: jax.Array | np.ndarray,
+    key: PRNGKey,
+    *,
+    config: DistillConfig | None = None,
+) -> Network:
+    """Teaches a student a teacher's outputs on synthetic images; no label, no real image.
+
+    Args:
+      teacher: frozen, in evaluation mode.
+      student: of the same images, pixel moments and number of classes; any blocks.
+      images: u8[N, H, W, channels] as they are stored, such as `Synthetic.images`.
+      key: key[], consumed.
+      config: `rounds` x `steps_per_round` steps of SGD, and what they look at. None: the defaults.
+
+    Returns:
+      The student after the last step.
+
+    Raises:
+      ValueError: networks or images that do not fit each other.
+      ArithmeticError: the loss became NaN or infinite.
+    """
+    config = DistillConfig() if config is None else config
+    _check_pair(teacher, student)
+    check_images(teacher, images)
+    count = len(images)
+    pool = Replay(jnp.asarray(images), jnp.zeros(count, jnp.int32), jnp.asarray(count, jnp.int32))
+    train = sgd(config)
+    program = StudentProgram(train, config.temperature, config.augment, make_mesh(1))
+    rates = cosine_rates(
+        config.learning_rate, config.rounds * config.steps_per_round, config.warmup_steps
+    )
+    learner = init_student(jax.tree.map(jnp.array, student), train)  # its buffers are donated
+    for first in range(0, len(rates), config.steps_per_round):
+        some = rates[first : first + config.steps_per_round]
+        key_steps = jax.random.fold_in(key, first)
+        learner, metrics = distill_steps(learner, teacher, pool, some, key_steps, program=program)
+        bad = int(metrics.bad_step["distillation"])
+        if bad >= 0:
+            raise ArithmeticError(
+                f"the loss became NaN or infinite at step {first + bad}; lower "
+                f"learning_rate={config.learning_rate:g}."
+            )
+    return learner.network
+
+
+def _check_pair(teacher, student):
+    """Raises if a student cannot learn from that teacher."""
+    if teacher.num_classes != student.num_classes:
+        raise ValueError(
+            f"the student has {student.num_classes} classes and the teacher "
+            f"{teacher.num_classes}; give the student a head of as many."
+        )
+    if teacher.image_shape != student.image_shape:
+        raise ValueError(
+            f"the student takes images of {student.image_shape} and the teacher of "
+            f"{teacher.image_shape}; give both the same."
+        )
+    for name in ("mean", "std"):
+        one, other = (np.asarray(getattr(network, name)) for network in (teacher, student))
+        if not np.array_equal(one, other):
+            raise ValueError(
+                f"the student normalises pixels by {name}={other.tolist()} and the teacher by "
+                f"{one.tolist()}; use student.replace(mean=teacher.mean, std=teacher.std)."
+            )
 
 
 @functools.partial(jax.jit, static_argnames="program", donate_argnames="student")

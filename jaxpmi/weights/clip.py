@@ -38,6 +38,11 @@ class PretrainedClip(NamedTuple):
 
     It takes images normalised by `CLIP_MEAN` and `CLIP_STD`, as nearly all do; what the folder says
     of preprocessing is not read.
+
+    Attributes:
+      model: both towers.
+      variables: theirs.
+      tokenizer: of the text tower's token ids.
     """
 
     model: Clip
