@@ -46,6 +46,7 @@ from jaxpmi.inversion.deep_inversion import noise_start
 from jaxpmi.inversion.fast_dfkd import fast_dfkd
 from jaxpmi.inversion.fast_dfkd import init_fast_dfkd
 from jaxpmi.inversion.full_model import refine_images
+from jaxpmi.inversion.own_terms import OwnTerm
 from jaxpmi.inversion.per_layer import invert_block
 from jaxpmi.inversion.per_layer import invert_blocks
 from jaxpmi.inversion.synthesis import synthesize
@@ -117,7 +118,9 @@ __all__ = [
     "InvertConfig",
     "MODELS",
     "Memory",
+    "Method",
     "MethodConfig",
+    "OwnTerm",
     "ModelConfig",
     "Moments",
     "Network",
@@ -128,17 +131,20 @@ __all__ = [
     "Stack",
     "Student",
     "StudentProgram",
+    "Synthesiser",
     "Synthetic",
     "Targets",
     "TrainConfig",
     "Variables",
     "VdfdConfig",
+    "Views",
     "choose_filters",
     "cmi",
     "cosine_rates",
     "count_multiply_adds",
     "deep_inversion",
     "denormalise",
+    "distill",
     "distill_steps",
     "draw_features",
     "encode_images",
@@ -162,6 +168,7 @@ __all__ = [
     "init_variables",
     "invert_block",
     "invert_blocks",
+    "learner",
     "load_clip",
     "load_config",
     "load_efficientnet_lite0",
@@ -190,12 +197,17 @@ __all__ = [
 
 # Imported when they are first used: training needs Flax, which imports slowly.
 _LATER = {
+    "Method": "jaxpmi.continual.methods",
     "Replay": "jaxpmi.continual.state",
     "Student": "jaxpmi.jobs.student",
     "StudentProgram": "jaxpmi.jobs.student",
+    "Synthesiser": "jaxpmi.jobs.synthesis",
+    "Views": "jaxpmi.continual.training_phase",
     "cosine_rates": "jaxpmi.jobs.student",
+    "distill": "jaxpmi.jobs.student",
     "distill_steps": "jaxpmi.jobs.student",
     "init_student": "jaxpmi.jobs.student",
+    "learner": "jaxpmi.continual.methods",
     "measure_diversity": "jaxpmi.jobs.diversity",
     "run": "jaxpmi.experiment",
 }

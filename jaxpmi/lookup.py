@@ -25,9 +25,7 @@ def find(name: str, table: Mapping[str, Any], field: str) -> Any:
     if ":" not in name:
         near = difflib.get_close_matches(name, table, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(table)},"
-        raise ValueError(
-            f"{field}='{name}' is unknown; {hint} or name your own as 'module:name'."
-        )
+        raise ValueError(f"{field}='{name}' is unknown; {hint} or name your own as 'module:name'.")
     module, _, attribute = name.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)

@@ -14,7 +14,7 @@ from jaxpmi.continual.clip_pretraining import pretrain_clip
 from jaxpmi.continual.clip_state import ClipRun
 from jaxpmi.continual.clip_state import ClipState
 from jaxpmi.continual.clip_train import clip_optimiser
-from jaxpmi.continual.methods import METHODS
+from jaxpmi.continual.methods import find_method
 from jaxpmi.continual.start import empty_replay
 from jaxpmi.continual.start import most_replay_samples
 from jaxpmi.data import TaskStream
@@ -48,7 +48,7 @@ def open_clip_run(config: Config) -> tuple[ClipRun, tuple[int, ...]]:
     pretraining, known, unseen = _split(config, source.class_names)
     num_tasks, first = config.data.num_tasks, config.data.first_task_classes
     tasks = split_tasks(known, num_tasks, first) + ((unseen,) if unseen else ())
-    method = METHODS[config.method]
+    method = find_method(config.method)
     stream = TaskStream(source, tasks, allow_past=method.all_data, name_only=bool(unseen))
     named = TaskStream(source, (unseen,)) if unseen else None
     if named is not None:

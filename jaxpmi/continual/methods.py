@@ -15,10 +15,12 @@ from jaxpmi.config import TrainConfig
 from jaxpmi.continual import drift_penalty
 from jaxpmi.continual import losses
 from jaxpmi.continual.gradient_records import drift
+from jaxpmi.continual.training_phase import LossFn
 from jaxpmi.continual.training_phase import Phase
 from jaxpmi.continual.training_phase import PhasesFn
 from jaxpmi.continual.training_phase import Terms
 from jaxpmi.continual.training_phase import Views
+from jaxpmi.lookup import find
 
 
 def first_phases(train: TrainConfig, config: MethodConfig) -> tuple[Phase, ...]:
@@ -29,15 +31,60 @@ def first_phases(train: TrainConfig, config: MethodConfig) -> tuple[Phase, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A continual learner."""
+    """A continual learner.
 
-    phases: PhasesFn  # of every later task
-    replay: Literal["none", "inversion", "generator"] = "none"  # where old images come from
-    from_noise: bool = False  # inversion: of the full model alone, whatever per_layer.start says
-    keeps_generator: bool = False  # carries the generator over from task to task
-    all_data: bool = False  # sees all data of seen classes, from a fresh network (upper bound)
-    keeps_records: bool = False  # of the gradients of every task's mean logits
-    first_phases: PhasesFn = first_phases  # of the first task
+    Attributes:
+      phases: of every later task.
+      replay: where old images come from.
+      from_noise: inversion: of the full model alone, whatever per_layer.start says.
+      keeps_generator: carries the generator over from task to task.
+      all_data: sees all data of seen classes, from a fresh network (upper bound).
+      keeps_records: of the gradients of every task's mean logits.
+      first_phases: of the first task.
+      auxiliary: what is trained beside the network, anew in every task: names that
+        `start.fresh_auxiliary` knows.
+    """
+
+    phases: PhasesFn
+    replay: Literal["none", "inversion", "generator"] = "none"
+    from_noise: bool = False
+    keeps_generator: bool = False
+    all_data: bool = False
+    keeps_records: bool = False
+    first_phases: PhasesFn = first_phases
+    auxiliary: tuple[Literal["angle_maps", "class_graph"], ...] = ()
+
+
+def learner(
+    loss: LossFn,
+    *,
+    replay: Literal["none", "inversion", "generator"] = "none",
+    joint_batch: bool = False,
+) -> Method:
+    """A continual learner of one's own: in every later task it minimises one loss.
+
+    The first task is plain classification. A config names it as `method="module:name"`.
+
+    Args:
+      loss: maps `Views`, all that a training step sees, and the `losses` of the config to named
+        weighted terms f32[], whose sum is minimised. A pure function of a module, not a lambda.
+      replay: where images of old classes come from, for the replay fields of `Views`: "inversion"
+        as the config's `inversion` says, "generator" as its `generator`, or "none".
+      joint_batch: real and synthetic images share one BatchNorm batch.
+    """
+    uses_replay = replay != "none"
+    phases = _one_phase(loss, replay=uses_replay, joint_batch=joint_batch and uses_replay)
+    return Method(phases, replay=replay)
+
+
+def find_method(name: str) -> Method:
+    """The continual learner of a config's `method`: of `METHODS`, or `module:name` of one's own."""
+    method = find(name, METHODS, "method")
+    if not isinstance(method, Method):
+        raise ValueError(
+            f"method='{name}' is a {type(method).__name__}; make it with jaxpmi.learner(loss)."
+        )
+    return method
 
 
 def classification(views: Views, config: MethodConfig) -> Terms:
@@ -328,13 +375,18 @@ METHODS = {
     "abd": Method(
         _one_phase(abd, replay=True, joint_batch=True), replay="generator", keeps_generator=True
     ),
-    "r_dfcil": Method(_r_dfcil_phases, replay="generator"),
+    "r_dfcil": Method(_r_dfcil_phases, replay="generator", auxiliary=("angle_maps",)),
     "deep_inversion": Method(
         _one_phase(deep_inversion, replay=True, joint_batch=True),
         replay="inversion",
         from_noise=True,
     ),
-    "pmi": Method(_pmi_phases, replay="inversion"),
+    "pmi": Method(_pmi_phases, replay="inversion", auxiliary=("angle_maps",)),
     "dfd": Method(_record_phases(dfd), keeps_records=True, first_phases=_record_first_phases),
-    "vdfd": Method(_record_phases(vdfd), keeps_records=True, first_phases=_record_first_phases),
+    "vdfd": Method(
+        _record_phases(vdfd),
+        keeps_records=True,
+        first_phases=_record_first_phases,
+        auxiliary=("class_graph",),
+    ),  # fmt: skip
 }

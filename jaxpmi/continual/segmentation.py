@@ -17,7 +17,7 @@ from jaxpmi.accounting import Accounts
 from jaxpmi.augment import normalise
 from jaxpmi.config import Config
 from jaxpmi.continual import evaluation
-from jaxpmi.continual.methods import METHODS
+from jaxpmi.continual.methods import find_method
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import class_masks
 from jaxpmi.continual.samples import LabelledSamples
@@ -45,7 +45,7 @@ def begin_segmentation(config: Config) -> tuple[Run, ContinualState]:
     source = open_scenes(config.data)
     tasks = scene_tasks(config.data, source, config.seed)
     order = tuple(entry for task in tasks for entry in task)
-    allow_past = METHODS[config.method].all_data
+    allow_past = find_method(config.method).all_data
     run = make_run(
         config, SceneStream(source, tasks, by=config.data.scene_tasks, allow_past=allow_past)
     )

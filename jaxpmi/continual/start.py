@@ -14,7 +14,7 @@ from jaxpmi.continual.drift_penalty import graph_dims
 from jaxpmi.continual.gradient_records import empty_records
 from jaxpmi.continual.gradient_records import regularised_tensors
 from jaxpmi.continual.losses import init_angle_projections
-from jaxpmi.continual.methods import METHODS
+from jaxpmi.continual.methods import find_method
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import num_replay_images
 from jaxpmi.continual.state import ContinualState
@@ -28,7 +28,7 @@ from jaxpmi.data import class_order
 from jaxpmi.data import open_source
 from jaxpmi.data import split_tasks
 from jaxpmi.inversion.generator import init_generator
-from jaxpmi.models import MODELS
+from jaxpmi.models import make_model
 from jaxpmi.models.blockwise import block_input_shapes
 from jaxpmi.network import Network
 from jaxpmi.network import init_network
@@ -45,16 +45,17 @@ def open_run(config: Config) -> tuple[Run, tuple[int, ...]]:
     source = open_source(config.data)
     order = class_order(config.data, source.num_classes, config.seed)
     tasks = split_tasks(order, config.data.num_tasks, config.data.first_task_classes)
-    stream = TaskStream(source, tasks, allow_past=METHODS[config.method].all_data)
+    stream = TaskStream(source, tasks, allow_past=find_method(config.method).all_data)
     return make_run(config, stream), order
 
 
 def make_run(config: Config, stream: TaskStream | SceneStream) -> Run:
     """Builds the model of a run on that stream."""
-    method = METHODS[config.method]
+    method = find_method(config.method)
     if method.from_noise:
         config = _from_noise(config)
-    return Run(config, method, MODELS[config.model.name](config.model.width), stream, make_mesh())
+    model = make_model(config.model.name, config.model.width)
+    return Run(config, method, model, stream, make_mesh())
 
 
 def fresh_network(
@@ -83,12 +84,11 @@ def fresh_auxiliary(run: Run, key: jax.Array, feature_dim: int) -> dict[str, Any
     `angle_maps` of the angle loss, VDFD's `class_graph`, and for self-supervision `rotated_head`
     f32[3, D, C]: the classifiers of turned images.
     """
-    method, settings = run.config.method, run.config.losses.vdfd
-    if method in ("pmi", "r_dfcil"):
-        return {"angle_maps": init_angle_projections(key, feature_dim, feature_dim)}
-    auxiliary = {}
+    auxiliary, settings = {}, run.config.losses.vdfd
+    if "angle_maps" in run.method.auxiliary:
+        auxiliary["angle_maps"] = init_angle_projections(key, feature_dim, feature_dim)
     key_graph, key_head = jax.random.split(key)
-    if method == "vdfd":
+    if "class_graph" in run.method.auxiliary:
         auxiliary["class_graph"] = fresh_class_graph(key_graph, feature_dim, settings)
     if run.method.keeps_records and settings.self_supervision:
         shape = (3, feature_dim, run.stream.num_classes)
@@ -199,7 +199,7 @@ def _check_records(run, feature_dim):
             f"losses.vdfd.self_supervision=True turns images, but these have {height} x {width} "
             "pixels; give square ones or set it to False."
         )
-    if run.config.method == "vdfd" and min(graph_dims(feature_dim, settings)) < 1:
+    if "class_graph" in run.method.auxiliary and min(graph_dims(feature_dim, settings)) < 1:
         raise ValueError(
             f"the class graph would have layers of {graph_dims(feature_dim, settings)} features, "
             f"for the backbone has {feature_dim}; give losses.vdfd.hidden_dim and output_dim."

@@ -21,6 +21,9 @@ from jaxpmi.config import DeepInversionConfig
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion import priors
 from jaxpmi.inversion import spectrum
+from jaxpmi.inversion.own_terms import OwnTerm
+from jaxpmi.inversion.own_terms import add_own_terms
+from jaxpmi.inversion.own_terms import own_weights
 from jaxpmi.inversion.per_layer import batch_sharding
 from jaxpmi.inversion.per_layer import draw_start
 from jaxpmi.inversion.solver import Solution
@@ -136,6 +139,7 @@ def deep_inversion(
     memory: Memory | None = None,
     class_mask: jax.Array | None = None,
     student: Network | None = None,
+    own_terms: tuple[OwnTerm, ...] = (),
 ) -> Synthetic:
     """Optimises images until the network sees the labels in them, and its own data's statistics.
 
@@ -156,6 +160,7 @@ def deep_inversion(
         keeps: for networks without BatchNorm. None: the network's own.
       class_mask: bool[C], the classes that the head knows; None: all.
       student: the competitor in Adaptive DeepInversion, frozen and in evaluation mode.
+      own_terms: more terms of the loss, of the random views.
 
     Returns:
       The images, with the losses of all stages one after the other.
@@ -171,7 +176,7 @@ def deep_inversion(
         key_start, key = jax.random.split(key)
         start = first_images(network, labels, key_start, config=config)
     mask = jnp.ones(network.num_classes, bool) if class_mask is None else class_mask
-    _check_settings(config, start, student)
+    _check_settings(config, start, student, own_terms)
     _check_labels(labels, mask)
     # Rates are data: another learning rate needs no other program.
     rates = tuple(learning_rates(config, num_steps) for num_steps in config.stage_steps)
@@ -184,15 +189,16 @@ def deep_inversion(
         start,
         key,
         config=dataclasses.replace(config, learning_rate=1.0, warmup_steps=0, schedule="constant"),
+        own_terms=own_terms,
         sharding=batch_sharding(start) if config.statistics_scope == "device" else None,
     )
     return as_stored(network, solution, labels, class_mask=class_mask)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "sharding"))
-def _solve(problem, labels, start, key, *, config, sharding: NamedSharding | None):
+@functools.partial(jax.jit, static_argnames=("config", "own_terms", "sharding"))
+def _solve(problem, labels, start, key, *, config, own_terms, sharding: NamedSharding | None):
     """`_invert` of the whole batch or, with a sharding, of every device's share by itself."""
-    invert = functools.partial(_invert, config=config)
+    invert = functools.partial(_invert, config=config, own_terms=own_terms)
     if sharding is None:
         return invert(problem, labels, start, key)
     (axis,) = sharding.spec
@@ -213,7 +219,7 @@ def _solve(problem, labels, start, key, *, config, sharding: NamedSharding | Non
     )(problem, labels, start, key)
 
 
-def _invert(problem, labels, start, key, *, config):
+def _invert(problem, labels, start, key, *, config, own_terms):
     """All stages, one after the other, on one batch."""
     low, high = (limit.reshape(1, 1, 1, -1) for limit in problem.teacher.pixel_range)
     clip = (lambda x: jnp.clip(x, low, high)) if config.clip_pixels else None
@@ -229,12 +235,14 @@ def _invert(problem, labels, start, key, *, config):
     )
     x, solutions = start if clip is None else clip(start), []
     for i, (scale, rates) in enumerate(zip(config.stage_scales, problem.rates, strict=True)):
-        terms = functools.partial(_terms, problem, labels, scale=scale, config=config)
+        terms = functools.partial(
+            _terms, problem, labels, scale=scale, config=config, own_terms=own_terms
+        )
         solution = minimise(
             lambda x, key, terms=terms: terms(as_images(x), key),
             x,
             jax.random.fold_in(key, i),
-            weights=_weights(config),
+            weights=_weights(config) | own_weights(own_terms),
             learning_rates=rates,
             project=clip,
             iterate=config.iterate,
@@ -252,7 +260,7 @@ def _invert(problem, labels, start, key, *, config):
     )
 
 
-def _terms(problem, labels, x, key, *, scale, config):
+def _terms(problem, labels, x, key, *, scale, config, own_terms):
     """The unweighted terms of images `x`, all but one of them on a random view."""
     views = random_view(
         x,
@@ -285,7 +293,7 @@ def _terms(problem, labels, x, key, *, scale, config):
         others, _ = predict(problem.student)
         others = jax.lax.stop_gradient(others) if config.detach_student else others
         terms["competition"] = competition(others, logits, config=config)
-    return terms
+    return add_own_terms(terms, views, own_terms)
 
 
 def _weights(config):
@@ -319,7 +327,7 @@ def _better(one: Solution, other: Solution) -> Solution:
     )
 
 
-def _check_settings(config, start, student):
+def _check_settings(config, start, student, own_terms):
     shape, scales, steps = start.shape, config.stage_scales, config.stage_steps
     if len(scales) != len(steps) or not scales:
         raise ValueError(
@@ -332,7 +340,7 @@ def _check_settings(config, start, student):
                 f"images of {shape[1]} x {shape[2]} pixels cannot be averaged down by "
                 f"stage_scales={scales}; use divisors of the image size."
             )
-    if not _weights(config):
+    if not _weights(config) and not own_terms:
         raise ValueError("every weight of DeepInversionConfig is 0; raise one of them.")
     if config.statistics_scope == "device" and isinstance(start, jax.core.Tracer):
         raise ValueError(

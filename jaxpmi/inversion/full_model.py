@@ -10,6 +10,9 @@ import optax
 from jaxpmi.config import FullModelConfig
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion import priors
+from jaxpmi.inversion.own_terms import OwnTerm
+from jaxpmi.inversion.own_terms import add_own_terms
+from jaxpmi.inversion.own_terms import own_weights
 from jaxpmi.inversion.per_layer import MAX_BOOST
 from jaxpmi.inversion.solver import Solution
 from jaxpmi.inversion.solver import minimise
@@ -65,7 +68,9 @@ def network_statistics(
     return total
 
 
-@functools.partial(jax.jit, static_argnames=("config", "first_block"), donate_argnames="start")
+@functools.partial(
+    jax.jit, static_argnames=("config", "first_block", "own_terms"), donate_argnames="start"
+)
 def refine_images(
     network: Network,
     start: jax.Array,
@@ -75,6 +80,7 @@ def refine_images(
     *,
     config: FullModelConfig,
     first_block: int = 0,
+    own_terms: tuple[OwnTerm, ...] = (),
 ) -> Solution:
     """Optimises images f32[B, H, W, C] end to end; every term of weight 0 is left out.
 
@@ -83,6 +89,7 @@ def refine_images(
     the images are inputs of that block, such as patch embeddings: they have no valid range to be
     clipped to, and `config` must not ask for terms of pixels. Of `memory` the pixel moments,
     the spectrum and the histogram are read, where the weights of their terms are above 0.
+    `own_terms` see the images themselves.
     """
     low, high = (limit.reshape(1, 1, 1, -1) for limit in network.pixel_range)
     clip = None
@@ -112,7 +119,7 @@ def refine_images(
         if config.histogram_weight > 0:
             some = _some_pixels((x - low) / (high - low), key)
             named["histogram"] = priors.histogram_distance(some, memory.histogram)
-        return named
+        return add_own_terms(named, x, own_terms)
 
     weights = {
         "feature_match": config.feature_weight,
@@ -124,6 +131,7 @@ def refine_images(
         "histogram": config.histogram_weight,
     }
     weights = {name: weight for name, weight in weights.items() if weight > 0}
+    weights |= own_weights(own_terms)
     return minimise(
         terms,
         start if clip is None else clip(start),

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxpmi.config import InversionConfig
 from jaxpmi.inversion import priors
 from jaxpmi.inversion.full_model import refine_images
+from jaxpmi.inversion.own_terms import OwnTerm
 from jaxpmi.inversion.per_layer import draw_start
 from jaxpmi.inversion.per_layer import invert_blocks
 from jaxpmi.inversion.per_layer import propagated_block_inputs
@@ -36,6 +37,7 @@ def synthesize(
     features: jax.Array | None = None,
     class_mask: jax.Array | None = None,
     scales: Sequence[tuple[jax.Array, jax.Array]] | None = None,
+    own_terms: tuple[OwnTerm, ...] = (),
 ) -> Synthetic:
     """Synthesises one batch of images by PMI and full-model refinement.
 
@@ -51,6 +53,7 @@ def synthesize(
       features: f32[B, D] to reach; None: drawn by `draw_features`.
       class_mask: bool[C], the classes that the head knows; None: all.
       scales: as in `invert_blocks`.
+      own_terms: more terms of the refinement's loss.
 
     Raises:
       ValueError: a label without a class, or one of a class that the memory has never seen.
@@ -73,6 +76,7 @@ def synthesize(
         key_refine,
         config=config.full_model,
         first_block=config.first_block,
+        own_terms=own_terms,
     )
     if config.full_model.histogram_weight > 0:
         solution = solution._replace(x=_match_histogram(solution.x, network, memory.histogram))

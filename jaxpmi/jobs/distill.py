@@ -20,7 +20,7 @@ from jaxpmi.continual.start import fresh_network
 from jaxpmi.continual.start import pixel_moments
 from jaxpmi.data import dataset_name
 from jaxpmi.jobs.diversity import measure_diversity
-from jaxpmi.jobs.methods import SYNTHESISERS
+from jaxpmi.jobs.methods import find_synthesiser
 from jaxpmi.jobs.state import JobRun
 from jaxpmi.jobs.state import JobState
 from jaxpmi.jobs.state import first_state
@@ -39,7 +39,7 @@ from jaxpmi.jobs.synthesis import draw_pool
 from jaxpmi.jobs.synthesis import empty_pool
 from jaxpmi.jobs.synthesis import fill_pool
 from jaxpmi.jobs.synthesis import pool_images
-from jaxpmi.models import MODELS
+from jaxpmi.models import make_model
 from jaxpmi.models.cost import count_parameters
 from jaxpmi.phases import PhaseFn
 from jaxpmi.phases import System
@@ -53,9 +53,9 @@ NUM_MEASUREMENTS = 10  # of the student's accuracy, evenly spread over its train
 def begin(config: Config) -> tuple[JobRun, JobState]:
     """Opens the data, makes teacher and student, and room for all images."""
     settings = config.distill
-    student_model = MODELS[settings.student.name](settings.student.width)
+    student_model = make_model(settings.student.name, settings.student.width)
     run = open_data(config, student_model)
-    synthesiser = SYNTHESISERS[config.method]
+    synthesiser = find_synthesiser(config.method)
     key_student, key_synthesiser = jax.random.split(jax.random.key(config.seed + 1))
     student_run = dataclasses.replace(run, model=student_model)
     student = fresh_network(student_run, key_student, *pixel_moments(run))
@@ -85,13 +85,13 @@ def plan(run: JobRun, task: int) -> list[tuple[str, PhaseFn]]:
 
 def invert_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
     """Makes the images that the student begins with."""
-    yield from fill_pool(run, state, SYNTHESISERS[run.config.method], _num_initial(run.config))
+    yield from fill_pool(run, state, find_synthesiser(run.config.method), _num_initial(run.config))
 
 
 def distill_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
     """Rounds: more images, where the method looks at the student, then steps of the student."""
     config, settings = run.config, run.config.distill
-    synthesiser, train = SYNTHESISERS[config.method], sgd(settings)
+    synthesiser, train = find_synthesiser(config.method), sgd(settings)
     key = phase_key(state)
     steps, total = settings.steps_per_round, settings.rounds * settings.steps_per_round
     rates = cosine_rates(settings.learning_rate, total, settings.warmup_steps)
@@ -194,7 +194,7 @@ def save(run: JobRun, state: JobState, folder: Path) -> dict[str, str]:
 def _num_initial(config: Config) -> int:
     """Batches made before the student's first step."""
     settings = config.distill
-    adapts = SYNTHESISERS[config.method].adapts
+    adapts = find_synthesiser(config.method).adapts
     return settings.initial_batches + (0 if adapts else settings.rounds)
 
 

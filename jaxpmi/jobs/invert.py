@@ -47,7 +47,7 @@ from jaxpmi.inversion.per_layer import invert_blocks
 from jaxpmi.inversion.per_layer import propagated_block_inputs
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.jobs.state import save_result
-from jaxpmi.models import MODELS
+from jaxpmi.models import make_model
 from jaxpmi.network import Head
 from jaxpmi.network import Network
 from jaxpmi.phases import PhaseFn
@@ -244,7 +244,7 @@ def _begin_fresh(config):
     stream = TaskStream(source, (everything,), allow_past=True)
     stream.begin(0)
     classes = find_classes(config.invert.classes, source.class_names)
-    model = MODELS[config.model.name](config.model.width)
+    model = make_model(config.model.name, config.model.width)
     run = InvertRun(config, METHODS["joint"], model, stream, make_mesh(), classes, None)
     network = fresh_network(run, jax.random.key(config.seed), *pixel_moments(run))
     return run, _first_state(run, network)

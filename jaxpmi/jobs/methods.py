@@ -17,6 +17,7 @@ from jaxpmi.inversion.solver import Solution
 from jaxpmi.inversion.synthetic import Synthetic
 from jaxpmi.inversion.synthetic import as_stored
 from jaxpmi.jobs.synthesis import Synthesiser
+from jaxpmi.lookup import find
 from jaxpmi.network import Network
 from jaxpmi.types import PRNGKey
 
@@ -107,3 +108,13 @@ SYNTHESISERS = {
     "fast_dfkd": Synthesiser(_generator_batch, _begin_fast_dfkd, make_by_fast_dfkd, adapts=True),
 }
 """As `config.method` names them."""
+
+
+def find_synthesiser(name: str) -> Synthesiser:
+    """The way to make images that a job's `method` names: a key of `SYNTHESISERS`, or one's own."""
+    found = find(name, SYNTHESISERS, "method")
+    if not isinstance(found, Synthesiser):
+        raise ValueError(
+            f"method='{name}' is a {type(found).__name__}; make it a jaxpmi.Synthesiser."
+        )
+    return found

@@ -23,7 +23,7 @@ from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.state import Replay
 from jaxpmi.data import dataset_name
 from jaxpmi.inversion.objectives import class_cross_entropy
-from jaxpmi.jobs.methods import SYNTHESISERS
+from jaxpmi.jobs.methods import find_synthesiser
 from jaxpmi.jobs.speed import measure_speed_up
 from jaxpmi.jobs.state import JobRun
 from jaxpmi.jobs.state import JobState
@@ -65,7 +65,7 @@ SPEED_BATCH = 128  # images per batch, where speed is measured
 def begin(config: Config) -> tuple[JobRun, JobState]:
     """Opens the data, makes the network, and room for all images."""
     run = open_data(config, None)
-    settings, synthesiser = config.prune, SYNTHESISERS[config.method]
+    settings, synthesiser = config.prune, find_synthesiser(config.method)
     num_images = _num_batches(config) * synthesiser.batch_size(config)
     state = first_state(run, pool=empty_pool(run, num_images))
     groups = filter_groups(state.network)
@@ -91,13 +91,13 @@ def plan(run: JobRun, task: int) -> list[tuple[str, PhaseFn]]:
 
 def invert_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
     """Makes the images to begin with."""
-    yield from fill_pool(run, state, SYNTHESISERS[run.config.method], _num_initial(run.config))
+    yield from fill_pool(run, state, find_synthesiser(run.config.method), _num_initial(run.config))
 
 
 def prune_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
     """Removals: importance, the least important filters set to 0, a little distillation."""
     config, settings = run.config, run.config.prune
-    synthesiser, key = SYNTHESISERS[config.method], phase_key(state)
+    synthesiser, key = find_synthesiser(config.method), phase_key(state)
     program = _program(run, settings)
     groups = filter_groups(state.network)
     num_filters = sum(group.size * group.num_filters for group in groups.values())
@@ -278,13 +278,13 @@ def _as_kept(masks: dict[str, jax.Array]) -> Kept:
 
 def _num_batches(config: Config) -> int:
     """Of synthetic images, in all."""
-    return -(-config.prune.num_images // SYNTHESISERS[config.method].batch_size(config))
+    return -(-config.prune.num_images // find_synthesiser(config.method).batch_size(config))
 
 
 def _num_initial(config: Config) -> int:
     """Of these before the first removal: half, where later ones can be hard for what is left."""
     total = _num_batches(config)
-    return -(-total // 2) if SYNTHESISERS[config.method].adapts else total
+    return -(-total // 2) if find_synthesiser(config.method).adapts else total
 
 
 PRUNE = System(begin, lambda run: 1, plan, draw_pool, summarise, save=save)

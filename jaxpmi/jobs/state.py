@@ -23,7 +23,7 @@ from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import trainable_parts
 from jaxpmi.data import TaskStream
 from jaxpmi.data import open_source
-from jaxpmi.models import MODELS
+from jaxpmi.models import make_model
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.network import Network
 from jaxpmi.phases import PhaseFn
@@ -76,7 +76,7 @@ def open_data(config: Config, student_model: BlockwiseModel | None) -> JobRun:
     source = open_source(config.data)
     stream = TaskStream(source, (tuple(range(source.num_classes)),), allow_past=True)
     stream.begin(0)
-    model = MODELS[config.model.name](config.model.width)
+    model = make_model(config.model.name, config.model.width)
     return JobRun(config, EVERYTHING, model, stream, make_mesh(), student_model)
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.config import ModelConfig
-from jaxpmi.models import MODELS
+from jaxpmi.models import make_model
 from jaxpmi.models.blockwise import block_input_shapes
 from jaxpmi.models.blockwise import init_variables
 from jaxpmi.network import Head
@@ -44,7 +44,7 @@ def save_network(
     Args:
       path: of the file, by custom `network.npz`; its folder is created if there is none.
       network: what is written.
-      config: what its model was built by: a key of `MODELS`, and a width.
+      config: what its model was built by, see `make_model`.
       kept: what `remove_filters` was given, for a pruned network; None: it is whole.
 
     Raises:
@@ -75,7 +75,7 @@ def save_network(
 def load_network(path: str | os.PathLike) -> Network:
     """Reads what `save_network` or a job wrote (its `network.npz`); executes nothing of it.
 
-    A network of your own backbone needs it in `MODELS`, under the name that it had.
+    A network of your own backbone needs the module that it was named by, or its entry in `MODELS`.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -124,12 +124,7 @@ def _from_version_1(arrays, about):
 
 def _build(config, kept, image_shape, class_names, has_bias):
     """The network, with shapes and types in place of its arrays."""
-    if config.name not in MODELS:
-        raise ValueError(
-            f"the backbone '{config.name}' is unknown; put the function that makes it into "
-            f"jaxpmi.MODELS['{config.name}'] first."
-        )
-    model = MODELS[config.name](config.width)
+    model = make_model(config.name, config.width)
 
     def fresh():
         variables = init_variables(model, jax.random.key(0), image_shape)
