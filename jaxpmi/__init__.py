@@ -27,7 +27,7 @@ from jaxpmi.config import PerLayerConfig
 from jaxpmi.config import PruneConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.config import VdfdConfig
-from jaxpmi.config_file import load_config
+from jaxpmi.config.load import load_config
 from jaxpmi.data import imagenet_class_names
 from jaxpmi.data import open_source
 from jaxpmi.features.contrastive import ContrastiveModel

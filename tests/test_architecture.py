@@ -28,11 +28,6 @@ MAY_IMPORT = {
     "writers": {"types"},
     "accounting": set(),
     "phases": {"config", "accounting"},
-    "config_types": set(),
-    "config_ranges": set(),
-    "config_check": {"config", "config_check_data", "config_ranges", "config_types", "models"},
-    "config_check_data": {"config"},
-    "config_file": {"config", "config_types"},
     "models": {"types"},
     "data": {"config", "types"},
     "features": {"config", "types"},
@@ -41,11 +36,15 @@ MAY_IMPORT = {
     "applications": {"config", "types", "models", "augment", "data", "inversion", "continual"}
     | {"writers"}
     | RUNS,
-    "session": {"config", "config_file", "checkpoint", "writers"} | RUNS,
-    "experiment": {"config", "config_check", "continual", "applications", "session"} | RUNS,
+    "session": {"config", "checkpoint", "writers"} | RUNS,
+    "experiment": {"config", "continual", "applications", "session"} | RUNS,
 }
-# What a run is made of says also what is drawn of it.
-MAY_IMPORT_TOO = {"continual.loop": {"writers"}}
+# What a run is made of says also what is drawn of it; checks look names of networks up.
+MAY_IMPORT_TOO = {
+    "continual.loop": {"writers"},
+    "config.check": {"models"},
+    "config.check_jobs": {"models"},
+}
 
 # Imported where they are used, inside functions: each takes a good part of a second or more, or is
 # needed by few.
@@ -107,7 +106,7 @@ def test_imports_go_downwards(name):
 
 
 CONFIGS = {f"configs/{path.name}": {"jaxpmi.config"} for path in sorted(ROOT.glob("configs/*.py"))}
-RUN = {"launch/run.py": {"jaxpmi.config_file", "jaxpmi.experiment"}}
+RUN = {"launch/run.py": {"jaxpmi.config", "jaxpmi.experiment"}}
 
 
 @pytest.mark.parametrize(("path", "rooms"), (CONFIGS | RUN).items(), ids=[*CONFIGS, *RUN])
@@ -123,6 +122,13 @@ def test_slow_packages_are_imported_where_they_are_used(name):
     assert "tensorflow" not in packages and "torch" not in packages
     assert ("tensorflow_datasets" in packages) <= name.startswith("jaxpmi.data.")
     assert not {module.split(".")[0] for module in imported_at_import(tree)} & SLOW
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("jaxpmi.config")])
+def test_settings_need_neither_arrays_nor_a_compiler(name):
+    """Only the checks ask the networks, for their names."""
+    packages = {module.split(".")[0] for module in imported(parse(name))}
+    assert packages <= {*sys.stdlib_module_names, "jaxpmi", "tyro"}
 
 
 @pytest.mark.parametrize("name", FILES)

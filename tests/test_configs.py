@@ -9,9 +9,9 @@ import pytest
 import tiny_run
 
 from jaxpmi.config import SCENE_KINDS
-from jaxpmi.config_check import RECORD_METHODS
-from jaxpmi.config_check import validate
-from jaxpmi.config_file import load_config
+from jaxpmi.config.check import RECORD_METHODS
+from jaxpmi.config.check import validate
+from jaxpmi.config.load import load_config
 from jaxpmi.continual.loop import task_plan
 from jaxpmi.continual.segmentation import begin_segmentation
 from jaxpmi.continual.start import initial_state

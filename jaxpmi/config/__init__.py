@@ -17,11 +17,11 @@ from jaxpmi.config.data import DataConfig
 from jaxpmi.config.data import DigitScenesConfig
 from jaxpmi.config.experiment import Config
 from jaxpmi.config.experiment import ContinualConfig
+from jaxpmi.config.generators import ContrastiveInversionConfig
+from jaxpmi.config.generators import GeneratorConfig
 from jaxpmi.config.inversion import ContrastiveConfig
-from jaxpmi.config.inversion import ContrastiveInversionConfig
 from jaxpmi.config.inversion import DeepInversionConfig
 from jaxpmi.config.inversion import FullModelConfig
-from jaxpmi.config.inversion import GeneratorConfig
 from jaxpmi.config.inversion import InversionConfig
 from jaxpmi.config.inversion import PerLayerConfig
 from jaxpmi.config.training import MethodConfig

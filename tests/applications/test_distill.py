@@ -22,7 +22,7 @@ from jaxpmi.config import ContrastiveInversionConfig
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.config import DistillConfig
 from jaxpmi.config import ModelConfig
-from jaxpmi.config_check import SYNTHESIS_METHODS
+from jaxpmi.config.check import SYNTHESIS_METHODS
 from jaxpmi.data import TaskStream
 
 BATCH, ROUNDS = 8, 3

@@ -15,8 +15,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from jaxpmi import experiment
-from jaxpmi.config_check import validate
-from jaxpmi.config_file import load_config
+from jaxpmi.config.check import validate
+from jaxpmi.config.load import load_config
 from jaxpmi.continual import clip_start
 from jaxpmi.continual.run import num_replay_images
 from jaxpmi.data import builders

@@ -9,7 +9,7 @@ import pytest
 
 from jaxpmi import experiment
 from jaxpmi.checkpoint import Checkpointer
-from jaxpmi.config_file import load_config
+from jaxpmi.config.load import load_config
 from jaxpmi.continual import clip_start
 from jaxpmi.continual.chunks import CHUNK_STEPS
 from jaxpmi.continual.chunks import chunk_steps
