@@ -8,9 +8,9 @@ import importlib
 from jaxpmi.augment import denormalise
 from jaxpmi.augment import normalise
 from jaxpmi.config import AugmentConfig
+from jaxpmi.config import CfsConfig
+from jaxpmi.config import CmiConfig
 from jaxpmi.config import Config
-from jaxpmi.config import ContrastiveConfig
-from jaxpmi.config import ContrastiveInversionConfig
 from jaxpmi.config import DataConfig
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.config import DistillConfig
@@ -24,7 +24,7 @@ from jaxpmi.config import PerLayerConfig
 from jaxpmi.config import PruneConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.config import VdfdConfig
-from jaxpmi.config_file import load_config
+from jaxpmi.config.load import load_config
 from jaxpmi.data import imagenet_class_names
 from jaxpmi.data import open_source
 from jaxpmi.features.cfs import CfsModel
@@ -105,9 +105,10 @@ __all__ = [
     "ClassStats",
     "Clip",
     "ClipVariables",
+    "CmiConfig",
     "Config",
-    "ContrastiveConfig",
-    "ContrastiveInversionConfig",
+    "CfsConfig",
+    "CmiConfig",
     "DataConfig",
     "DeepInversionConfig",
     "DistillConfig",

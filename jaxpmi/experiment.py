@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxpmi.config import SCENE_KINDS
 from jaxpmi.config import Config
-from jaxpmi.config_check import validate
+from jaxpmi.config.check import validate
 from jaxpmi.continual.clip_start import PRETRAINED
 from jaxpmi.continual.loop import CLASS_INCREMENTAL
 from jaxpmi.continual.loop import CLIP

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpmi.config import ContrastiveConfig
+from jaxpmi.config import CfsConfig
 from jaxpmi.features import cfs
 from jaxpmi.features.cfs import CfsModel
 from jaxpmi.features.gaussian import ClassStats
@@ -77,7 +77,7 @@ def draw_features(
     key: PRNGKey,
     *,
     targets: str = "gaussian",
-    settings: ContrastiveConfig | None = None,
+    settings: CfsConfig | None = None,
 ) -> jax.Array:
     """Draws a feature f32[B, D] per label, as the class's real ones are distributed.
 
@@ -105,10 +105,10 @@ def draw_features(
 
 
 def sample_by_cfs(
-    memory: Memory, key: PRNGKey, *, num_per_class: int, settings: ContrastiveConfig | None = None
+    memory: Memory, key: PRNGKey, *, num_per_class: int, settings: CfsConfig | None = None
 ) -> jax.Array:
     """Features f32[C, num_per_class, D] of all classes, see `cfs.sample_features`."""
-    settings = ContrastiveConfig() if settings is None else settings
+    settings = CfsConfig() if settings is None else settings
     return cfs.sample_features(
         memory.feature_models,
         memory.class_stats,

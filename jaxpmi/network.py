@@ -149,13 +149,16 @@ def init_network(
     mean: Sequence[float] | jax.Array,
     std: Sequence[float] | jax.Array,
     head_std: float | None = None,
+    variables: Variables | None = None,
 ) -> Network:
     """A network with random weights; its head, without bias, has weights of N(0, head_std^2).
 
-    `head_std` None: 1 / sqrt(3 D), the deviation of PyTorch's default.
+    `head_std` None: 1 / sqrt(3 D), the deviation of PyTorch's default. With `variables` the blocks
+    have these instead of random ones.
     """
     key_body, key_head = jax.random.split(key)
-    variables = init_variables(model, key_body, image_shape)
+    if variables is None:
+        variables = init_variables(model, key_body, image_shape)
     *_, dim = block_input_shapes(model, variables, image_shape)[-1]
     head_std = (3 * dim) ** -0.5 if head_std is None else head_std
     kernel = head_std * jax.random.normal(key_head, (dim, len(class_names)))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.augment import normalise
-from jaxpmi.config import ContrastiveConfig
+from jaxpmi.config import CfsConfig
 from jaxpmi.config import InversionConfig
 from jaxpmi.features import cfs
 from jaxpmi.features import gaussian
@@ -72,7 +72,7 @@ def remember(
     key: PRNGKey | None = None,
     *,
     config: InversionConfig | None = None,
-    settings: ContrastiveConfig | None = None,
+    settings: CfsConfig | None = None,
 ) -> Memory:
     """Describes data for a network, so that it can be inverted when the data is gone.
 
@@ -132,7 +132,7 @@ def remember(
 def empty_memory(
     network: Network,
     config: InversionConfig,
-    settings: ContrastiveConfig | None = None,
+    settings: CfsConfig | None = None,
     *,
     layer_moments: dict[str, Any] | None = None,
 ) -> Memory:
@@ -141,7 +141,7 @@ def empty_memory(
     `layer_moments` are given where the network keeps no running ones.
     """
     dim, num_classes = network.feature_dim, network.num_classes
-    settings = ContrastiveConfig() if settings is None else settings
+    settings = CfsConfig() if settings is None else settings
     height, width, channels = network.image_shape
     inverses = ()
     if config.per_layer.start == "inverse":
@@ -184,7 +184,7 @@ def update_memory(
     key: PRNGKey,
     *,
     config: InversionConfig,
-    settings: ContrastiveConfig | None = None,
+    settings: CfsConfig | None = None,
     capacity: int,
     max_images: int,
     layer_network: Network | None = None,
@@ -260,7 +260,7 @@ def _describe_classes(
     class_stats = _fit_class_stats(features, labels, num_classes, full=full)
     if config.targets != "cfs":
         return class_stats, None
-    settings = ContrastiveConfig() if settings is None else settings
+    settings = CfsConfig() if settings is None else settings
     key_init, key_fit = jax.random.split(key)
     grouped, mask = cfs.group_by_class(features, labels, num_classes, capacity)
     start = cfs.init(key_init, num_classes, features.shape[1], num_blocks=settings.num_blocks)

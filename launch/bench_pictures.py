@@ -29,7 +29,7 @@ from pmi_ratio import search
 from jaxpmi.augment import pixel_range
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.config import PerLayerConfig
-from jaxpmi.config_file import load_config
+from jaxpmi.config.load import load_config
 from jaxpmi.continual.state import ContinualState
 from jaxpmi.inversion.deep_inversion import Inversion
 from jaxpmi.inversion.deep_inversion import deep_inversion

@@ -32,7 +32,7 @@ from jaxpmi.augment import normalise
 from jaxpmi.config import Config
 from jaxpmi.config import FullModelConfig
 from jaxpmi.config import PerLayerConfig
-from jaxpmi.config_file import load_config
+from jaxpmi.config.load import load_config
 from jaxpmi.continual.loop import task_plan
 from jaxpmi.continual.start import initial_state
 from jaxpmi.continual.start import open_run

@@ -15,8 +15,8 @@ import small_network
 
 from jaxpmi.config import Config
 from jaxpmi.config import FullModelConfig
-from jaxpmi.config_check import validate
-from jaxpmi.config_file import load_config
+from jaxpmi.config.check import validate
+from jaxpmi.config.load import load_config
 from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.models.blockwise import init_variables

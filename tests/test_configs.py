@@ -9,9 +9,9 @@ import pytest
 import tiny_run
 
 from jaxpmi.config import SCENE_KINDS
-from jaxpmi.config_check import RECORD_METHODS
-from jaxpmi.config_check import validate
-from jaxpmi.config_file import load_config
+from jaxpmi.config.check import RECORD_METHODS
+from jaxpmi.config.check import validate
+from jaxpmi.config.load import load_config
 from jaxpmi.continual.loop import task_plan
 from jaxpmi.continual.segmentation import begin_segmentation
 from jaxpmi.continual.start import initial_state
@@ -45,7 +45,7 @@ SHAPES = {
 # classes with two images each, so two steps.
 CLASSES, BATCH = 5, 5
 SMALL = f"""--data.source npz --model.width 2 --train.epochs 1 --train.batch-size {BATCH}
-  --train.replay-batch-size {BATCH} --contrastive.num-epochs 1 --inversion.base-images 0
+  --train.replay-batch-size {BATCH} --cfs.num-epochs 1 --inversion.base-images 0
   --inversion.images-per-task {BATCH} --inversion.batch-size {BATCH}
   --inversion.per-layer.num-steps 2 --inversion.per-layer.inverse-rank 4
   --inversion.full-model.num-steps 2""".split()

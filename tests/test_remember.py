@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxpmi.continual.memory import update_memory
 from small_network import MEAN
 from small_network import NUM_CLASSES
 from small_network import SHAPE
@@ -13,11 +14,10 @@ from small_network import blobs
 from small_network import trained
 
 from jaxpmi.augment import normalise
+from jaxpmi.config import CfsConfig
 from jaxpmi.config import Config
-from jaxpmi.config import ContrastiveConfig
 from jaxpmi.config import InversionConfig
 from jaxpmi.config import PerLayerConfig
-from jaxpmi.continual.memory import update_memory
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.state import Memory
 from jaxpmi.continual.state import merge_moments
@@ -33,7 +33,7 @@ CONFIG = Config(
         batch_size=24,  # divides no count below, so that there is padding
         per_layer=PerLayerConfig(start="gaussian", num_steps=1, inverse_rank=4),
     ),
-    contrastive=ContrastiveConfig(num_epochs=2, batch_size=16, num_blocks=1),
+    cfs=CfsConfig(num_epochs=2, batch_size=16, num_blocks=1),
 )
 FEATURES = 16
 

@@ -107,7 +107,7 @@ def _first_state(run, adapters, order, key):
         room = functools.partial(
             empty_memory,
             network,
-            settings=run.config.contrastive,
+            settings=run.config.cfs,
             layer_moments=run.base.image.batch_stats,
         )
         memory = room(config=run.config.inversion)

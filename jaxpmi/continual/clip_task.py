@@ -97,7 +97,7 @@ def _describe(run, state, adapters, memory, config):
         tasks.task_samples(run, state),
         phase_key(state),
         config=config.inversion,
-        settings=config.contrastive,
+        settings=config.cfs,
         capacity=max(sizes),
         max_images=max(sizes) + state.replay.samples.shape[0],
         layer_network=layer_network,

@@ -43,6 +43,8 @@ class Method:
       first_phases: of the first task.
       auxiliary: what is trained beside the network, anew in every task: names that
         `start.fresh_auxiliary` knows.
+      learns: from what it can learn: images with a class each, scenes with one per pixel, or
+        images by the adapters of CLIP.
     """
 
     phases: PhasesFn
@@ -53,6 +55,7 @@ class Method:
     keeps_records: bool = False
     first_phases: PhasesFn = first_phases
     auxiliary: tuple[Literal["angle_maps", "class_graph"], ...] = ()
+    learns: tuple[Literal["images", "scenes", "clip"], ...] = ("images",)
 
 
 def learner(
@@ -368,9 +371,10 @@ def _tuning_phase(config):
     return Phase("tuning", tune_head, config.tuning_epochs, rate, trainable="head", replay=True)
 
 
+_EVERYTHING = ("images", "scenes", "clip")
 METHODS = {
-    "joint": Method(_one_phase(classification), all_data=True),
-    "finetune": Method(_one_phase(classification)),
+    "joint": Method(_one_phase(classification), all_data=True, learns=_EVERYTHING),
+    "finetune": Method(_one_phase(classification), learns=_EVERYTHING),
     "lwf": Method(_one_phase(lwf)),
     "abd": Method(
         _one_phase(abd, replay=True, joint_batch=True), replay="generator", keeps_generator=True
@@ -381,12 +385,20 @@ METHODS = {
         replay="inversion",
         from_noise=True,
     ),
-    "pmi": Method(_pmi_phases, replay="inversion", auxiliary=("angle_maps",)),
-    "dfd": Method(_record_phases(dfd), keeps_records=True, first_phases=_record_first_phases),
+    "pmi": Method(
+        _pmi_phases, replay="inversion", auxiliary=("angle_maps",), learns=("images", "clip")
+    ),
+    "dfd": Method(
+        _record_phases(dfd),
+        keeps_records=True,
+        first_phases=_record_first_phases,
+        learns=("images", "scenes"),
+    ),
     "vdfd": Method(
         _record_phases(vdfd),
         keeps_records=True,
         first_phases=_record_first_phases,
         auxiliary=("class_graph",),
-    ),  # fmt: skip
+        learns=("images", "scenes"),
+    ),
 }

@@ -7,8 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpmi.config import Config
+from jaxpmi.config import ModelConfig
 from jaxpmi.continual.drift_penalty import fresh_class_graph
 from jaxpmi.continual.drift_penalty import graph_dims
 from jaxpmi.continual.gradient_records import empty_records
@@ -28,7 +30,9 @@ from jaxpmi.data import class_order
 from jaxpmi.data import open_source
 from jaxpmi.data import split_tasks
 from jaxpmi.inversion.generator import init_generator
+from jaxpmi.lookup import find
 from jaxpmi.models import make_model
+from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import block_input_shapes
 from jaxpmi.network import Network
 from jaxpmi.network import init_network
@@ -54,17 +58,40 @@ def make_run(config: Config, stream: TaskStream | SceneStream) -> Run:
     method = find_method(config.method)
     if method.from_noise:
         config = _from_noise(config)
-    model = make_model(config.model.name, config.model.width)
-    return Run(config, method, model, stream, make_mesh())
+    return Run(config, method, backbone(config.model), stream, make_mesh())
+
+
+def given_network(model: ModelConfig) -> Network | None:
+    """The trained network that a factory makes; None: none is named."""
+    if model.factory is None:
+        return None
+    network = find(model.factory, {}, "model.factory")()
+    if not isinstance(network, Network):
+        raise ValueError(
+            f"model.factory='{model.factory}' returns a {type(network).__name__}; return a "
+            "Network, such as one of jaxpmi.from_nnx."
+        )
+    return network
+
+
+def backbone(model: ModelConfig) -> BlockwiseModel:
+    """The blocks that a config names."""
+    network = given_network(model)
+    return make_model(model.name, model.width) if network is None else network.model
 
 
 def fresh_network(
     run: Run, key: jax.Array, mean: Sequence[float] | jax.Array, std: Sequence[float] | jax.Array
 ) -> Network:
-    """A network with random weights for the run's images and classes, of these pixel moments."""
+    """A network for the run's images and classes, of these pixel moments, about to be trained.
+
+    Its weights are random; where the config names a network, only those of its head.
+    """
+    given, stream = given_network(run.config.model), run.stream
     network = init_network(
-        run.model, key, run.stream.image_shape, run.stream.class_names,
-        mean=mean, std=std, head_std=None if run.label_maps else HEAD_STD,
+        run.model, key, stream.image_shape, stream.class_names, mean=mean, std=std,
+        variables=given.variables if given and given.model == run.model else None,
+        head_std=None if run.label_maps else HEAD_STD,
     )  # fmt: skip
     features = block_input_shapes(run.model, network.variables, run.stream.image_shape)[-1]
     given = "pixel" if len(features) == 3 else "image"
@@ -100,6 +127,10 @@ def pixel_moments(run: Run) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of pixels in [0, 1]: given, or of the first task."""
     config, stream = run.config, run.stream
     mean, std = config.data.mean, config.data.std
+    given = given_network(config.model)
+    if given is not None:
+        mean = mean or tuple(np.asarray(given.mean).tolist())
+        std = std or tuple(np.asarray(given.std).tolist())
     if mean is None or std is None:
         stream.begin(0)
         measured = channel_moments(stream.train_images(0)[..., : stream.image_shape[-1]])
@@ -166,7 +197,7 @@ def _first_memory(run, network):
     """Room for what is kept for inversion, if the method inverts."""
     if run.method.replay != "inversion":
         return ()
-    return empty_memory(network, run.config.inversion, run.config.contrastive)
+    return empty_memory(network, run.config.inversion, run.config.cfs)
 
 
 def _empty_records(run, network):

@@ -163,7 +163,7 @@ def remember_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
         task_samples(run, state),
         phase_key(state),
         config=config.inversion,
-        settings=config.contrastive,
+        settings=config.cfs,
         capacity=max(sizes),
         max_images=max(sizes) + state.replay.samples.shape[0],
     )
@@ -261,7 +261,7 @@ def _draw_targets(run, state, key):
             math.ceil(num_replay_images(config, t) / stream.task_classes(t).start)
             for t in range(1, stream.num_tasks)
         )
-        drawn = sample_by_cfs(memory, key, num_per_class=most, settings=config.contrastive)
+        drawn = sample_by_cfs(memory, key, num_per_class=most, settings=config.cfs)
         places = np.zeros(count, np.int32)
         for label in range(num_old):
             members = np.flatnonzero(labels == label)

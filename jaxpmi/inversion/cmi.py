@@ -14,7 +14,7 @@ import optax
 
 from jaxpmi.augment import augment
 from jaxpmi.config import AugmentConfig
-from jaxpmi.config import ContrastiveInversionConfig
+from jaxpmi.config import CmiConfig
 from jaxpmi.inversion import contrast
 from jaxpmi.inversion import memory_bank
 from jaxpmi.inversion.latent_search import network_terms
@@ -43,9 +43,7 @@ class CmiState(NamedTuple):
     generator: Params  # that the last call ended with, or a fresh one; () if every call draws one
 
 
-def init_cmi(
-    network: Network, key: PRNGKey, *, config: ContrastiveInversionConfig | None = None
-) -> CmiState:
+def init_cmi(network: Network, key: PRNGKey, *, config: CmiConfig | None = None) -> CmiState:
     """A fresh projection head and an empty bank for a teacher.
 
     A generator that is kept from call to call makes at first pixels of the network's `mean`.
@@ -53,7 +51,7 @@ def init_cmi(
     The bank takes `bank_size` x 2 D x 4 bytes, D being the channels of all layers whose moments the
     teacher keeps: 0.9 GB for a WRN-40-2 and 40,960 images.
     """
-    config = ContrastiveInversionConfig() if config is None else config
+    config = CmiConfig() if config is None else config
     width = jax.eval_shape(
         lambda x: contrast.embed(contrast.observe(network, x).moments),
         jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32),
@@ -74,7 +72,7 @@ def cmi(
     labels: jax.Array,
     key: PRNGKey,
     *,
-    config: ContrastiveInversionConfig | None = None,
+    config: CmiConfig | None = None,
     student: Network | None = None,
 ) -> tuple[CmiState, Synthetic]:
     """Makes one batch of images (section 4); all steps are one compiled program.
@@ -90,7 +88,7 @@ def cmi(
     Returns:
       The next state, and the images of the least loss.
     """
-    config = ContrastiveInversionConfig() if config is None else config
+    config = CmiConfig() if config is None else config
     check_labels(network, labels)
     state, solution = _call(state, network, labels, student, key, config=config)
     return state, as_stored(network, solution, labels)
@@ -148,7 +146,7 @@ def _call(state, network, labels, student, key, *, config):
     return state, Solution(images, found.loss, found.losses, found.terms, found.finite)
 
 
-def two_views(pixels: jax.Array, key: PRNGKey, config: ContrastiveInversionConfig) -> jax.Array:
+def two_views(pixels: jax.Array, key: PRNGKey, config: CmiConfig) -> jax.Array:
     """Random views of f32[B, H, W, C] in [0, 1]: B global and then B local ones (section 2.5).
 
     Global: a crop of the image in a black border. Local: a crop of `local_scale` of its area,
@@ -164,7 +162,7 @@ def two_views(pixels: jax.Array, key: PRNGKey, config: ContrastiveInversionConfi
     )
 
 
-def global_view(pixels: jax.Array, key: PRNGKey, config: ContrastiveInversionConfig) -> jax.Array:
+def global_view(pixels: jax.Array, key: PRNGKey, config: CmiConfig) -> jax.Array:
     """The first half of `two_views`."""
     return augment(pixels, key, AugmentConfig(crop_padding=config.crop_padding, flip=config.flip))
 

@@ -23,6 +23,7 @@ from jaxpmi.inversion import priors
 from jaxpmi.inversion import spectrum
 from jaxpmi.inversion.own_terms import OwnTerm
 from jaxpmi.inversion.own_terms import add_own_terms
+from jaxpmi.inversion.own_terms import find_own_terms
 from jaxpmi.inversion.own_terms import own_weights
 from jaxpmi.inversion.per_layer import batch_sharding
 from jaxpmi.inversion.per_layer import draw_start
@@ -176,6 +177,7 @@ def deep_inversion(
         key_start, key = jax.random.split(key)
         start = first_images(network, labels, key_start, config=config)
     mask = jnp.ones(network.num_classes, bool) if class_mask is None else class_mask
+    own_terms += find_own_terms(config.own_terms, "deep_inversion.own_terms")
     _check_settings(config, start, student, own_terms)
     _check_labels(labels, mask)
     # Rates are data: another learning rate needs no other program.

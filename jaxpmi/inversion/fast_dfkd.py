@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxpmi.config import ContrastiveInversionConfig
+from jaxpmi.config import CmiConfig
 from jaxpmi.inversion.cmi import global_view
 from jaxpmi.inversion.latent_search import Found
 from jaxpmi.inversion.latent_search import network_terms
@@ -46,10 +46,10 @@ class FastDfkdState(NamedTuple):
 
 
 def init_fast_dfkd(
-    network: Network, key: PRNGKey, *, config: ContrastiveInversionConfig | None = None
+    network: Network, key: PRNGKey, *, config: CmiConfig | None = None
 ) -> FastDfkdState:
     """A fresh generator for a teacher, at first of pixels of the network's `mean`."""
-    config = ContrastiveInversionConfig() if config is None else config
+    config = CmiConfig() if config is None else config
     generator = generator_of(config, key, network.image_shape, network.mean)
     statistics = jax.tree.map(jnp.zeros_like, network.variables.batch_stats)
     opt_state = _meta_optimiser(config).init(generator)
@@ -62,7 +62,7 @@ def fast_dfkd(
     labels: jax.Array,
     key: PRNGKey,
     *,
-    config: ContrastiveInversionConfig | None = None,
+    config: CmiConfig | None = None,
     student: Network | None = None,
 ) -> tuple[FastDfkdState, Synthetic]:
     """Makes one batch of images and improves the generator's start; one compiled program.
@@ -71,7 +71,7 @@ def fast_dfkd(
     do. Published settings have `num_steps` of 2 to 10. The student is left out of the loss before
     call `adversarial_warmup_calls`.
     """
-    config = ContrastiveInversionConfig() if config is None else config
+    config = CmiConfig() if config is None else config
     check_labels(network, labels)
     state, solution = _call(state, network, labels, student, key, config=config)
     return state, as_stored(network, solution, labels)
@@ -146,7 +146,7 @@ def blend_statistics(
     return jax.tree.map(lambda old, new: momentum * old + (1.0 - momentum) * new, earlier, moments)
 
 
-def meta_gradient(start: Params, found: Found, config: ContrastiveInversionConfig) -> Params:
+def meta_gradient(start: Params, found: Found, config: CmiConfig) -> Params:
     """The gradient for the generator's start, of what a call `found` from it.
 
     fomaml: the sum of the gradients of all steps; reptile: 67 times the way they went, backwards.

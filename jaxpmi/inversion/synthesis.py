@@ -12,6 +12,7 @@ from jaxpmi.config import InversionConfig
 from jaxpmi.inversion import priors
 from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.own_terms import OwnTerm
+from jaxpmi.inversion.own_terms import find_own_terms
 from jaxpmi.inversion.per_layer import draw_start
 from jaxpmi.inversion.per_layer import invert_blocks
 from jaxpmi.inversion.per_layer import propagated_block_inputs
@@ -65,6 +66,7 @@ def synthesize(
         key_features, key = jax.random.split(key)
         features = draw_features(memory, labels, key_features, targets=config.targets)
     known = jnp.ones(network.num_classes, bool) if class_mask is None else class_mask
+    own_terms += find_own_terms(config.full_model.own_terms, "full_model.own_terms")
     targets = Targets(features, labels, network.head, known)
     key_start, key_refine = jax.random.split(key)
     start, finite = _start(network, targets, memory, key_start, config, scales)

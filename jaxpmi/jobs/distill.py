@@ -4,7 +4,6 @@ Rounds of synthesis and of training alternate, so that methods which look at the
 images made before, can (ADI, CMI, FastDFKD). The test images are read to measure, never to learn.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,14 @@ import numpy as np
 
 from jaxpmi.accounting import Accounts
 from jaxpmi.config import Config
+from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import phase_key
-from jaxpmi.continual.start import fresh_network
-from jaxpmi.continual.start import pixel_moments
 from jaxpmi.data import dataset_name
 from jaxpmi.jobs.diversity import measure_diversity
 from jaxpmi.jobs.methods import find_synthesiser
-from jaxpmi.jobs.state import JobRun
 from jaxpmi.jobs.state import JobState
 from jaxpmi.jobs.state import first_state
+from jaxpmi.jobs.state import given_or_fresh
 from jaxpmi.jobs.state import measure_accuracy
 from jaxpmi.jobs.state import open_data
 from jaxpmi.jobs.state import save_result
@@ -39,7 +37,6 @@ from jaxpmi.jobs.synthesis import draw_pool
 from jaxpmi.jobs.synthesis import empty_pool
 from jaxpmi.jobs.synthesis import fill_pool
 from jaxpmi.jobs.synthesis import pool_images
-from jaxpmi.models import make_model
 from jaxpmi.models.cost import count_parameters
 from jaxpmi.phases import PhaseFn
 from jaxpmi.phases import System
@@ -50,15 +47,13 @@ from jaxpmi.writers import write_learning_curve
 NUM_MEASUREMENTS = 10  # of the student's accuracy, evenly spread over its training
 
 
-def begin(config: Config) -> tuple[JobRun, JobState]:
+def begin(config: Config) -> tuple[Run, JobState]:
     """Opens the data, makes teacher and student, and room for all images."""
     settings = config.distill
-    student_model = make_model(settings.student.name, settings.student.width)
-    run = open_data(config, student_model)
+    run = open_data(config)
     synthesiser = find_synthesiser(config.method)
     key_student, key_synthesiser = jax.random.split(jax.random.key(config.seed + 1))
-    student_run = dataclasses.replace(run, model=student_model)
-    student = fresh_network(student_run, key_student, *pixel_moments(run))
+    student = given_or_fresh(run, settings.student, key_student)
     num_images = (settings.initial_batches + settings.rounds) * synthesiser.batch_size(config)
     state = first_state(run, pool=empty_pool(run, num_images))
     state = state.replace(
@@ -74,7 +69,7 @@ def begin(config: Config) -> tuple[JobRun, JobState]:
     return run, replicate(state, run.mesh)
 
 
-def plan(run: JobRun, task: int) -> list[tuple[str, PhaseFn]]:
+def plan(run: Run, task: int) -> list[tuple[str, PhaseFn]]:
     """The phases, in order, by name."""
     del task
     phases = teacher_phases(run)
@@ -83,12 +78,12 @@ def plan(run: JobRun, task: int) -> list[tuple[str, PhaseFn]]:
     return [*phases, ("distill", distill_phase), ("evaluate", evaluate_phase)]
 
 
-def invert_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
+def invert_phase(run: Run, state: JobState) -> Iterator[Tick]:
     """Makes the images that the student begins with."""
     yield from fill_pool(run, state, find_synthesiser(run.config.method), _num_initial(run.config))
 
 
-def distill_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
+def distill_phase(run: Run, state: JobState) -> Iterator[Tick]:
     """Rounds: more images, where the method looks at the student, then steps of the student."""
     config, settings = run.config, run.config.distill
     synthesiser, train = find_synthesiser(config.method), sgd(settings)
@@ -129,7 +124,7 @@ def distill_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
         yield Tick(state, first + steps, total, scalars, bad, steps * train.batch_size)
 
 
-def evaluate_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
+def evaluate_phase(run: Run, state: JobState) -> Iterator[Tick]:
     """The teacher's accuracy, and how much images of one class differ, beside real ones."""
     accuracy = measure_accuracy(run, state.network)
     real = run.stream.test_images(0), run.stream.test_labels(0)
@@ -144,7 +139,7 @@ def evaluate_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
     yield Tick(state.replace(results=results), 1, 1, scalars, {}, len(real[1]))
 
 
-def summarise(run: JobRun, state: JobState, accounts: Accounts) -> dict[str, Any]:
+def summarise(run: Run, state: JobState, accounts: Accounts) -> dict[str, Any]:
     """The content of summary.json."""
     config, results = run.config, jax.device_get(state.results)
     teacher, curve = float(results["teacher_accuracy"]), results["student_accuracy"]
@@ -185,7 +180,7 @@ def report(summary: dict[str, Any], folder: Path) -> None:
     )
 
 
-def save(run: JobRun, state: JobState, folder: Path) -> dict[str, str]:
+def save(run: Run, state: JobState, folder: Path) -> dict[str, str]:
     """Writes the student."""
     settings = run.config.distill.student
     return save_result(folder, state.student, settings)

@@ -27,8 +27,7 @@ from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.samples import put_samples
 from jaxpmi.continual.start import HEAD_STD
-from jaxpmi.continual.start import fresh_network
-from jaxpmi.continual.start import pixel_moments
+from jaxpmi.continual.start import backbone
 from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.state import Replay
 from jaxpmi.continual.train import optimiser
@@ -46,8 +45,8 @@ from jaxpmi.inversion.deep_inversion import first_images
 from jaxpmi.inversion.per_layer import invert_blocks
 from jaxpmi.inversion.per_layer import propagated_block_inputs
 from jaxpmi.inversion.targets import Targets
+from jaxpmi.jobs.state import given_or_fresh
 from jaxpmi.jobs.state import save_result
-from jaxpmi.models import make_model
 from jaxpmi.network import Head
 from jaxpmi.network import Network
 from jaxpmi.phases import PhaseFn
@@ -84,7 +83,8 @@ def begin_task(run: InvertRun, task: int) -> list[tuple[str, PhaseFn]]:
     """The phases of making pictures (the first task) and of learning with them (the second)."""
     run.stream.begin(task)
     if task == 0:
-        plan = [] if run.config.model.weights else _training(first_phases, run.config)
+        given = run.config.model.weights or run.config.model.factory
+        plan = [] if given else _training(first_phases, run.config)
         return [*plan, ("invert", invert_phase), ("evaluate", evaluate_phase)]
     training = _training(METHODS["deep_inversion"].phases, run.config)
     return [("begin", begin_phase), *training, ("evaluate", evaluate_phase)]
@@ -244,9 +244,9 @@ def _begin_fresh(config):
     stream = TaskStream(source, (everything,), allow_past=True)
     stream.begin(0)
     classes = find_classes(config.invert.classes, source.class_names)
-    model = make_model(config.model.name, config.model.width)
-    run = InvertRun(config, METHODS["joint"], model, stream, make_mesh(), classes, None)
-    network = fresh_network(run, jax.random.key(config.seed), *pixel_moments(run))
+    blocks = backbone(config.model)
+    run = InvertRun(config, METHODS["joint"], blocks, stream, make_mesh(), classes, None)
+    network = given_or_fresh(run, config.model, jax.random.key(config.seed))
     return run, _first_state(run, network)
 
 

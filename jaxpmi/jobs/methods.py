@@ -61,7 +61,7 @@ def make_by_cmi(
     student: Network | None,
 ) -> tuple[Any, Synthetic]:
     """CMI, with the memory bank and the generator of the calls before."""
-    settings = config.contrastive_inversion
+    settings = config.cmi
     return cmi(carried, teacher, labels, key, config=settings, student=student)
 
 
@@ -74,7 +74,7 @@ def make_by_fast_dfkd(
     student: Network | None,
 ) -> tuple[Any, Synthetic]:
     """FastDFKD, with the start that the calls before have learned."""
-    settings = config.contrastive_inversion
+    settings = config.cmi
     return fast_dfkd(carried, teacher, labels, key, config=settings, student=student)
 
 
@@ -84,11 +84,11 @@ def _carry_nothing(config, teacher, key):
 
 
 def _begin_cmi(config, teacher, key):
-    return init_cmi(teacher, key, config=config.contrastive_inversion)
+    return init_cmi(teacher, key, config=config.cmi)
 
 
 def _begin_fast_dfkd(config, teacher, key):
-    return init_fast_dfkd(teacher, key, config=config.contrastive_inversion)
+    return init_fast_dfkd(teacher, key, config=config.cmi)
 
 
 def _deep_inversion_batch(config):
@@ -96,7 +96,7 @@ def _deep_inversion_batch(config):
 
 
 def _generator_batch(config):
-    return config.contrastive_inversion.batch_size
+    return config.cmi.batch_size
 
 
 _DEEP = Synthesiser(_deep_inversion_batch, _carry_nothing, make_by_deep_inversion, adapts=False)

@@ -19,13 +19,13 @@ from jaxpmi.augment import normalise
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import Config
 from jaxpmi.config import PruneConfig
+from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.state import Replay
 from jaxpmi.data import dataset_name
 from jaxpmi.inversion.objectives import class_cross_entropy
 from jaxpmi.jobs.methods import find_synthesiser
 from jaxpmi.jobs.speed import measure_speed_up
-from jaxpmi.jobs.state import JobRun
 from jaxpmi.jobs.state import JobState
 from jaxpmi.jobs.state import first_state
 from jaxpmi.jobs.state import measure_accuracy
@@ -62,9 +62,9 @@ CHUNK_STEPS = 100  # of final tuning per compiled call
 SPEED_BATCH = 128  # images per batch, where speed is measured
 
 
-def begin(config: Config) -> tuple[JobRun, JobState]:
+def begin(config: Config) -> tuple[Run, JobState]:
     """Opens the data, makes the network, and room for all images."""
-    run = open_data(config, None)
+    run = open_data(config)
     settings, synthesiser = config.prune, find_synthesiser(config.method)
     num_images = _num_batches(config) * synthesiser.batch_size(config)
     state = first_state(run, pool=empty_pool(run, num_images))
@@ -80,7 +80,7 @@ def begin(config: Config) -> tuple[JobRun, JobState]:
     return run, replicate(state, run.mesh)
 
 
-def plan(run: JobRun, task: int) -> list[tuple[str, PhaseFn]]:
+def plan(run: Run, task: int) -> list[tuple[str, PhaseFn]]:
     """The phases, in order, by name."""
     del task
     phases = [*teacher_phases(run), ("invert", invert_phase), ("prune", prune_phase)]
@@ -89,12 +89,12 @@ def plan(run: JobRun, task: int) -> list[tuple[str, PhaseFn]]:
     return [*phases, ("evaluate", evaluate_phase)]
 
 
-def invert_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
+def invert_phase(run: Run, state: JobState) -> Iterator[Tick]:
     """Makes the images to begin with."""
     yield from fill_pool(run, state, find_synthesiser(run.config.method), _num_initial(run.config))
 
 
-def prune_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
+def prune_phase(run: Run, state: JobState) -> Iterator[Tick]:
     """Removals: importance, the least important filters set to 0, a little distillation."""
     config, settings = run.config, run.config.prune
     synthesiser, key = find_synthesiser(config.method), phase_key(state)
@@ -135,7 +135,7 @@ def prune_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
         yield Tick(state, index + 1, settings.num_removals, scalars, bad, images)
 
 
-def tune_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
+def tune_phase(run: Run, state: JobState) -> Iterator[Tick]:
     """Distillation from the whole network, with nothing more removed."""
     settings, key = run.config.prune, phase_key(state)
     program, total = _program(run, settings), settings.final_steps
@@ -150,7 +150,7 @@ def tune_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
         yield Tick(state, done, total, scalars, bad, len(some) * settings.batch_size)
 
 
-def evaluate_phase(run: JobRun, state: JobState) -> Iterator[Tick]:
+def evaluate_phase(run: Run, state: JobState) -> Iterator[Tick]:
     """Accuracy of the whole network and of the small one that is left."""
     before = measure_accuracy(run, state.network)
     after = measure_accuracy(run, pruned_network(state))
@@ -164,7 +164,7 @@ def pruned_network(state: JobState) -> Network:
     return remove_filters(state.student, _as_kept(state.kept))
 
 
-def summarise(run: JobRun, state: JobState, accounts: Accounts) -> dict[str, Any]:
+def summarise(run: Run, state: JobState, accounts: Accounts) -> dict[str, Any]:
     """The content of summary.json."""
     config, results = run.config, jax.device_get(state.results)
     small, shape = pruned_network(state), run.stream.image_shape
@@ -197,7 +197,7 @@ def summarise(run: JobRun, state: JobState, accounts: Accounts) -> dict[str, Any
     }
 
 
-def save(run: JobRun, state: JobState, folder: Path) -> dict[str, str]:
+def save(run: Run, state: JobState, folder: Path) -> dict[str, str]:
     """Writes the small network."""
     return save_result(folder, pruned_network(state), run.config.model, _as_kept(state.kept))
 

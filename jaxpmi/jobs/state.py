@@ -16,31 +16,25 @@ from jaxpmi.continual.evaluation import evaluate
 from jaxpmi.continual.methods import METHODS
 from jaxpmi.continual.methods import first_phases
 from jaxpmi.continual.run import Run
+from jaxpmi.continual.start import backbone
 from jaxpmi.continual.start import fresh_network
+from jaxpmi.continual.start import given_network
 from jaxpmi.continual.start import pixel_moments
 from jaxpmi.continual.state import Replay
 from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import trainable_parts
 from jaxpmi.data import TaskStream
 from jaxpmi.data import open_source
-from jaxpmi.models import make_model
-from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.network import Network
 from jaxpmi.phases import PhaseFn
 from jaxpmi.pruning import Kept
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
+from jaxpmi.types import PRNGKey
 from jaxpmi.weights.network_file import save_network
 
 NETWORK_FILE = "network.npz"  # in the workdir
 EVERYTHING = METHODS["joint"]  # a network is trained on all classes at once
-
-
-@dataclasses.dataclass(frozen=True)
-class JobRun(Run):
-    """What stays the same during a job."""
-
-    student_model: BlockwiseModel | None  # None: there is no student
 
 
 @flax.struct.dataclass
@@ -71,20 +65,19 @@ class JobState:
         return jax.tree.map(jnp.copy, self.network)
 
 
-def open_data(config: Config, student_model: BlockwiseModel | None) -> JobRun:
+def open_data(config: Config) -> Run:
     """Opens the data set, all classes as one task in their own order, and builds the model."""
     source = open_source(config.data)
     stream = TaskStream(source, (tuple(range(source.num_classes)),), allow_past=True)
     stream.begin(0)
-    model = make_model(config.model.name, config.model.width)
-    return JobRun(config, EVERYTHING, model, stream, make_mesh(), student_model)
+    return Run(config, EVERYTHING, backbone(config.model), stream, make_mesh())
 
 
 def first_state(run: Run, **fields: Any) -> JobState:
     """The state before the network is trained; `fields` are those of the job."""
     config, zero = run.config, jnp.zeros((), jnp.int32)
     key_network, key_run = jax.random.split(jax.random.key(config.seed))
-    network = fresh_network(run, key_network, *pixel_moments(run))
+    network = given_or_fresh(run, config.model, key_network)
     state = JobState(
         network=network,
         opt_state=optimiser(config.train).init(trainable_parts(network, {})),
@@ -98,12 +91,33 @@ def first_state(run: Run, **fields: Any) -> JobState:
     return replicate(state, run.mesh)
 
 
-def teacher_phases(run: JobRun) -> list[tuple[str, PhaseFn]]:
-    """Training of the network on real images: what there has to be before a job can begin."""
+def given_or_fresh(run: Run, model: ModelConfig, key: PRNGKey) -> Network:
+    """The network that a config names, as it is, or a new one of its blocks with random weights.
+
+    Raises:
+      ValueError: the network that is given is not one of the data's images and classes.
+    """
+    network, stream = given_network(model), run.stream
+    if network is None:
+        run = dataclasses.replace(run, model=backbone(model))
+        return fresh_network(run, key, *pixel_moments(run))
+    if network.image_shape != stream.image_shape or network.num_classes != stream.num_classes:
+        raise ValueError(
+            f"model.factory makes a network of images {network.image_shape} and "
+            f"{network.num_classes} classes, but the data has {stream.image_shape} and "
+            f"{stream.num_classes}; give data.image_size or other data."
+        )
+    return network
+
+
+def teacher_phases(run: Run) -> list[tuple[str, PhaseFn]]:
+    """Training of the network on real images, if it is not given: what a job begins with."""
+    if run.config.model.factory is not None:
+        return []
     return tasks.train_plan(first_phases(run.config.train, run.config.losses))
 
 
-def measure_accuracy(run: JobRun, network: Network) -> float:
+def measure_accuracy(run: Run, network: Network) -> float:
     """Share of the test images that a network predicts rightly."""
     everything = np.ones(run.stream.num_classes, np.float32)
     samples = tasks.read_test(run.stream, 0)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.config import ModelConfig
+from jaxpmi.lookup import find
 from jaxpmi.models import make_model
 from jaxpmi.models.blockwise import block_input_shapes
 from jaxpmi.models.blockwise import init_variables
@@ -124,10 +125,17 @@ def _from_version_1(arrays, about):
 
 def _build(config, kept, image_shape, class_names, has_bias):
     """The network, with shapes and types in place of its arrays."""
-    model = make_model(config.name, config.width)
+    if config.factory is None:
+        model, given = make_model(config.name, config.width), None
+    else:
+        given = find(config.factory, {}, "model.factory")()
+        model = given.model
 
     def fresh():
-        variables = init_variables(model, jax.random.key(0), image_shape)
+        if given is None:
+            variables = init_variables(model, jax.random.key(0), image_shape)
+        else:
+            variables = given.variables
         (dim,) = block_input_shapes(model, variables, image_shape)[-1]
         bias = jnp.zeros(len(class_names)) if has_bias else None
         head, pixels = Head(jnp.zeros((dim, len(class_names))), bias), jnp.zeros(image_shape[-1])

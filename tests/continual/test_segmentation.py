@@ -23,8 +23,8 @@ from jaxpmi.config import MethodConfig
 from jaxpmi.config import ModelConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.config import VdfdConfig
-from jaxpmi.config_check import validate
-from jaxpmi.config_file import load_config
+from jaxpmi.config.check import validate
+from jaxpmi.config.load import load_config
 from jaxpmi.continual import chunks
 from jaxpmi.continual import gradient_records as gr
 from jaxpmi.continual import methods

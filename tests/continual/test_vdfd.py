@@ -26,7 +26,7 @@ from jaxpmi.config import AugmentConfig
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.config import VdfdConfig
-from jaxpmi.config_file import load_config
+from jaxpmi.config.load import load_config
 from jaxpmi.continual import chunks
 from jaxpmi.continual import losses
 from jaxpmi.continual.drift_penalty import fresh_class_graph

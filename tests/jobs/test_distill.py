@@ -15,11 +15,11 @@ from tiny_run import tiny_model
 import jaxpmi
 from jaxpmi import experiment
 from jaxpmi import session
-from jaxpmi.config import ContrastiveInversionConfig
+from jaxpmi.config import CmiConfig
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.config import DistillConfig
 from jaxpmi.config import ModelConfig
-from jaxpmi.config_check import SYNTHESIS_METHODS
+from jaxpmi.config.check import SYNTHESIS_METHODS
 from jaxpmi.data import TaskStream
 from jaxpmi.jobs import distill
 from jaxpmi.jobs.methods import SYNTHESISERS
@@ -43,7 +43,7 @@ def distill_config(folder, method="deep_inversion", **changes):
         deep_inversion=DeepInversionConfig(
             batch_size=BATCH, stage_steps=(3,), competition_weight=1.0, jitter_pixels=1
         ),
-        contrastive_inversion=ContrastiveInversionConfig(
+        cmi=CmiConfig(
             batch_size=BATCH, num_steps=2, latent_dim=8, channels=(4, 4, 4), projection_dim=8,
             bank_size=2 * BATCH, num_negatives=BATCH, crop_padding=1,
         ),

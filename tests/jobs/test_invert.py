@@ -19,7 +19,7 @@ from jaxpmi.config import DataConfig
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.config import InvertConfig
 from jaxpmi.config import ModelConfig
-from jaxpmi.config_file import load_config
+from jaxpmi.config.load import load_config
 from jaxpmi.data import imagenet_class_names
 from jaxpmi.data import imagenet_labels
 from jaxpmi.jobs import invert

@@ -1,7 +1,7 @@
 """Checks of a `DataConfig` that need no data; every error is one sentence."""
 
-from jaxpmi.config import SCENE_KINDS
-from jaxpmi.config import DataConfig
+from jaxpmi.config.data import SCENE_KINDS
+from jaxpmi.config.data import DataConfig
 
 PLACES = {
     "npz": "the .npz file",

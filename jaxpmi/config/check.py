@@ -1,91 +1,88 @@
-"""Checks of a `Config` that need no data and no compiler: ranges, fields against fields.
+"""Checks of a `Config`, field against field, that need no data and no compiler.
 
 Every error is one sentence: what was got, what was expected, what to do.
 """
 
-import math
+from collections.abc import Iterable
 
-from jaxpmi.config import SCENE_KINDS
-from jaxpmi.config import Config
-from jaxpmi.config import FullModelConfig
-from jaxpmi.config_check_data import check_areas
-from jaxpmi.config_check_data import check_data
-from jaxpmi.config_ranges import find_range
-from jaxpmi.config_types import Leaf
-from jaxpmi.config_types import check_types
-from jaxpmi.config_types import leaves
+from jaxpmi.config.check_data import check_data
+from jaxpmi.config.check_jobs import check_job
+from jaxpmi.config.check_jobs import job_batch_sizes
+from jaxpmi.config.check_jobs import nearest_multiples
+from jaxpmi.config.data import SCENE_KINDS
+from jaxpmi.config.experiment import Config
+from jaxpmi.config.inversion import FullModelConfig
+from jaxpmi.continual.methods import METHODS
+from jaxpmi.continual.methods import find_method
+from jaxpmi.jobs.methods import find_synthesiser
+from jaxpmi.lookup import find
 from jaxpmi.models import MODELS
 
-INVERSION_METHODS = ("deep_inversion", "pmi")  # these synthesise images by inversion
-GENERATOR_METHODS = ("abd", "r_dfcil")  # these train an image generator
-RECORD_METHODS = ("dfd", "vdfd")  # these keep gradients of old tasks' mean logits
-PIXEL_MODELS = ("encoder_decoder",)  # these give features per pixel, for scenes
-SCENE_METHODS = ("joint", "finetune", *RECORD_METHODS)  # these learn segmentation
-CLIP_METHODS = ("joint", "finetune", "pmi")  # these can train CLIP's adapters
-SYNTHESIS_METHODS = ("noise", "deep_inversion", "adaptive_deep_inversion", "cmi", "fast_dfkd")
-JOB_METHODS = {
-    "continual": ("joint", "finetune", "lwf", *GENERATOR_METHODS, *INVERSION_METHODS)
-    + RECORD_METHODS,
-    "distill": SYNTHESIS_METHODS,
-    "prune": SYNTHESIS_METHODS,
-    "invert": INVERSION_METHODS,
-}
+INVERT_METHODS = ("deep_inversion", "pmi")  # starts of the pictures of job="invert"
 
 
 def validate(config: Config, num_devices: int = 1) -> None:
     """Raises a ValueError for the first setting that cannot work on `num_devices` devices."""
-    check_types(config)
-    for leaf in leaves(config):
-        _check_range(leaf)
-    if config.model.name not in (*MODELS, "clip"):
-        raise ValueError(
-            f"model.name='{config.model.name}' is unknown; use one of {', '.join(MODELS)}, clip."
-        )
-    _check_method(config, JOB_METHODS[config.job], f"job='{config.job}'")
+    if config.model.name != "clip":
+        find(config.model.name, MODELS, "model.name")
+    _check_model(config)
+    if config.job == "continual":
+        find_method(config.method)
+    elif config.job == "invert":
+        _check_one_of(config, INVERT_METHODS, "job='invert'")
+    else:
+        find_synthesiser(config.method)
     _check_weights(config)
     check_data(config.data)
     _check_training(config)
     if config.job == "continual":
         _check_continual(config)
     else:
-        _check_synthesis(config)
+        check_job(config)
     _check_devices(config, num_devices)
 
 
-def _check_range(leaf: Leaf) -> None:
-    if leaf.value == "":
-        raise ValueError(f"{leaf.path} is empty; give a text.")
-    allowed = find_range(leaf.path)
-    values = leaf.value if isinstance(leaf.value, tuple) else (leaf.value,)
-    for value in values:
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{leaf.path}={leaf.value} is not a finite number; give one.")
-        if allowed is not None and value is not None and value not in allowed:
-            raise ValueError(f"{leaf.path}={leaf.value} is out of range; expected {allowed}.")
-
-
-def _check_method(config: Config, methods: tuple[str, ...], place: str) -> None:
+def _check_one_of(config: Config, methods: Iterable[str], place: str) -> None:
     if config.method not in methods:
         raise ValueError(
             f"method='{config.method}' is not made for {place}; use one of {', '.join(methods)}."
         )
 
 
+def _check_learns(config: Config, kind: str, place: str) -> None:
+    """Raises if the method, one's own too, does not learn from that kind of samples."""
+    if kind not in find_method(config.method).learns:
+        able = [name for name, method in METHODS.items() if kind in method.learns]
+        _check_one_of(config, able, place)
+
+
+def _check_model(config: Config) -> None:
+    model = config.model
+    if model.factory is not None and (model.weights is not None or model.name == "clip"):
+        raise ValueError(
+            f"model.factory='{model.factory}' makes the network, but model.name='{model.name}' "
+            f"with weights={model.weights} asks for another; give one of them."
+        )
+
+
 def _check_continual(config: Config) -> None:
+    method = find_method(config.method)
     _check_clip(config)
     if config.data.source in SCENE_KINDS:
         _check_segmentation(config)
-    if config.method in INVERSION_METHODS + GENERATOR_METHODS:
+    else:
+        _check_learns(config, "images", f"data.source='{config.data.source}'")
+    if method.replay != "none":
         _check_replay(config)
-    if config.method in INVERSION_METHODS:
+    if method.replay == "inversion":
         _check_inversion(config)
-    if config.method == "vdfd":
+    if "class_graph" in method.auxiliary:
         _check_class_graph(config)
 
 
 def _check_segmentation(config: Config) -> None:
     place = f"data.source='{config.data.source}', whose pixels have labels"
-    _check_method(config, SCENE_METHODS, place)
+    _check_learns(config, "scenes", place)
     if config.model.name == "clip":
         raise ValueError(
             f"model.name='clip' gives no feature per pixel, which data.source="
@@ -98,41 +95,6 @@ def _check_segmentation(config: Config) -> None:
         )
 
 
-def _check_synthesis(config: Config) -> None:
-    """The jobs of one network, by which images are synthesised."""
-    if config.data.source in SCENE_KINDS:
-        raise ValueError(
-            f"data.source='{config.data.source}' has a label per pixel, which job='{config.job}' "
-            "cannot use; choose a source of labelled images, or job='continual'."
-        )
-    student = config.distill.student.name
-    usable = [name for name in MODELS if name not in PIXEL_MODELS]
-    for path, name in (("model.name", config.model.name), ("distill.student.name", student)):
-        if name not in usable:
-            raise ValueError(
-                f"{path}='{name}' is not made for job='{config.job}'; use one of "
-                f"{', '.join(usable)}."
-            )
-    settings = config.deep_inversion
-    if len(settings.stage_scales) != len(settings.stage_steps) or not settings.stage_steps:
-        raise ValueError(
-            f"deep_inversion.stage_scales={settings.stage_scales} and stage_steps="
-            f"{settings.stage_steps} must be of one length; give a scale and steps per stage."
-        )
-    if config.method == "adaptive_deep_inversion" and settings.competition_weight == 0:
-        raise ValueError(
-            "method='adaptive_deep_inversion' needs deep_inversion.competition_weight above 0; "
-            "raise it, or use method='deep_inversion'."
-        )
-    check_areas("deep_inversion.crop_scale", settings.crop_scale)
-    if config.method in ("cmi", "fast_dfkd"):
-        _check_contrastive_inversion(config)
-    if config.job == "distill":
-        _check_student(config)
-    if config.job == "invert":
-        _check_pictures(config)
-
-
 def _check_weights(config: Config) -> None:
     if config.model.weights is None:
         return
@@ -140,59 +102,6 @@ def _check_weights(config: Config) -> None:
         raise ValueError(
             f"model.weights='{config.model.weights}' with model.name='{config.model.name}' and "
             f"job='{config.job}' is not there; they are of efficientnet_lite0, for job='invert'."
-        )
-
-
-def _check_pictures(config: Config) -> None:
-    if config.deep_inversion.competition_weight > 0:
-        raise ValueError(
-            "deep_inversion.competition_weight="
-            f"{config.deep_inversion.competition_weight:g} needs a student, which job='invert' has "
-            "not; set it to 0."
-        )
-    if config.invert.learn_data and config.model.weights is None:
-        raise ValueError(
-            "invert.learn_data=True would teach the network the data that it is trained on; give "
-            "it model.weights, or set it to False."
-        )
-    per_layer = config.inversion.per_layer
-    if config.method == "pmi" and (
-        (per_layer.start, per_layer.num_steps > 0) != ("gaussian", True)
-        or per_layer.block_statistics == "measured"
-    ):
-        raise ValueError(
-            f"method='pmi' with inversion.per_layer.start='{per_layer.start}', num_steps="
-            f"{per_layer.num_steps}, block_statistics='{per_layer.block_statistics}' needs data, "
-            "which job='invert' does not read; set start='gaussian', some num_steps and "
-            "block_statistics='propagated'."
-        )
-
-
-def _check_contrastive_inversion(config: Config) -> None:
-    settings = config.contrastive_inversion
-    if settings.statistics_weight == settings.cross_entropy_weight == 0:
-        raise ValueError(
-            f"method='{config.method}' with contrastive_inversion.statistics_weight and "
-            "cross_entropy_weight of 0 would make any images; raise one of them."
-        )
-    if config.method == "fast_dfkd":
-        return  # it has neither a memory nor local views
-    if settings.bank_size % settings.batch_size:
-        raise ValueError(
-            f"contrastive_inversion.bank_size={settings.bank_size} is not a multiple of "
-            f"batch_size={settings.batch_size}; use "
-            f"{_nearest(settings.bank_size, settings.batch_size)}."
-        )
-    check_areas("contrastive_inversion.local_scale", settings.local_scale)
-
-
-def _check_student(config: Config) -> None:
-    settings = config.distill
-    total = settings.rounds * settings.steps_per_round
-    if settings.warmup_steps >= total:
-        raise ValueError(
-            f"distill.warmup_steps={settings.warmup_steps} leaves none of the student's "
-            f"rounds * steps_per_round = {total} steps for the cosine; use fewer."
         )
 
 
@@ -210,7 +119,7 @@ def _check_clip(config: Config) -> None:
                 f"embedding is frozen; model.name='{config.model.name}' needs 'pixels'."
             )
         return
-    _check_method(config, CLIP_METHODS, "model.name='clip'")
+    _check_learns(config, "clip", "model.name='clip'")
     if config.inversion.targets == "label":
         raise ValueError(
             "inversion.targets='label' is not made for model.name='clip'; use 'cfs' or 'gaussian'."
@@ -323,33 +232,13 @@ def _check_per_layer(config: Config) -> None:
 def _check_devices(config: Config, num_devices: int) -> None:
     sizes = {"train.batch_size": config.train.batch_size}
     if config.job != "continual":
-        sizes |= _job_batch_sizes(config)
-    elif config.method in INVERSION_METHODS + GENERATOR_METHODS:
+        sizes |= job_batch_sizes(config)
+    elif (replay := find_method(config.method).replay) != "none":
         sizes["train.replay_batch_size"] = config.train.replay_batch_size
-        batches = config.inversion if config.method in INVERSION_METHODS else config.generator
-        name = "inversion" if config.method in INVERSION_METHODS else "generator"
-        sizes[f"{name}.batch_size"] = batches.batch_size
+        sizes[f"{replay}.batch_size"] = getattr(config, replay).batch_size
     for path, size in sizes.items():
         if size % num_devices:
             raise ValueError(
                 f"{path}={size} is not divisible by {num_devices} devices; use "
-                f"{_nearest(size, num_devices)}."
+                f"{nearest_multiples(size, num_devices)}."
             )
-
-
-def _job_batch_sizes(config: Config) -> dict[str, int]:
-    """The batches of a job that are split over devices."""
-    contrastive = config.method in ("cmi", "fast_dfkd")
-    name = "contrastive_inversion" if contrastive else "deep_inversion"
-    sizes = {f"{name}.batch_size": getattr(config, name).batch_size}
-    if config.job in ("distill", "prune"):
-        sizes[f"{config.job}.batch_size"] = getattr(config, config.job).batch_size
-    elif config.invert.learn_data:
-        sizes["train.replay_batch_size"] = config.train.replay_batch_size
-    return sizes
-
-
-def _nearest(count: int, divisor: int) -> str:
-    """Names the multiples of `divisor` around `count`."""
-    below = count // divisor * divisor
-    return f"{below} or {below + divisor}" if below else str(divisor)

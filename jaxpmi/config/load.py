@@ -7,16 +7,17 @@ import io
 import itertools
 import re
 import traceback
-import typing
 from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxpmi.config import Config
-from jaxpmi.config_types import check_types
-from jaxpmi.config_types import describe
-from jaxpmi.config_types import leaves
+from jaxpmi.config.experiment import Config
+from jaxpmi.config.settings import annotations
+from jaxpmi.config.settings import check_fields
+from jaxpmi.config.settings import describe
+from jaxpmi.config.settings import leaves
+from jaxpmi.config.settings import unfinished
 
 # Fields that may change between two runs in one workdir: none of them changes a result.
 MAY_DIFFER = ("workdir", "save_images", "checkpoint_every", "log_every_seconds")
@@ -31,10 +32,18 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
       path: a Python file that defines `get_config() -> Config`.
       overrides: e.g. `["--inversion.per-layer.num-steps", "50", "--save-images"]`; `--help`
         prints every field and exits.
+
+    Raises:
+      FileNotFoundError: the file does not exist.
+      ValueError: it cannot be executed or returns no config; an option names no field; a setting is
+        of a wrong type or out of its range.
     """
-    config = Config() if path is None else _read_config_file(Path(path))
-    check_types(config)
-    return _override(config, list(overrides), path)
+    with unfinished():
+        config = Config() if path is None else _read_config_file(Path(path))
+        check_fields(config)
+        config = _override(config, list(overrides), path)
+    check_fields(config)
+    return config
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -45,8 +54,9 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 
 def config_from_dict(values: Mapping[str, Any], kind: type = Config) -> Any:
     """Returns the config of `config_to_dict`; absent fields take their defaults."""
-    config = _from_dict(values, kind)
-    check_types(config)
+    with unfinished():
+        config = _from_dict(values, kind)
+    check_fields(config)
     return config
 
 
@@ -198,8 +208,7 @@ def _from_dict(values: Mapping[str, Any], kind: type) -> Any:
 
 
 def _field_kinds(kind: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(kind)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    return {name: field for name, (field, _) in annotations(kind).items()}
 
 
 def _dataclasses(kind: type) -> list[type]:
