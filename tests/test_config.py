@@ -120,12 +120,6 @@ def test_help_lists_every_field(capsys):
             "train.milestones=[0.5] is of type list; expected numbers in a tuple.",
         ),
         (
-            "def get_config():\n  return Config(method='ewc')",
-            "method='ewc' is of type str; expected one of 'joint', 'finetune', 'lwf', 'abd', "
-            "'r_dfcil', 'deep_inversion', 'pmi', 'dfd', 'vdfd', 'noise', "
-            "'adaptive_deep_inversion', 'cmi', 'fast_dfkd'.",
-        ),
-        (
             "def get_config():\n  return Config(save_images=1)",
             "save_images=1 is of type int; expected True or False.",
         ),
@@ -397,6 +391,24 @@ def test_settings_of_your_own_are_checked_and_described():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"method": "ewc"},
+            "method='ewc' is unknown; use one of joint, finetune, lwf, abd, r_dfcil, "
+            "deep_inversion, pmi, dfd, vdfd, or name your own as 'module:name'.",
+        ),
+        ({"method": "dfdd"}, "method='dfdd' is unknown; did you mean 'dfd'. or name your own as"),
+        (
+            {"job": "distill", "method": "no_such.module:make"},
+            "method='no_such.module:make': there is no module 'no_such'; run where Python finds",
+        ),
+        (
+            {"method": "math:tau"},
+            "method='math:tau' is a float; make it with jaxpmi.learner.loss.",
+        ),
+        (
+            {"model.factory": "math:tau", "model.weights": "imagenet"},
+            "model.factory='math:tau' makes the network, but model.name='resnet_small' with",
+        ),
         ({"model.name": "vgg"}, "model.name='vgg' is unknown; use one of resnet_small, resnet32,"),
         ({"data.source": "npz"}, "data.source='npz' needs data.path, the .npz file; set it"),
         ({"data.source": "folder"}, "needs data.path, a folder of class folders"),
