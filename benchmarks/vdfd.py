@@ -22,7 +22,6 @@ from jaxpmi.continual.drift_penalty import fresh_class_graph
 from jaxpmi.continual.gradient_records import GradientRecords
 from jaxpmi.continual.gradient_records import empty_records
 from jaxpmi.continual.methods import METHODS
-from jaxpmi.continual.state import Network
 from jaxpmi.continual.train import Chunk
 from jaxpmi.continual.train import Learner
 from jaxpmi.continual.train import TaskData
@@ -31,9 +30,8 @@ from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import train_steps
 from jaxpmi.continual.train import trainable_parts
 from jaxpmi.models import MODELS
-from jaxpmi.models.blockwise import block_input_shapes
-from jaxpmi.models.blockwise import init_variables
 from jaxpmi.models.blockwise import named_tensors
+from jaxpmi.network import init_network
 
 # Network, width, image, classes per task: of configs/vdfd_mnist.py, and of CIFAR-100 in ten tasks.
 CASES = {
@@ -92,18 +90,20 @@ def _steps_of(method, name, num_old, num_steps):
     """A function that trains for some steps with records of random numbers, and waits for them."""
     width, shape, num_classes = CASES[name]
     model, total = MODELS[name](width), (num_old + 1) * num_classes
-    variables = init_variables(model, jax.random.key(0), shape)
-    (dim,) = block_input_shapes(model, variables, shape)[-1]
-    network = Network(variables, 0.001 * jax.random.normal(jax.random.key(1), (dim, total)))
-    auxiliary = {"class_graph": fresh_class_graph(jax.random.key(2), dim, SETTINGS.vdfd)}
+    names, zeros, ones = [str(i) for i in range(total)], np.zeros(shape[-1]), np.ones(shape[-1])
+    network = init_network(
+        model, jax.random.key(0), shape, names, mean=zeros, std=ones, head_std=0.001
+    )
+    class_graph = fresh_class_graph(jax.random.key(2), network.feature_dim, SETTINGS.vdfd)
+    auxiliary = {"class_graph": class_graph}
     (phase,) = METHODS[method].phases(TRAIN, SETTINGS)
     opt_state = optimiser(TRAIN).init(trainable_parts(network, auxiliary))
     learner = Learner(network, auxiliary, opt_state, jnp.ones(total))
     new = (np.arange(total) >= total - num_classes).astype(np.float32)
-    records = _random_records(named_tensors(model, variables.params), num_old, num_classes)
-    data = TaskData(network, new, 1 - new, np.zeros(shape[-1]), np.ones(shape[-1]), records)
+    records = _random_records(named_tensors(model, network.variables.params), num_old, num_classes)
+    data = TaskData(network, new, 1 - new, records)
     chunk = _random_chunk(shape, total, num_classes, num_steps)
-    program = TrainProgram(model, phase, TRAIN, SETTINGS, AugmentConfig())
+    program = TrainProgram(phase, TRAIN, SETTINGS, AugmentConfig())
     keep = [jax.tree.map(jnp.copy, learner)]
 
     def take():

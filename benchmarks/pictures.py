@@ -20,20 +20,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from pmi_ratio import Costs
-from pmi_ratio import Setting
-from pmi_ratio import rate_neighbours
-from pmi_ratio import ratio_rows
-from pmi_ratio import search
 
-from jaxpmi.augment import pixel_range
+from benchmarks.pmi_ratio import Costs
+from benchmarks.pmi_ratio import Setting
+from benchmarks.pmi_ratio import rate_neighbours
+from benchmarks.pmi_ratio import ratio_rows
+from benchmarks.pmi_ratio import search
+from jaxpmi.augment import normalise
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.config import PerLayerConfig
 from jaxpmi.config.load import load_config
 from jaxpmi.continual.state import ContinualState
-from jaxpmi.inversion.deep_inversion import Inversion
 from jaxpmi.inversion.deep_inversion import deep_inversion
 from jaxpmi.inversion.spectrum import images_of
+from jaxpmi.inversion.synthetic import Synthetic
 from jaxpmi.jobs import invert
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "imagenet_subset.py"
@@ -78,7 +78,6 @@ class Problem(NamedTuple):
     run: invert.InvertRun  # a job's, as it begins
     state: ContinualState
     labels: jax.Array  # i32[B]
-    limits: tuple[jax.Array, jax.Array]  # black and white, f32[channels]
     config: DeepInversionConfig
 
 
@@ -92,25 +91,25 @@ def open_problem(plan: Plan) -> Problem:
         config.deep_inversion, jitter_pixels=plan.jitter_pixels, iterate="last"
     )
     labels = jnp.asarray(run.classes, jnp.int32)
-    return Problem(run, state, labels, pixel_range(state.mean, state.std), settings)
+    return Problem(run, state, labels, settings)
 
 
 def start_images(problem: Problem, start: Start, key: jax.Array) -> jax.Array:
     """Where a descent begins, f32[B, H, W, C]."""
     config, shape = problem.run.config, problem.run.stream.image_shape
     if isinstance(start, float):
-        limits = (limit.reshape(1, 1, 1, -1) for limit in problem.limits)
+        limits = (limit.reshape(1, 1, 1, -1) for limit in problem.state.network.pixel_range)
         waves = (len(problem.labels), shape[0], shape[1] // 2 + 1, shape[2], 2)
         return images_of(start * jax.random.normal(key, waves), *limits, image_shape=shape)
     if start is not None:
         inversion = dataclasses.replace(config.inversion, per_layer=start)
         config = dataclasses.replace(config, method="pmi", inversion=inversion)
     run = dataclasses.replace(problem.run, config=config)
-    return invert.start_images(run, problem.state.network, problem.labels, key, *problem.limits)
+    return invert.start_images(run, problem.state.network, problem.labels, key)
 
 
 def refine(problem: Problem, start: jax.Array, setting: Setting, key: jax.Array) -> jax.Array:
-    """The images that a descent of one length and learning rate ends with."""
+    """The images, as stored, that a descent of one length and learning rate ends with."""
     return _invert(
         problem,
         start,
@@ -123,8 +122,12 @@ def refine(problem: Problem, start: jax.Array, setting: Setting, key: jax.Array)
 def measure_loss(problem: Problem, images: jax.Array) -> tuple[float, dict[str, float]]:
     """The loss of images averaged over views, and the terms of one view.
 
-    A descent at a learning rate of 0 sees the same images, clipped, in `NUM_VIEWS` views.
+    A descent at a learning rate of 0 sees the same images, clipped, in `NUM_VIEWS` views. They are
+    f32, normalised, or u8 as stored.
     """
+    if images.dtype == jnp.uint8:
+        network = problem.state.network
+        images = normalise(images, network.mean, network.std)
     seen = _invert(
         problem,
         images,
@@ -133,7 +136,7 @@ def measure_loss(problem: Problem, images: jax.Array) -> tuple[float, dict[str, 
         learning_rate=0.0,
         parameters="pixels",
     )
-    loss = float(seen.losses[0].mean())
+    loss = float(seen.losses.mean())
     terms = {name: float(term) for name, term in seen.terms.items()}
     return (loss if math.isfinite(loss) else math.inf), terms
 
@@ -206,16 +209,7 @@ def run_seed(
     return rows, details
 
 
-def _invert(problem: Problem, start: jax.Array, key: jax.Array, **changes: Any) -> Inversion:
+def _invert(problem: Problem, start: jax.Array, key: jax.Array, **changes: Any) -> Synthetic:
     """`deep_inversion` of the problem, by its settings with some of them changed."""
-    variables, head = problem.state.network
-    return deep_inversion(
-        variables,
-        head,
-        problem.labels,
-        start,
-        *problem.limits,
-        key,
-        model=problem.run.model,
-        config=dataclasses.replace(problem.config, **changes),
-    )
+    config = dataclasses.replace(problem.config, **changes)
+    return deep_inversion(problem.state.network, problem.labels, key, config=config, start=start)

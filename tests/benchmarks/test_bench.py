@@ -17,20 +17,23 @@ from jaxpmi.config import Config
 from jaxpmi.config import FullModelConfig
 from jaxpmi.config.check import validate
 from jaxpmi.config.load import load_config
+from jaxpmi.data import imagenet_class_names
 from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.models.blockwise import init_variables
 from jaxpmi.models.efficientnet_lite import efficientnet_lite0
-from jaxpmi.weights.imagenet import PretrainedClassifier
+from jaxpmi.network import Head
+from jaxpmi.network import from_blocks
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "launch"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "launch"))
 
 import bench  # noqa: E402
-import bench_pictures  # noqa: E402
-import bench_pmi  # noqa: E402
-import bench_vdfd  # noqa: E402
-import pmi_ratio  # noqa: E402
-from pmi_ratio import Setting  # noqa: E402
+
+from benchmarks import pictures as bench_pictures  # noqa: E402
+from benchmarks import pmi as bench_pmi  # noqa: E402
+from benchmarks import pmi_ratio  # noqa: E402
+from benchmarks import vdfd as bench_vdfd  # noqa: E402
+from benchmarks.pmi_ratio import Setting  # noqa: E402
 
 COSTS = pmi_ratio.Costs(steps={"adam": 0.1, "lbfgs": 0.2}, noise=0.0, start={"a": 2.0}, fit=4.0)
 
@@ -136,22 +139,20 @@ def test_search_inherits_beyond_its_limit_and_ends_at_the_goal():
 def problem():
     net = small_network.trained()
     labels = jnp.arange(8, dtype=jnp.int32) % small_network.NUM_CLASSES
-    targets = Targets(net.stats.mean[labels], labels, net.head, jnp.ones(4, bool))
-    return bench_pmi.Problem(
-        net.model, net.variables, targets, net.knowledge, [], Config(), accuracy=1.0
-    )
+    features = net.memory.class_stats.mean[labels]
+    targets = Targets(features, labels, net.network.head, jnp.ones(4, bool))
+    return bench_pmi.Problem(net.network, targets, net.memory, [], Config(), accuracy=1.0)
 
 
 def test_a_score_is_the_loss_of_refine_images(problem):
     start = bench_pmi.noise_start(problem, jax.random.key(3))
     got = bench_pmi.refine(problem, start, Setting(6, 0.2))
     expected = refine_images(
-        problem.variables,
+        problem.network,
         start,
         problem.targets,
-        problem.knowledge.pixels,
+        problem.memory,
         jax.random.key(3),
-        model=problem.model,
         config=FullModelConfig(
             num_steps=6, learning_rate=0.2, clip_pixels=False, boost_weights=False
         ),
@@ -215,11 +216,16 @@ def test_quick_run_writes_rows(model, tmp_path, capsys):
 @pytest.fixture
 def small_imagenet(monkeypatch):
     """Three blocks with random weights in place of the real network."""
-    whole = efficientnet_lite0(8, constant_feature=True)
+    whole = efficientnet_lite0(8)
     model = dataclasses.replace(whole, blocks=(*whole.blocks[:2], whole.blocks[-1]))
     variables = init_variables(model, jax.random.key(0), (32, 32, 3))
-    head = jax.random.normal(jax.random.key(1), (model.blocks[-1].channels + 1, 1000))
-    network = PretrainedClassifier(model, variables, head, (0.5,) * 3, (0.5,) * 3, 32)
+    key_kernel, key_bias = jax.random.split(jax.random.key(1))
+    kernel = jax.random.normal(key_kernel, (model.blocks[-1].channels, 1000))
+    network = from_blocks(
+        model, variables, Head(kernel, jax.random.normal(key_bias, (1000,))),
+        mean=(0.5,) * 3, std=(0.5,) * 3, image_shape=(32, 32, 3),
+        class_names=imagenet_class_names(),
+    )  # fmt: skip
     monkeypatch.setattr(bench_pictures.invert, "load_efficientnet_lite0", lambda: network)
 
 

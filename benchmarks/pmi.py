@@ -23,11 +23,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from pmi_ratio import Costs
-from pmi_ratio import Setting
-from pmi_ratio import ratio_rows
-from pmi_ratio import search
 
+from benchmarks.pmi_ratio import Costs
+from benchmarks.pmi_ratio import Setting
+from benchmarks.pmi_ratio import ratio_rows
+from benchmarks.pmi_ratio import search
 from jaxpmi.augment import normalise
 from jaxpmi.config import Config
 from jaxpmi.config import FullModelConfig
@@ -36,7 +36,6 @@ from jaxpmi.config.load import load_config
 from jaxpmi.continual.loop import task_plan
 from jaxpmi.continual.start import initial_state
 from jaxpmi.continual.start import open_run
-from jaxpmi.continual.task import layer_knowledge
 from jaxpmi.features.gaussian import sample_class_features
 from jaxpmi.inversion.block_inverse import fit_block_inverses
 from jaxpmi.inversion.full_model import learning_rates
@@ -45,11 +44,11 @@ from jaxpmi.inversion.per_layer import draw_start
 from jaxpmi.inversion.per_layer import invert_blocks
 from jaxpmi.inversion.per_layer import propagated_block_inputs
 from jaxpmi.inversion.solver import minimise
-from jaxpmi.inversion.synthesis import LayerKnowledge
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.inversion.targets import target_terms
-from jaxpmi.models.blockwise import Variables
+from jaxpmi.memory import Memory
 from jaxpmi.models.blockwise import forward
+from jaxpmi.network import Network
 from jaxpmi.types import Moments
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "mnist.py"
@@ -109,10 +108,9 @@ PLANS = {
 class Problem(NamedTuple):
     """One trained network and the features that images are wanted for."""
 
-    model: Any
-    variables: Variables
+    network: Network
     targets: Targets
-    knowledge: LayerKnowledge
+    memory: Memory
     batches: list[tuple[jax.Array, jax.Array, jax.Array]]  # real images, to time the fit
     config: Config
     accuracy: float  # of the network, on test images
@@ -135,18 +133,18 @@ def train_problem(seed: int, *, model: str = "resnet_small", quick: bool = False
         state = state.replace(phase=jnp.asarray(index, jnp.int32), step=jnp.zeros((), jnp.int32))
         for tick in phase(run, state):
             state = tick.state
-    num_classes = run.stream.num_classes
-    labels = jnp.repeat(jnp.arange(num_classes, dtype=jnp.int32), per_class)
+    network = state.network
+    labels = jnp.repeat(jnp.arange(network.num_classes, dtype=jnp.int32), per_class)
     features = sample_class_features(state.memory.class_stats, labels, jax.random.key(1000 + seed))
-    head, all_classes = state.network.head, jnp.ones(num_classes, bool)
-    images = normalise(jnp.asarray(run.stream.train_images(0)), state.mean, state.std)
+    all_classes = jnp.ones(network.num_classes, bool)
+    images = jnp.asarray(run.stream.train_images(0))
+    images = normalise(images, network.mean, network.std)
     real, size = jnp.asarray(run.stream.train_labels(0)), 250
     parts = [slice(first, first + size) for first in range(0, len(real), size)]
     return Problem(
-        run.model,
-        state.network.variables,
-        Targets(features, labels, head, all_classes),
-        layer_knowledge(run, state, state.network),
+        network,
+        Targets(features, labels, network.head, all_classes),
+        state.memory,
         [(images[part], real[part], jnp.ones(len(real[part]))) for part in parts],
         config,
         float(state.accuracy[0, 0]),
@@ -155,25 +153,23 @@ def train_problem(seed: int, *, model: str = "resnet_small", quick: bool = False
 
 def noise_start(problem: Problem, key: jax.Array) -> jax.Array:
     """Standard-normal images."""
-    shape = problem.knowledge.pixels.moments.mean.shape
+    shape = problem.network.image_shape
     standard = Moments(jnp.zeros(shape[-1]), jnp.ones(shape[-1]))
     return draw_start(standard, shape, key, problem.targets.features)
 
 
 def per_layer_start(problem: Problem, per_layer: PerLayerConfig, key: jax.Array) -> jax.Array:
     """The images that per-layer inversion ends with."""
-    block_inputs = problem.knowledge.block_inputs
+    block_inputs = problem.memory.block_inputs
     if per_layer.block_statistics == "affine":
-        block_inputs = propagated_block_inputs(problem.model, problem.variables, published=True)
+        block_inputs = propagated_block_inputs(problem.network, published=True)
     start, _ = invert_blocks(
-        problem.model,
-        problem.variables,
+        problem.network,
         problem.targets,
         block_inputs,
         key,
         config=per_layer,
-        image_shape=problem.knowledge.pixels.moments.mean.shape,
-        inverses=problem.knowledge.inverses,
+        inverses=problem.memory.inverses,
     )
     return start
 
@@ -185,30 +181,30 @@ def refine(problem: Problem, start: jax.Array, setting: Setting) -> float:
     )
     loss = float(
         _descend(
-            problem.variables,
+            problem.network,
             start,
             problem.targets,
             learning_rates(schedule),
             jnp.float32(problem.config.inversion.full_model.statistics_weight),
             jnp.float32(setting.boost),
-            model=problem.model,
             optimizer=setting.optimizer,
         )
     )
     return loss if math.isfinite(loss) else math.inf
 
 
-@functools.partial(jax.jit, static_argnames=("model", "optimizer"))
-def _descend(variables, start, targets, rates, weight, boost, *, model, optimizer):
+@functools.partial(jax.jit, static_argnames="optimizer")
+def _descend(network, start, targets, rates, weight, boost, *, optimizer):
     """One program per length: the setting is data. For L-BFGS only the number of rates counts."""
 
     def terms(x, key):
         del key
-        outputs = forward(model, variables, x)
+        outputs = forward(network.model, network.variables, x)
         named = target_terms(
             outputs.features, targets, feature_weight=1.0, cross_entropy_weight=0.0
         )
-        named["statistics"] = network_statistics(model, outputs.moments, variables.batch_stats)
+        stored = network.variables.batch_stats
+        named["statistics"] = network_statistics(network.model, outputs.moments, stored)
         return named
 
     def score(named):
@@ -257,10 +253,7 @@ def measure_costs(
     rank = problem.config.inversion.per_layer.inverse_rank
 
     def fit():
-        classes = problem.targets.head.shape[1]
-        return fit_block_inverses(
-            problem.model, problem.variables, problem.batches, num_classes=classes, rank=rank
-        )
+        return fit_block_inverses(problem.network, problem.batches, rank=rank)
 
     work = {
         "adam": lambda: refine(problem, images, setting),
