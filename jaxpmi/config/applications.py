@@ -22,8 +22,6 @@ class DistillConfig:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     temperature: float = 20.0  # tau: of both softmaxes, and tau^2 on their divergence
-    pool_format: Literal["uint8", "float32"] = "uint8"  # of the images that are kept, as published
-    # rounded to 8 bits, or as they are
     augment: AugmentConfig = AugmentConfig()  # random views of them
 
 
