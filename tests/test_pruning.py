@@ -6,22 +6,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_network import as_network
+from small_network import fresh_network
 
+from jaxpmi import pruning
 from jaxpmi.models import MODELS
 from jaxpmi.models import blockwise
 from jaxpmi.models import channels
 from jaxpmi.models import efficientnet_lite
 from jaxpmi.models import layers
-from jaxpmi.models import pruning
 from jaxpmi.models import resnet
 from jaxpmi.models.cost import count_multiply_adds
+from jaxpmi.network import Head
 
 SHAPE = (8, 8, 3)
 NUM_CLASSES = 5
 
 
 def small_efficientnet(width):
-    """Every kind of block of EfficientNet-Lite0 once, and a constant feature for the bias."""
+    """Every kind of block of EfficientNet-Lite0 once."""
     block = efficientnet_lite.InvertedResidual
     return efficientnet_lite.EfficientNetLite(
         (
@@ -29,7 +32,7 @@ def small_efficientnet(width):
             block(width, 6, expand=False),
             block(18, 6, residual=True),
             block(12, 8, size=5, stride=2),
-            efficientnet_lite.PooledConv(10, constant_feature=True),
+            efficientnet_lite.PooledConv(10),
         )
     )
 
@@ -43,45 +46,54 @@ def normal(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+def fresh(model):
+    return fresh_network(model, num_classes=NUM_CLASSES, image_shape=SHAPE)
+
+
 @functools.cache
 def classifier(name, width=4):
-    """A model, random variables (no gamma of 0 hides a path) and a head."""
-    model = FAMILIES[name](width)
-    variables = blockwise.init_variables(model, jax.random.key(0), SHAPE)
-    leaves, structure = jax.tree.flatten(variables.params)
+    """A network of random variables: no gamma of 0 hides a path. One of the heads has a bias."""
+    network = fresh(FAMILIES[name](width))
+    leaves, structure = jax.tree.flatten(network.variables.params)
     leaves = [x + 0.2 * normal(i, *x.shape) for i, x in enumerate(leaves)]
     scatter = lambda x: np.abs(x + 0.3 * normal(1, *x.shape)) + 0.1  # noqa: E731
-    batch_stats = jax.tree.map(scatter, variables.batch_stats)
+    batch_stats = jax.tree.map(scatter, network.variables.batch_stats)
     variables = blockwise.Variables(jax.tree.unflatten(structure, leaves), batch_stats)
-    (dim,) = blockwise.block_input_shapes(model, variables, SHAPE)[-1]
-    return model, variables, jnp.asarray(normal(9, dim, NUM_CLASSES))
+    kernel = jnp.asarray(normal(9, network.feature_dim, NUM_CLASSES))
+    bias = jnp.asarray(normal(8, NUM_CLASSES)) if name == "efficientnet" else None
+    return network.replace(variables=variables, head=Head(kernel, bias))
+
+
+def with_params(network, params):
+    return network.replace(variables=network.variables._replace(params=params))
 
 
 def count_filters(groups):
     return sum(group.size * group.num_filters for group in groups.values())
 
 
-def half_at_random(model, variables, seed=0):
-    groups = channels.filter_groups(model, variables)
+def half_at_random(network, seed=0):
+    groups = pruning.filter_groups(network)
     rng = np.random.default_rng(seed)
     importance = {name: rng.uniform(size=group.size) for name, group in groups.items()}
     return pruning.choose_filters(groups, importance, num_removed=count_filters(groups) // 2)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "train"))
-def logits(variables, head, images, *, model, train=False):
-    return blockwise.forward(model, variables, images, train=train).features @ head
+@functools.partial(jax.jit, static_argnames="train")
+def logits(network, images, *, train=False):
+    """Of normalised images."""
+    out = blockwise.forward(network.model, network.variables, images, train=train)
+    return network.head(out.features)
 
 
-def loss_gradient(model, variables, head, loss, *, train=False):
+def loss_gradient(network, loss, *, train=False):
     """Gradient of the mean of `loss` of logits with respect to the backbone's parameters."""
     images = jnp.asarray(normal(3, 6, *SHAPE))
 
     def objective(params):
-        out = logits(variables._replace(params=params), head, images, model=model, train=train)
-        return loss(out).mean()
+        return loss(logits(with_params(network, params), images, train=train)).mean()
 
-    return jax.jit(jax.grad(objective))(variables.params)
+    return jax.jit(jax.grad(objective))(network.variables.params)
 
 
 def cross_entropy(out):
@@ -114,56 +126,54 @@ def cross_entropy(out):
     ],
 )
 def test_channels_that_are_summed_are_one_group(name, want):
-    model, variables, _ = classifier(name)
-    groups = channels.filter_groups(model, variables)
+    network = classifier(name)
+    groups = pruning.filter_groups(network)
     assert {k: tuple(group) for k, group in groups.items() if k.endswith("/out")} == want
     hidden = {k: group.num_filters for k, group in groups.items() if k not in want}
     if name == "efficientnet":  # one writes them, one works on them
         assert hidden == {"block02/hidden": 2, "block03/hidden": 2}
     else:
-        assert hidden == {f"block{i:02d}/hidden": 1 for i in range(1, len(model.blocks))}
+        assert hidden == {f"block{i:02d}/hidden": 1 for i in range(1, len(network.model.blocks))}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_filter_is_counted_once(name):
-    model, variables, _ = classifier(name)
-    kernels = [leaf for leaf in jax.tree.leaves(variables.params) if leaf.ndim > 1]
-    groups = channels.filter_groups(model, variables)
+    network = classifier(name)
+    kernels = [leaf for leaf in jax.tree.leaves(network.variables.params) if leaf.ndim > 1]
+    groups = pruning.filter_groups(network)
     assert count_filters(groups) == sum(kernel.shape[-1] for kernel in kernels)
 
 
 def test_image_channels_are_never_removed():
     block = efficientnet_lite.InvertedResidual(3, 4, expand=False)
     model = efficientnet_lite.EfficientNetLite((block, efficientnet_lite.PooledConv(5)))
-    variables = blockwise.init_variables(model, jax.random.key(0), SHAPE)
-    groups = channels.filter_groups(model, variables)
+    network = fresh(model)
+    groups = pruning.filter_groups(network)
     assert list(groups) == ["block00/out", "block01/out"]
     kept = {"block00/out": (1, 2), "block01/out": (0, 3)}
-    small, fewer, head = pruning.remove_filters(model, variables, jnp.ones((5, 2)), kept)
-    assert fewer.params["block00"]["depthwise"]["conv"].shape == (3, 3, 3)
-    assert small.blocks[0].hidden == 3 and head.shape == (2, 2)
+    small = pruning.remove_filters(network, kept)
+    assert small.variables.params["block00"]["depthwise"]["conv"].shape == (3, 3, 3)
+    assert small.model.blocks[0].hidden == 3 and small.head.kernel.shape == (2, NUM_CLASSES)
     flags = {"block00/out": jnp.zeros(4, bool), "block01/out": jnp.zeros(5, bool)}
-    mask = pruning.filter_mask(model, variables, flags)
+    mask = pruning.filter_mask(network, flags)
     assert (
         mask["block00"]["depthwise"]["conv"].all() and not mask["block00"]["project"]["conv"].any()
     )
 
 
 def test_a_block_that_does_not_say_what_its_channels_are_is_an_error():
-    model = MODELS["vit_small"](16)
-    variables = blockwise.init_variables(model, jax.random.key(0), SHAPE)
+    network = fresh(MODELS["vit_small"](16))
     with pytest.raises(ValueError, match="block00 is a PatchEmbedding, .*PrunableBlock"):
-        channels.filter_groups(model, variables)
+        pruning.filter_groups(network)
 
     @dataclasses.dataclass(frozen=True)
     class Forgetful(resnet.Stem):
         def channel_axes(self, params):
             return channels.ChannelAxes({"conv": ("in", "out")}, tied=False)
 
-    model = resnet.ResNet((Forgetful(4), resnet.ResidualBlock(4, pool=True)))
-    variables = blockwise.init_variables(model, jax.random.key(0), SHAPE)
+    network = fresh(resnet.ResNet((Forgetful(4), resnet.ResidualBlock(4, pool=True))))
     with pytest.raises(ValueError, match=r"names \['conv'\], but .* block00 are \['bn', 'conv'\]"):
-        channels.filter_groups(model, variables)
+        pruning.filter_groups(network)
 
 
 # Importance.
@@ -183,10 +193,11 @@ def test_gates_after_a_layer_and_its_parameters_show_the_same_importance():
 
     gates = jnp.ones((1, 1, 1, 4))
     grads, *gate_grads = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(params, gates, gates)
-    model = resnet.ResNet((stem,))
     variables = blockwise.Variables({"block00": params}, {"block00": batch_stats})
+    kernel = jnp.ones((4, NUM_CLASSES))
+    network = as_network(resnet.ResNet((stem,)), variables, kernel, image_shape=SHAPE)
     for kind, grad in zip(("filter", "gate"), gate_grads, strict=True):
-        got = pruning.filter_importance(model, variables, {"block00": grads}, kind=kind)
+        got = pruning.filter_importance(network, {"block00": grads}, kind=kind)
         want = np.square(grad).ravel()
         assert want.min() > 0
         np.testing.assert_allclose(got["block00/out"], want, rtol=1e-3)
@@ -195,15 +206,15 @@ def test_gates_after_a_layer_and_its_parameters_show_the_same_importance():
 @pytest.mark.parametrize("kind", ["gate", "filter"])
 def test_distillation_from_the_network_itself_ranks_nothing(kind):
     """T15: at student = teacher the divergence is at its minimum. Cross-entropy is not."""
-    model, variables, head = classifier("resnet_small")
-    teacher = jax.nn.softmax(logits(variables, head, normal(3, 6, *SHAPE), model=model))
+    network = classifier("resnet_small")
+    teacher = jax.nn.softmax(logits(network, normal(3, 6, *SHAPE)))
 
     def divergence(out):
         return (teacher * (jnp.log(teacher) - jax.nn.log_softmax(out))).sum(1)
 
     def largest(loss):
-        grads = loss_gradient(model, variables, head, loss)
-        found = pruning.filter_importance(model, variables, grads, kind=kind)
+        grads = loss_gradient(network, loss)
+        found = pruning.filter_importance(network, grads, kind=kind)
         return {name: float(values.max()) for name, values in found.items()}
 
     zero, ranked = largest(divergence), largest(cross_entropy)
@@ -212,14 +223,15 @@ def test_distillation_from_the_network_itself_ranks_nothing(kind):
 
 
 def test_importance_of_a_summed_channel_is_summed_over_the_layers():
-    model, variables, _ = classifier("resnet_small")
-    grads = jax.tree.map(lambda x: normal(x.size, *x.shape), variables.params)
+    network = classifier("resnet_small")
+    params = network.variables.params
+    grads = jax.tree.map(lambda x: normal(x.size, *x.shape), params)
 
     def of(block, name):
-        w, g = (tree[f"block{block:02d}"][name] for tree in (variables.params, grads))
+        w, g = (tree[f"block{block:02d}"][name] for tree in (params, grads))
         return np.square(sum((w[part] * g[part]) for part in ("scale", "bias")))
 
-    got = pruning.filter_importance(model, variables, grads)
+    got = pruning.filter_importance(network, grads)
     stream = of(0, "bn") + of(1, "bn2")
     later = [of(2, "bn2"), of(3, "bn2"), of(4, "bn2")]
     want = stream + sum(part[:4] for part in later)  # the shortcut keeps the first channels
@@ -228,43 +240,44 @@ def test_importance_of_a_summed_channel_is_summed_over_the_layers():
     np.testing.assert_allclose(got["block02/out"], want, rtol=1e-5)
     np.testing.assert_allclose(got["block03/out"], later[1][8:] + later[2][8:], rtol=1e-5)
     np.testing.assert_allclose(got["block03/hidden"], of(3, "bn1"), rtol=1e-5)
-    kernel = [tree["block02"]["conv1"] for tree in (variables.params, grads)]
+    kernel = [tree["block02"]["conv1"] for tree in (params, grads)]
     want = np.square((kernel[0] * kernel[1]).sum((0, 1, 2)))
-    got = pruning.filter_importance(model, variables, grads, kind="filter")
+    got = pruning.filter_importance(network, grads, kind="filter")
     np.testing.assert_allclose(got["block02/hidden"], want, rtol=1e-4)
 
 
 def test_before_a_convolution_batch_norms_gate_the_stream_they_read():
-    model, variables, _ = classifier("preact_resnet18")
-    grads = jax.tree.map(jnp.zeros_like, variables.params)
+    network = classifier("preact_resnet18")
+    params = network.variables.params
+    grads = jax.tree.map(jnp.zeros_like, params)
     for block, name in ((7, "bn1"), (8, "bn3")):  # of the third stage's stream, of the features
         grads[f"block{block:02d}"][name]["bias"] = jnp.ones_like(
             grads[f"block{block:02d}"][name]["bias"]
         )
-    got = pruning.filter_importance(model, variables, grads)
+    got = pruning.filter_importance(network, grads)
     assert {name for name, values in got.items() if values.any()} == {"block05/out", "block07/out"}
-    want = np.square(variables.params["block07"]["bn1"]["bias"])
+    want = np.square(params["block07"]["bn1"]["bias"])
     np.testing.assert_allclose(got["block05/out"], want, rtol=1e-6)
 
 
 def test_filters_normalised_by_the_batch_show_no_importance():
     """Why "filter" wants gradients in evaluation mode: BatchNorm undoes any scale."""
-    model, variables, head = classifier("resnet_small")
+    network = classifier("resnet_small")
     of = {}
     for train in (True, False):
-        grads = loss_gradient(model, variables, head, cross_entropy, train=train)
-        found = pruning.filter_importance(model, variables, grads, kind="filter")
+        grads = loss_gradient(network, cross_entropy, train=train)
+        found = pruning.filter_importance(network, grads, kind="filter")
         of[train] = float(found["block02/hidden"].max())
     assert of[True] < 1e-5 * of[False]
 
 
 def test_channels_without_batch_norm_have_no_gate():
     block = resnet.ResidualBlock(6, stride=2, projection=True, pool=True)
-    model = resnet.ResNet((resnet.Stem(4, activation=False), block))
-    variables = blockwise.init_variables(model, jax.random.key(0), SHAPE)
+    network = fresh(resnet.ResNet((resnet.Stem(4, activation=False), block)))
+    params = network.variables.params
     with pytest.raises(ValueError, match="no BatchNorm .* block00/out; .* importance='filter'"):
-        pruning.filter_importance(model, variables, variables.params)
-    found = pruning.filter_importance(model, variables, variables.params, kind="filter")
+        pruning.filter_importance(network, params)
+    found = pruning.filter_importance(network, params, kind="filter")
     assert {name: x.shape for name, x in found.items()} == {
         "block00/out": (4,), "block01/hidden": (6,), "block01/out": (6,)
     }  # fmt: skip
@@ -272,7 +285,7 @@ def test_channels_without_batch_norm_have_no_gate():
 
 # Choice.
 
-GROUPS = {"a": channels.FilterGroup(4, 3), "b": channels.FilterGroup(3, 1)}
+GROUPS = {"a": pruning.FilterGroup(4, 3), "b": pruning.FilterGroup(3, 1)}
 SCORES = {"a": np.asarray([0.4, 0.1, 0.6, 0.3]), "b": np.asarray([0.2, 0.5, 0.05])}
 
 
@@ -337,7 +350,7 @@ def layers_of(block, hidden, incoming, stream):
     return {"conv": stream, "bn": stream}
 
 
-def silence(model, variables, kept):
+def silence(network, kept):
     """Zeroes what is not kept in a network of full size: every filter and BatchNorm of it.
 
     Written without the package's own idea of which channels are one.
@@ -347,9 +360,9 @@ def silence(model, variables, kept):
         return np.isin(np.arange(size), kept.get(name, ())).astype(np.float32)
 
     params, incoming = {}, np.ones(0)
-    for i, block in enumerate(model.blocks):
+    for i, block in enumerate(network.model.blocks):
         name = blockwise.block_name(i)
-        own, width = variables.params[name], block.channels
+        own, width = network.variables.params[name], block.channels
         resnet_block = isinstance(block, resnet.ResidualBlock | resnet.PreActivationBlock)
         if "conv3" in own if resnet_block else not getattr(block, "residual", False):
             stream = mask(f"{name}/out", width)
@@ -362,17 +375,17 @@ def silence(model, variables, kept):
             for key, part in own.items()
         }
         incoming = stream
-    return variables._replace(params=params)
+    return with_params(network, params)
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_masked_parameters_are_those_of_channels_that_are_kept(name):
-    model, variables, _ = classifier(name)
-    kept, groups = half_at_random(model, variables), channels.filter_groups(model, variables)
+    network = classifier(name)
+    kept, groups = half_at_random(network), pruning.filter_groups(network)
     flags = {name: np.isin(np.arange(g.size), kept[name]) for name, g in groups.items()}
-    mask = jax.jit(lambda kept: pruning.filter_mask(model, variables, kept))(flags)
-    got = jax.tree.map(jnp.multiply, variables.params, mask)
-    want = silence(model, variables, kept).params
+    mask = jax.jit(pruning.filter_mask)(network, flags)
+    got = jax.tree.map(jnp.multiply, network.variables.params, mask)
+    want = silence(network, kept).variables.params
     jax.tree.map(np.testing.assert_array_equal, got, want)
     assert any(not leaf.all() for leaf in jax.tree.leaves(mask))
 
@@ -380,64 +393,63 @@ def test_masked_parameters_are_those_of_channels_that_are_kept(name):
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("name", KINDS)
 def test_the_small_network_computes_what_the_silenced_one_did(name, train):
-    model, variables, head = classifier(name)
-    kept = half_at_random(model, variables)
-    small = pruning.remove_filters(model, variables, head, kept)
+    network = classifier(name)
+    kept = half_at_random(network)
     images = normal(5, 4, *SHAPE)
-    want = logits(silence(model, variables, kept), head, images, model=model, train=train)
-    got = logits(*small[1:], images, model=small[0], train=train)
+    want = logits(silence(network, kept), images, train=train)
+    got = logits(pruning.remove_filters(network, kept), images, train=train)
     scale = float(np.abs(want).max())
-    whole = logits(variables, head, images, model=model, train=train)
+    whole = logits(network, images, train=train)
     assert float(np.abs(whole - want).max()) > 0.1 * scale > 0.01  # silence changes something
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * scale)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_small_network_is_small(name):
-    model, variables, head = classifier(name)
-    groups = channels.filter_groups(model, variables)
-    kept = half_at_random(model, variables)
-    small, fewer, rows = pruning.remove_filters(model, variables, head, kept)
-    left = channels.filter_groups(small, fewer)
+    network = classifier(name)
+    groups = pruning.filter_groups(network)
+    kept = half_at_random(network)
+    small = pruning.remove_filters(network, kept)
+    left = pruning.filter_groups(small)
     assert {name: group.size for name, group in left.items()} == {
         k: len(v) for k, v in kept.items()
     }
     half, most = count_filters(groups) // 2, max(group.num_filters for group in groups.values())
     assert half <= count_filters(groups) - count_filters(left) < half + most
-    before = count_multiply_adds(model, variables, SHAPE)
-    assert 0 < count_multiply_adds(small, fewer, SHAPE) < 0.5 * before
+    before = count_multiply_adds(network.model, network.variables, SHAPE)
+    assert 0 < count_multiply_adds(small.model, small.variables, SHAPE) < 0.5 * before
     # It is a model like any other: it says itself what its shapes are.
-    fresh = blockwise.init_variables(small, jax.random.key(0), SHAPE)
-    assert jax.tree.map(jnp.shape, fresh) == jax.tree.map(jnp.shape, fewer)
-    assert blockwise.block_input_shapes(small, fewer, SHAPE)[-1] == (rows.shape[0],)
+    anew = blockwise.init_variables(small.model, jax.random.key(0), SHAPE)
+    assert jax.tree.map(jnp.shape, anew) == jax.tree.map(jnp.shape, small.variables)
+    shapes = blockwise.block_input_shapes(small.model, small.variables, SHAPE)
+    assert shapes[-1] == (small.feature_dim,) and small.feature_dim < network.feature_dim
+    assert small.num_classes == NUM_CLASSES
+    kept_as_they_are = ("mean", "std", "image_shape", "class_names")
+    assert all(getattr(small, name) is getattr(network, name) for name in kept_as_they_are)
+    assert small.head.bias is network.head.bias
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_keeping_all_changes_nothing(name):
-    model, variables, head = classifier(name)
-    groups = channels.filter_groups(model, variables)
+    network = classifier(name)
+    groups = pruning.filter_groups(network)
     kept = {name: range(group.size) for name, group in groups.items()}
-    same, *arrays = pruning.remove_filters(model, variables, head, kept)
-    assert same == model and hash(same) == hash(model)
-    jax.tree.map(np.testing.assert_array_equal, arrays, [variables, head])
+    same = pruning.remove_filters(network, kept)
+    assert same.model == network.model and hash(same.model) == hash(network.model)
+    jax.tree.map(np.testing.assert_array_equal, same, network)
 
 
 def test_kept_channels_are_plain_numbers_from_which_the_network_is_rebuilt():
-    model, variables, head = classifier("resnet_small")
-    kept = half_at_random(model, variables)
-    small, fewer, rows = pruning.remove_filters(model, variables, head, kept)
+    network = classifier("resnet_small")
+    kept = half_at_random(network)
+    small = pruning.remove_filters(network, kept)
     read = json.loads(json.dumps(kept))
-    shapes = jax.eval_shape(
-        lambda v, h: pruning.remove_filters(model, v, h, read)[1:], variables, head
-    )
-    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, (fewer, rows))
-    assert jax.tree.structure(shapes) == jax.tree.structure((fewer, rows))
-    rebuilt = pruning.remove_filters(model, *shapes_of(variables, head), read)[0]
-    assert rebuilt == small and hash(rebuilt) == hash(small)
-
-
-def shapes_of(*trees):
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), trees)
+    shapes = jax.eval_shape(lambda network: pruning.remove_filters(network, read), network)
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, small)
+    assert jax.tree.structure(shapes) == jax.tree.structure(small)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), network)
+    rebuilt = pruning.remove_filters(zeros, read)
+    assert rebuilt.model == small.model and hash(rebuilt.model) == hash(small.model)
 
 
 @pytest.mark.parametrize(
@@ -452,28 +464,27 @@ def shapes_of(*trees):
     ],
 )
 def test_kept_channels_that_do_not_fit_are_an_error(change, message):
-    model, variables, head = classifier("resnet_small")
-    kept = {**half_at_random(model, variables), **change}
+    network = classifier("resnet_small")
+    kept = {**half_at_random(network), **change}
     with pytest.raises(ValueError, match=message):
-        pruning.remove_filters(model, variables, head, kept)
+        pruning.remove_filters(network, kept)
 
 
 def test_a_pruned_network_can_be_trained():
-    model, variables, head = classifier("resnet_small")
-    kept = half_at_random(model, variables)
-    model, variables, head = pruning.remove_filters(model, variables, head, kept)
+    network = classifier("resnet_small")
+    network = pruning.remove_filters(network, half_at_random(network))
     images = normal(3, 6, *SHAPE)
 
     @jax.jit
     def step(params, head):
         def objective(params, head):
-            out = logits(variables._replace(params=params), head, images, model=model, train=True)
-            return cross_entropy(out).mean()
+            changed = with_params(network, params).replace(head=head)
+            return cross_entropy(logits(changed, images, train=True)).mean()
 
         loss, grads = jax.value_and_grad(objective, argnums=(0, 1))(params, head)
         return loss, jax.tree.map(lambda w, g: w - 1e-3 * g, (params, head), grads), grads
 
-    first, updated, grads = step(variables.params, head)
+    first, updated, grads = step(network.variables.params, network.head)
     second, _, _ = step(*updated)
     assert np.isfinite(first) and second < first
     assert all(bool(jnp.abs(leaf).max() > 0) for leaf in jax.tree.leaves(grads))

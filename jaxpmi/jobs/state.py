@@ -48,7 +48,7 @@ class JobState:
     task: jax.Array  # i32[], position: task (one), phase, step of the phase
     phase: jax.Array  # i32[]
     step: jax.Array  # i32[]
-    pool: Replay  # synthetic images, f32 where the config keeps them so
+    pool: Replay  # synthetic images
     student: Any = ()  # Network that learns from it
     student_opt_state: Any = ()
     synthesiser: Any = ()  # what its method carries from batch to batch

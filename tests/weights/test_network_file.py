@@ -12,7 +12,6 @@ from tiny_run import set_up
 import jaxpmi
 from jaxpmi.config import ModelConfig
 from jaxpmi.models import MODELS
-from jaxpmi.models import blockwise
 from jaxpmi.weights import network_file
 
 SHAPE, NAMES = (8, 8, 1), ("zero", "eins", "dvě")
@@ -24,16 +23,17 @@ def tiny(monkeypatch):
     set_up(monkeypatch)
 
 
-def network(kept=None, config=CONFIG):
+def network(kept=None, config=CONFIG, *, with_bias=False):
     """Random parameters and moments; pruned, if `kept` is given."""
     model = MODELS[config.name](config.width)
-    variables = blockwise.init_variables(model, jax.random.key(0), SHAPE)
     rng = np.random.default_rng(1)
-    variables = jax.tree.map(lambda a: jnp.asarray(rng.random(a.shape, np.float32)), variables)
-    (dim,) = blockwise.block_input_shapes(model, variables, SHAPE)[-1]
-    parts = model, variables, jnp.asarray(rng.standard_normal((dim, 3), np.float32))
-    parts = jaxpmi.remove_filters(*parts, kept) if kept else parts
-    return jaxpmi.SavedNetwork(*parts, jnp.asarray([0.1]), jnp.asarray([0.3]), SHAPE, NAMES)
+    fresh = jaxpmi.init_network(
+        model, jax.random.key(0), SHAPE, NAMES, mean=(0.1,), std=(0.3,), head_std=1.0
+    )
+    draw = lambda a: jnp.asarray(rng.random(a.shape, np.float32))  # noqa: E731
+    head = fresh.head._replace(bias=draw(np.zeros(len(NAMES))) if with_bias else None)
+    whole = fresh.replace(variables=jax.tree.map(draw, fresh.variables), head=head)
+    return jaxpmi.remove_filters(whole, kept) if kept else whole
 
 
 KEPT = {"block00/out": (0, 3), "block01/hidden": (1, 2, 5), "block01/out": (0, 1, 3)}
@@ -41,18 +41,24 @@ KEPT = {"block00/out": (0, 3), "block01/hidden": (1, 2, 5), "block01/out": (0, 1
 
 def logits(net):
     images = np.random.default_rng(2).integers(0, 256, (4, *SHAPE), np.uint8)
-    images = jaxpmi.normalise(jnp.asarray(images), net.mean, net.std)
-    return np.asarray(jaxpmi.forward(net.model, net.variables, images).features @ net.head)
+    return np.asarray(jaxpmi.logits(net, images))
 
 
+def assert_equal(found, saved):
+    """Static parts are of the tree's structure: these are compared too."""
+    jax.tree.map(np.testing.assert_array_equal, found, saved)
+    assert (found.model, found.image_shape, found.class_names) == (saved.model, SHAPE, NAMES)
+    np.testing.assert_array_equal(logits(found), logits(saved))
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("config", [CONFIG, ModelConfig(name="tiny_vit", width=4)])
-def test_a_whole_network_comes_back_bit_by_bit(config, tmp_path):
-    saved = network(config=config)
+def test_a_whole_network_comes_back_bit_by_bit(config, with_bias, tmp_path):
+    saved = network(config=config, with_bias=with_bias)
     jaxpmi.save_network(tmp_path / "new" / "network.npz", saved, config)
     found = jaxpmi.load_network(tmp_path / "new" / "network.npz")
-    assert (found.model, found.image_shape, found.class_names) == (saved.model, SHAPE, NAMES)
-    jax.tree.map(np.testing.assert_array_equal, found[1:5], saved[1:5])
-    np.testing.assert_array_equal(logits(found), logits(saved))
+    assert (found.head.bias is not None) == with_bias
+    assert_equal(found, saved)
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["network.npz"]
 
 
@@ -61,7 +67,7 @@ def test_a_pruned_network_comes_back_bit_by_bit(tmp_path):
     jaxpmi.save_network(tmp_path / "network.npz", saved, CONFIG, KEPT)
     found = jaxpmi.load_network(tmp_path / "network.npz")
     assert found.model == saved.model != network().model
-    np.testing.assert_array_equal(logits(found), logits(saved))
+    assert_equal(found, saved)
     assert np.ptp(logits(found)) > 0
 
 
@@ -70,7 +76,7 @@ def test_nothing_of_the_file_is_a_pickle(tmp_path):
     jaxpmi.save_network(path, network(), CONFIG)
     with np.load(path, allow_pickle=False) as file:
         assert all(file[name].dtype.kind in "fU" for name in file.files)
-        assert "variables/params/block00/conv" in file.files
+        assert {"variables/params/block00/conv", "head/kernel", "mean", "std"} < {*file.files}
         assert json.loads(str(file["about"]))["model"]["name"] == "tiny"
 
 
@@ -80,10 +86,11 @@ def test_only_what_can_be_built_again_is_written(tmp_path):
         jaxpmi.save_network(path, network(), ModelConfig(name="tiny", width=8))
     with pytest.raises(ValueError, match="the network is no tiny of width 4 with the given"):
         jaxpmi.save_network(path, network(KEPT), CONFIG)
-    with pytest.raises(ValueError, match=r"head is \(8, 3\), not \(8, 2\)"):
-        jaxpmi.save_network(path, network()._replace(class_names=NAMES[:2]), CONFIG)
-    rounded = network()._replace(head=network().head.astype(jnp.bfloat16))
-    with pytest.raises(ValueError, match="head is bfloat16, but the model has float32"):
+    with pytest.raises(ValueError, match=r"head/kernel is \(8, 3\), not \(8, 2\)"):
+        jaxpmi.save_network(path, network().replace(class_names=NAMES[:2]), CONFIG)
+    half = jaxpmi.Head(network().head.kernel.astype(jnp.bfloat16))
+    rounded = network().replace(head=half)
+    with pytest.raises(ValueError, match="head/kernel is bfloat16, but the model has float32"):
         jaxpmi.save_network(path, rounded, CONFIG)
     assert not path.exists()
 
@@ -157,20 +164,50 @@ def rewrite(path, **changes):
     np.savez(path, about=np.asarray(json.dumps(about)), **arrays)
 
 
-def test_files_of_others_are_told_of(tmp_path, monkeypatch):
+def test_files_of_others_are_told_of(tmp_path):
     path = tmp_path / "network.npz"
     jaxpmi.save_network(path, network(), CONFIG)
-    rewrite(path, version=2)
-    with pytest.raises(ValueError, match="format version 2, but this jaxpmi reads version 1"):
+    rewrite(path, version=3)
+    with pytest.raises(ValueError, match="version 3, but this jaxpmi reads versions 1 and 2"):
         jaxpmi.load_network(path)
-    rewrite(path, version=1, model={"name": "tiny", "depth": 3})
+    rewrite(path, version=2, model={"name": "tiny", "depth": 3})
     with pytest.raises(ValueError, match="is damaged or no file .*unexpected keyword"):
         jaxpmi.load_network(path)
     rewrite(path, model={"name": "tiny", "width": 5})
-    with pytest.raises(ValueError, match=r"does not fit the model: .*head is \(8, 3\)"):
+    with pytest.raises(ValueError, match=r"does not fit the model: .*head/kernel is \(8, 3\)"):
         jaxpmi.load_network(path)
     rewrite(path, model={"name": "mine", "width": 5})
     with pytest.raises(ValueError, match=r"'mine' is unknown; put .* into jaxpmi.MODELS\['mine'\]"):
+        jaxpmi.load_network(path)
+
+
+@pytest.mark.parametrize("kept", [None, KEPT])
+def test_a_file_of_version_1_is_read(kept, tmp_path):
+    """Its head was one array, `head`."""
+    path, saved = tmp_path / "network.npz", network(kept)
+    jaxpmi.save_network(path, saved, CONFIG, kept)
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, head=arrays.pop("head/kernel"), **arrays)
+    rewrite(path, version=1)
+    with np.load(path) as file:
+        assert "head" in file.files and "head/kernel" not in file.files
+    assert_equal(jaxpmi.load_network(path), saved)
+
+
+def test_in_version_1_the_last_row_of_imagenets_head_was_its_bias(tmp_path):
+    """A feature that is always 1 stood in for it."""
+    path, config = tmp_path / "network.npz", ModelConfig(name="tiny", width=4, weights="imagenet")
+    saved = network(with_bias=True)
+    jaxpmi.save_network(path, saved, config)
+    with np.load(path) as file:
+        arrays = dict(file)
+    kernel, bias = arrays.pop("head/kernel"), arrays.pop("head/bias")
+    np.savez(path, head=np.concatenate([kernel, bias[None]]), **arrays)
+    rewrite(path, version=1)
+    assert_equal(jaxpmi.load_network(path), saved)
+    rewrite(path, model={"name": "tiny", "width": 4})  # a row too many for any other network
+    with pytest.raises(ValueError, match=r"head/kernel is \(9, 3\), not \(8, 3\)"):
         jaxpmi.load_network(path)
 
 
