@@ -21,7 +21,7 @@ from jaxpmi.config import VdfdConfig
 from jaxpmi.continual.drift_penalty import fresh_class_graph
 from jaxpmi.continual.gradient_records import GradientRecords
 from jaxpmi.continual.gradient_records import empty_records
-from jaxpmi.continual.methods import METHODS
+from jaxpmi.continual.learners import METHODS
 from jaxpmi.continual.train import Chunk
 from jaxpmi.continual.train import Learner
 from jaxpmi.continual.train import TaskData

@@ -197,7 +197,7 @@ __all__ = [
 
 # Imported when they are first used: training needs Flax, which imports slowly.
 _LATER = {
-    "Method": "jaxpmi.continual.methods",
+    "Method": "jaxpmi.continual.learners",
     "Replay": "jaxpmi.continual.state",
     "Student": "jaxpmi.jobs.student",
     "StudentProgram": "jaxpmi.jobs.student",
@@ -207,7 +207,7 @@ _LATER = {
     "distill": "jaxpmi.jobs.student",
     "distill_steps": "jaxpmi.jobs.student",
     "init_student": "jaxpmi.jobs.student",
-    "learner": "jaxpmi.continual.methods",
+    "learner": "jaxpmi.continual.learners",
     "measure_diversity": "jaxpmi.jobs.diversity",
     "run": "jaxpmi.experiment",
 }

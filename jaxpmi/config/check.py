@@ -12,8 +12,8 @@ from jaxpmi.config.check_jobs import nearest_multiples
 from jaxpmi.config.data import SCENE_KINDS
 from jaxpmi.config.experiment import Config
 from jaxpmi.config.inversion import FullModelConfig
-from jaxpmi.continual.methods import METHODS
-from jaxpmi.continual.methods import find_method
+from jaxpmi.continual.learners import METHODS
+from jaxpmi.continual.learners import find_method
 from jaxpmi.jobs.methods import find_synthesiser
 from jaxpmi.lookup import find
 from jaxpmi.models import MODELS

@@ -14,7 +14,7 @@ from jaxpmi.continual.clip_pretraining import pretrain_clip
 from jaxpmi.continual.clip_state import ClipRun
 from jaxpmi.continual.clip_state import ClipState
 from jaxpmi.continual.clip_train import clip_optimiser
-from jaxpmi.continual.methods import find_method
+from jaxpmi.continual.learners import find_method
 from jaxpmi.continual.start import empty_replay
 from jaxpmi.continual.start import most_replay_samples
 from jaxpmi.data import TaskStream

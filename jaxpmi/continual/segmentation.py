@@ -17,7 +17,7 @@ from jaxpmi.accounting import Accounts
 from jaxpmi.augment import normalise
 from jaxpmi.config import Config
 from jaxpmi.continual import evaluation
-from jaxpmi.continual.methods import find_method
+from jaxpmi.continual.learners import find_method
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import class_masks
 from jaxpmi.continual.samples import LabelledSamples

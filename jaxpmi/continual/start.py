@@ -15,8 +15,8 @@ from jaxpmi.continual.drift_penalty import fresh_class_graph
 from jaxpmi.continual.drift_penalty import graph_dims
 from jaxpmi.continual.gradient_records import empty_records
 from jaxpmi.continual.gradient_records import regularised_tensors
+from jaxpmi.continual.learners import find_method
 from jaxpmi.continual.losses import init_angle_projections
-from jaxpmi.continual.methods import find_method
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import num_replay_images
 from jaxpmi.continual.state import ContinualState

@@ -19,8 +19,8 @@ from jaxpmi.accounting import Accounts
 from jaxpmi.config import Config
 from jaxpmi.continual import task as tasks
 from jaxpmi.continual.evaluation import evaluate
-from jaxpmi.continual.methods import METHODS
-from jaxpmi.continual.methods import first_phases
+from jaxpmi.continual.learners import METHODS
+from jaxpmi.continual.learners import first_phases
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import class_masks
 from jaxpmi.continual.run import phase_key

@@ -13,8 +13,8 @@ from jaxpmi.config import Config
 from jaxpmi.config import ModelConfig
 from jaxpmi.continual import task as tasks
 from jaxpmi.continual.evaluation import evaluate
-from jaxpmi.continual.methods import METHODS
-from jaxpmi.continual.methods import first_phases
+from jaxpmi.continual.learners import METHODS
+from jaxpmi.continual.learners import first_phases
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.start import backbone
 from jaxpmi.continual.start import fresh_network

@@ -7,12 +7,13 @@ import pytest
 
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
+from jaxpmi.continual import learners
 from jaxpmi.continual import methods
 from jaxpmi.continual.class_graph import init_class_graph
 from jaxpmi.continual.gradient_records import add_record
 from jaxpmi.continual.gradient_records import empty_records
+from jaxpmi.continual.learners import METHODS
 from jaxpmi.continual.losses import init_angle_projections
-from jaxpmi.continual.methods import METHODS
 from jaxpmi.continual.training_phase import Views
 from jaxpmi.network import Head
 
@@ -205,7 +206,7 @@ def test_phases_share_a_task_and_agree_with_the_method(name, config):
 
 
 def test_the_first_task_is_the_same_for_every_method():
-    (phase,) = methods.first_phases(TRAIN, MethodConfig())
+    (phase,) = learners.first_phases(TRAIN, MethodConfig())
     assert (phase.learning_rate, phase.share, phase.trainable) == (0.2, 1.0, "all")
     assert phase.schedule == "cosine" and not phase.replay
     assert phase.loss is methods.classification

@@ -18,8 +18,8 @@ from jaxpmi.config import AugmentConfig
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.continual import losses
+from jaxpmi.continual.learners import first_phases
 from jaxpmi.continual.methods import classification
-from jaxpmi.continual.methods import first_phases
 from jaxpmi.continual.train import Chunk
 from jaxpmi.continual.train import Learner
 from jaxpmi.continual.train import TaskData

@@ -32,7 +32,7 @@ from jaxpmi.continual import losses
 from jaxpmi.continual.drift_penalty import fresh_class_graph
 from jaxpmi.continual.gradient_records import drift
 from jaxpmi.continual.gradient_records import empty_records
-from jaxpmi.continual.methods import METHODS
+from jaxpmi.continual.learners import METHODS
 from jaxpmi.continual.recording import record_task
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.start import initial_state
