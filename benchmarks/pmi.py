@@ -43,12 +43,12 @@ from jaxpmi.inversion.full_model import network_statistics
 from jaxpmi.inversion.per_layer import draw_start
 from jaxpmi.inversion.per_layer import invert_blocks
 from jaxpmi.inversion.per_layer import propagated_block_inputs
-from jaxpmi.inversion.solver import minimise
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.inversion.targets import target_terms
 from jaxpmi.memory import Memory
 from jaxpmi.models.blockwise import forward
 from jaxpmi.network import Network
+from jaxpmi.optimise.minimise import minimise
 from jaxpmi.types import Moments
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "mnist.py"

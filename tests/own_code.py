@@ -6,10 +6,10 @@ import small_network
 from jaxpmi.continual import losses
 from jaxpmi.continual.learners import learner
 from jaxpmi.inversion.deep_inversion import noise_start
-from jaxpmi.inversion.solver import Solution
 from jaxpmi.inversion.synthetic import as_stored
 from jaxpmi.jobs.synthesis import Synthesiser
 from jaxpmi.models import resnet
+from jaxpmi.optimise.minimise import Solution
 
 
 def match_features(views, config):

@@ -16,8 +16,8 @@ FILES = {
 }
 
 RUNS = {"accounting", "phases", "sharding"}  # what every kind of run is described with
-NETWORKS = {"config", "types", "models", "augment", "network"}  # a network and its settings
-INVERSION = NETWORKS | {"features", "memory", "inversion", "remember", "pruning", "lookup"}
+NETWORKS = {"config", "types", "lookup", "models", "augment", "network"}  # a network and its settings
+INVERSION = NETWORKS | {"optimise", "features", "memory", "inversion", "remember", "pruning"}
 
 # What each room of the package may import of ours, besides itself. Arrays pass between features
 # and inversion, not names; method code writes no file and asks for no data.
@@ -37,7 +37,8 @@ MAY_IMPORT = {
     "data": {"config", "types"},
     "features": {"config", "types"},
     "memory": {"config", "types", "features"},
-    "inversion": NETWORKS | {"memory", "lookup"},
+    "optimise": {"types"},
+    "inversion": NETWORKS | {"memory", "optimise"},
     "remember": NETWORKS | {"features", "memory", "inversion"},
     "weights": {"config", "types", "models", "network", "pruning", "data", "writers", "lookup"},
     "continual": INVERSION | {"data", "weights"} | RUNS,

@@ -34,6 +34,7 @@ from jaxpmi.models.clip import similarity_logits
 from jaxpmi.models.clip import with_clip_adapters
 from jaxpmi.network import Head
 from jaxpmi.network import Network
+from jaxpmi.optimise.schedules import learning_rates
 from jaxpmi.types import PRNGKey
 
 TERMS = ("cross_entropy", "replay_logits", "text_features", "all_classes", "joint")
@@ -85,17 +86,18 @@ def clip_learning_rates(config: ClipTrainConfig, num_steps: int) -> np.ndarray:
     length = num_steps
     if config.schedule_epochs is not None:
         length = max(round(num_steps * config.schedule_epochs / config.epochs), 1)
-    warmup, peak = min(config.warmup_steps, length - 1), config.learning_rate
+    warmup = min(config.warmup_steps, length - 1)
 
     def decay(step):
         angle = jnp.pi * step / float(length - warmup)
         if config.schedule == "quarter_cosine":
-            return peak * jnp.cos(0.495 * angle)
-        return peak * (0.5 * (1.0 + jnp.cos(angle)))
+            return jnp.cos(0.495 * angle)
+        return 0.5 * (1.0 + jnp.cos(angle))
 
-    ramp = optax.linear_schedule(peak / max(warmup, 1), peak, warmup)
-    schedule = optax.join_schedules([ramp, decay], [warmup])
-    return np.asarray(jax.vmap(schedule)(jnp.arange(num_steps)), np.float32)
+    rates = learning_rates(
+        num_steps, config.learning_rate, decay, warmup_steps=warmup, warmup="from_first"
+    )
+    return np.asarray(rates)
 
 
 @functools.partial(jax.jit, static_argnames="model")

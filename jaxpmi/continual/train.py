@@ -33,6 +33,7 @@ from jaxpmi.models.blockwise import block_name
 from jaxpmi.models.blockwise import forward
 from jaxpmi.models.blockwise import update_batch_stats
 from jaxpmi.network import Network
+from jaxpmi.optimise import schedules
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 
@@ -179,17 +180,14 @@ def phase_learning_rates(phase: Phase, num_steps: int) -> np.ndarray:
     """
     warmup = min(phase.warmup_steps, num_steps - 1)
     if phase.schedule == "cosine":
-        schedule = optax.cosine_decay_schedule(phase.learning_rate, num_steps - warmup)
+        decay = schedules.cosine(num_steps - warmup)
     elif phase.schedule == "polynomial":
-        left = num_steps - warmup
-        schedule = optax.polynomial_schedule(phase.learning_rate, 0.0, POLYNOMIAL_POWER, left)
+        decay = schedules.polynomial(num_steps - warmup, POLYNOMIAL_POWER)
     else:
         edges = {round(m * num_steps) - warmup: phase.milestone_factor for m in phase.milestones}
-        schedule = optax.piecewise_constant_schedule(phase.learning_rate, edges)
-    if warmup:
-        ramp = optax.linear_schedule(0.0, phase.learning_rate, warmup)
-        schedule = optax.join_schedules([ramp, schedule], [warmup])
-    return np.asarray(jax.vmap(schedule)(jnp.arange(num_steps)), np.float32)
+        decay = schedules.falls(edges)
+    rates = schedules.learning_rates(num_steps, phase.learning_rate, decay, warmup_steps=warmup)
+    return np.asarray(rates)
 
 
 @functools.partial(jax.jit, static_argnames="program", donate_argnames="learner")

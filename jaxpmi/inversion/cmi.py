@@ -25,11 +25,11 @@ from jaxpmi.inversion.latent_search import to_normalised
 from jaxpmi.inversion.memory_bank import MemoryBank
 from jaxpmi.inversion.pixel_generator import generate_pixels
 from jaxpmi.inversion.pixel_generator import generator_of
-from jaxpmi.inversion.solver import Solution
 from jaxpmi.inversion.synthetic import Synthetic
 from jaxpmi.inversion.synthetic import as_stored
 from jaxpmi.network import Network
 from jaxpmi.network import check_labels
+from jaxpmi.optimise.minimise import Solution
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 

@@ -27,14 +27,15 @@ from jaxpmi.inversion.own_terms import find_own_terms
 from jaxpmi.inversion.own_terms import own_weights
 from jaxpmi.inversion.per_layer import batch_sharding
 from jaxpmi.inversion.per_layer import draw_start
-from jaxpmi.inversion.solver import Solution
-from jaxpmi.inversion.solver import minimise
 from jaxpmi.inversion.synthetic import Synthetic
 from jaxpmi.inversion.synthetic import as_stored
 from jaxpmi.memory import Memory
 from jaxpmi.models.blockwise import forward
 from jaxpmi.network import Network
 from jaxpmi.network import check_labels
+from jaxpmi.optimise import schedules
+from jaxpmi.optimise.minimise import Solution
+from jaxpmi.optimise.minimise import minimise
 from jaxpmi.types import Moments
 from jaxpmi.types import PRNGKey
 
@@ -72,13 +73,16 @@ def learning_rates(config: DeepInversionConfig, num_steps: int) -> jax.Array:
     Linear warm-up from 1/warmup_steps of the peak, which its last step has; then the peak or, for
     `schedule="cosine"`, peak * (1 + cos(pi (e - warmup) / (S - warmup))) / 2 at step e.
     """
-    index, warmup = np.arange(num_steps), config.warmup_steps
-    rates = np.ones(num_steps)
+    decay = schedules.constant()
     if config.schedule == "cosine":
-        # In float64, because the last rates are differences of nearly equal numbers.
-        rates = 0.5 * (1.0 + np.cos(np.pi * (index - warmup) / max(num_steps - warmup, 1)))
-    rates = np.where(index < warmup, (index + 1) / max(warmup, 1), rates)
-    return jnp.asarray(config.learning_rate * rates, jnp.float32)
+        decay = schedules.cosine(num_steps - config.warmup_steps)
+    return schedules.learning_rates(
+        num_steps,
+        config.learning_rate,
+        decay,
+        warmup_steps=config.warmup_steps,
+        warmup="to_peak",
+    )
 
 
 def random_view(

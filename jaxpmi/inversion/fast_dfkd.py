@@ -24,12 +24,12 @@ from jaxpmi.inversion.latent_search import to_normalised
 from jaxpmi.inversion.pixel_generator import generate_pixels
 from jaxpmi.inversion.pixel_generator import generator_of
 from jaxpmi.inversion.pixel_generator import redraw_first_layer
-from jaxpmi.inversion.solver import Solution
 from jaxpmi.inversion.synthetic import Synthetic
 from jaxpmi.inversion.synthetic import as_stored
 from jaxpmi.models.blockwise import forward
 from jaxpmi.network import Network
 from jaxpmi.network import check_labels
+from jaxpmi.optimise.minimise import Solution
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxpmi.config import FullModelConfig
 from jaxpmi.inversion import objectives
@@ -14,8 +13,6 @@ from jaxpmi.inversion.own_terms import OwnTerm
 from jaxpmi.inversion.own_terms import add_own_terms
 from jaxpmi.inversion.own_terms import own_weights
 from jaxpmi.inversion.per_layer import MAX_BOOST
-from jaxpmi.inversion.solver import Solution
-from jaxpmi.inversion.solver import minimise
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.inversion.targets import target_terms
 from jaxpmi.memory import Memory
@@ -24,6 +21,9 @@ from jaxpmi.models.blockwise import Stack
 from jaxpmi.models.blockwise import block_name
 from jaxpmi.models.blockwise import forward
 from jaxpmi.network import Network
+from jaxpmi.optimise import schedules
+from jaxpmi.optimise.minimise import Solution
+from jaxpmi.optimise.minimise import minimise
 from jaxpmi.types import Moments
 from jaxpmi.types import PRNGKey
 
@@ -39,14 +39,16 @@ def learning_rates(config: FullModelConfig) -> jax.Array:
     `schedule_steps` these are the first `num_steps` rates of a run of that length.
     """
     length, warmup = config.schedule_steps or config.num_steps, config.warmup_steps
+    decay = schedules.falls({length // 2: 0.5, length * 3 // 4: 0.5})
     if config.schedule == "cosine":
-        decay = optax.cosine_decay_schedule(1.0, max(length - warmup, 1))
-    else:
-        decay = optax.piecewise_constant_schedule(1.0, {length // 2: 0.5, length * 3 // 4: 0.5})
-    index = jnp.arange(config.num_steps)
-    ramp = jnp.minimum(jnp.maximum(index, 1) / max(warmup, 1), 1.0)
-    after = jnp.maximum(index - warmup, 0)
-    return config.learning_rate * jnp.where(index < warmup, ramp, jax.vmap(decay)(after))
+        decay = schedules.cosine(length - warmup)
+    return schedules.learning_rates(
+        config.num_steps,
+        config.learning_rate,
+        decay,
+        warmup_steps=warmup,
+        warmup="first_twice",
+    )
 
 
 def network_statistics(

@@ -17,8 +17,6 @@ from jaxpmi.config import PerLayerConfig
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion.block_inverse import invert_linearly
 from jaxpmi.inversion.coarse_to_fine import invert_coarse_to_fine
-from jaxpmi.inversion.solver import Solution
-from jaxpmi.inversion.solver import minimise
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.inversion.targets import target_terms
 from jaxpmi.memory import BlockInverse
@@ -28,6 +26,8 @@ from jaxpmi.models.blockwise import Stack
 from jaxpmi.models.blockwise import block_input_shapes
 from jaxpmi.models.blockwise import block_name
 from jaxpmi.network import Network
+from jaxpmi.optimise.minimise import Solution
+from jaxpmi.optimise.minimise import minimise
 from jaxpmi.types import Moments
 from jaxpmi.types import PRNGKey
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from jaxpmi.augment import denormalise
 from jaxpmi.augment import normalise
-from jaxpmi.inversion.solver import Solution
 from jaxpmi.models.blockwise import forward
 from jaxpmi.network import Network
+from jaxpmi.optimise.minimise import Solution
 
 
 class Synthetic(NamedTuple):

@@ -13,12 +13,12 @@ from jaxpmi.inversion.deep_inversion import deep_inversion
 from jaxpmi.inversion.deep_inversion import noise_start
 from jaxpmi.inversion.fast_dfkd import fast_dfkd
 from jaxpmi.inversion.fast_dfkd import init_fast_dfkd
-from jaxpmi.inversion.solver import Solution
 from jaxpmi.inversion.synthetic import Synthetic
 from jaxpmi.inversion.synthetic import as_stored
 from jaxpmi.jobs.synthesis import Synthesiser
 from jaxpmi.lookup import find
 from jaxpmi.network import Network
+from jaxpmi.optimise.minimise import Solution
 from jaxpmi.types import PRNGKey
 
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxpmi.augment import augment
 from jaxpmi.augment import normalise
@@ -28,6 +27,7 @@ from jaxpmi.models.blockwise import forward
 from jaxpmi.models.blockwise import update_batch_stats
 from jaxpmi.network import Network
 from jaxpmi.network import check_images
+from jaxpmi.optimise import schedules
 from jaxpmi.sharding import constrain_batch
 from jaxpmi.sharding import make_mesh
 from jaxpmi.types import PRNGKey
@@ -79,10 +79,11 @@ def sgd(settings: DistillConfig | PruneConfig) -> TrainConfig:
 
 def cosine_rates(learning_rate: float, num_steps: int, warmup_steps: int = 0) -> np.ndarray:
     """The learning rate of every step, f32[S]: a linear warm-up, then a cosine to 0."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        learning_rate / (warmup_steps + 1), learning_rate, warmup_steps, max(num_steps, 1)
+    decay = schedules.cosine(num_steps - warmup_steps)
+    rates = schedules.learning_rates(
+        num_steps, learning_rate, decay, warmup_steps=warmup_steps, warmup="below_peak"
     )
-    return np.asarray(jax.vmap(schedule)(jnp.arange(num_steps)), np.float32)
+    return np.asarray(rates)
 
 
 def distill(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxpmi.inversion.per_layer import MAX_INPUT_BOOST
-from jaxpmi.inversion.solver import minimise
+from jaxpmi.optimise.minimise import minimise
 
 START = np.asarray([[2.0, -1.0], [0.5, 3.0]], np.float32)
 WEIGHTS = {"bowl": 1.0, "wall": 3.0, "tilt": 0.5}
