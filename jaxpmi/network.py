@@ -236,12 +236,12 @@ def _pixel_moment(name, value, channels):
             f"{name} has shape {value.shape}, but the images have {channels} channel(s); give one "
             "value per channel."
         )
-    least = np.min(value)
-    if not (np.all(np.isfinite(value)) and least >= 0.0 and np.max(value) <= 1.0):
+    known = np.asarray(value)  # on the host: looking at it compiles nothing
+    if not (np.isfinite(known).all() and known.min() >= 0.0 and known.max() <= 1.0):
         raise ValueError(
-            f"{name}={np.round(value, 3).tolist()} is outside [0, 1]; give it of pixels in [0, 1], "
+            f"{name}={known.round(3).tolist()} is outside [0, 1]; give it of pixels in [0, 1], "
             "not 0..255: divide by 255."
         )
-    if name == "std" and least == 0.0:
-        raise ValueError(f"std={np.round(value, 3).tolist()} has a 0; every one must be above 0.")
+    if name == "std" and known.min() == 0.0:
+        raise ValueError(f"std={known.round(3).tolist()} has a 0; every one must be above 0.")
     return value

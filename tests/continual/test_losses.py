@@ -61,6 +61,18 @@ def test_head_cross_entropy_trains_the_head_only():
     np.testing.assert_array_equal(head_grad[:, 5], 0.0)
 
 
+def test_the_bias_of_a_head_is_trained_with_it():
+    head = Head(normal(3, 4, NUM_CLASSES), normal(32, NUM_CLASSES))
+    features, labels = normal(4, 5, 4), np.asarray([0, 1, 3, 4, 2])
+    logits, ones = features @ head.kernel + head.bias, np.ones(NUM_CLASSES)
+    wanted = jax.grad(losses.masked_cross_entropy)(logits, labels, SEEN).sum(0)
+    for loss, rest in ((losses.head_cross_entropy, ()), (losses.abd_head_loss, (ones,))):
+        value, grad = jax.value_and_grad(loss)(head, features, labels, SEEN, *rest)
+        want = losses.masked_cross_entropy(logits, labels, SEEN)
+        np.testing.assert_allclose(value, want, rtol=1e-5)
+        np.testing.assert_allclose(grad.bias, wanted, rtol=1e-4, atol=1e-6)
+
+
 def test_head_tuning_weights_are_those_of_r_dfcil_too():
     counts = np.asarray([1.0, 4.0, 10.0], np.float32)
     weights = losses.inverse_count_weights(counts)

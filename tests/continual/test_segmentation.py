@@ -162,11 +162,16 @@ def network():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("num_devices", "over"), [(1, "all"), (8, "all"), (8, "own_class")])
-def test_a_record_is_of_the_mean_over_pixels_that_count(num_devices, over):
+@pytest.mark.parametrize(
+    ("num_devices", "over", "with_bias"),
+    [(1, "all", False), (8, "all", False), (8, "own_class", False), (1, "own_class", True)],
+)
+def test_a_record_is_of_the_mean_over_pixels_that_count(num_devices, over, with_bias):
     """Of scenes with differing numbers of them; backbone and classifier, seven scenes of eight."""
     net = network()
-    model, kernel = net.model, net.head.kernel
+    if with_bias:
+        net = net.replace(head=net.head._replace(bias=jnp.asarray([0.3, -0.1, 0.2, 0.4])))
+    model, columns = net.model, jnp.asarray([0, 2, 3])
     scenes = random_scenes(7)
     scenes[0, :7, :, 1] = IGNORED_LABEL
     settings = VdfdConfig(regularised_head=True, mean_logits=over)
@@ -181,16 +186,17 @@ def test_a_record_is_of_the_mean_over_pixels_that_count(num_devices, over):
 
     def mean(params, head):
         variables = net.variables._replace(params=params)
-        logits = blockwise.forward(model, variables, x).features @ head[:, jnp.asarray([0, 2, 3])]
+        logits = head(blockwise.forward(model, variables, x).features)[..., columns]
         if over == "all":
             return logits[counted].mean(0)
         margins = logits - logits.mean(-1, keepdims=True)
         own = [margins[scenes[..., 1] == label, i].mean() for i, label in enumerate([0, 2, 3])]
         return jnp.stack(own)
 
-    jacobian = jax.jacrev(mean, argnums=(0, 1))(net.variables.params, kernel)
-    jacobian = blockwise.named_tensors(model, jacobian[0]) | {"head": jacobian[1]}
-    assert sorted(jacobian) == sorted(records.left) and len(jacobian) == 13
+    jacobian = jax.jacrev(mean, argnums=(0, 1))(net.variables.params, net.head)
+    of_head = {"head": jacobian[1].kernel} | ({"head/bias": jacobian[1].bias} if with_bias else {})
+    jacobian = blockwise.named_tensors(model, jacobian[0]) | of_head
+    assert sorted(jacobian) == sorted(records.left) and len(jacobian) == 13 + with_bias
     for index, name in enumerate(sorted(jacobian)):
         want = jacobian[name].reshape(3, -1, jacobian[name].shape[-1]).mean(1).T
         got = (records.left[name][0] * records.scale[0, index][None]) @ records.right[0, index].T

@@ -149,12 +149,16 @@ def plain_result():
     return as_numpy(learner), as_numpy(metrics)
 
 
-def test_steps_are_sgd_with_momentum_and_weight_decay_written_out():
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_steps_are_sgd_with_momentum_and_weight_decay_written_out(with_bias):
     """Two of them, on every part, the batch statistics included."""
-    got, _ = run(program(), chunk_of(batches(), count=2))
-    images, labels, _, _ = batches()
     start = network()
-    (params, batch_stats), head = start.variables, start.head.kernel
+    if with_bias:
+        start = start.replace(head=start.head._replace(bias=jnp.asarray([0.3, -0.1, 0.2, 0.4])))
+    (params, batch_stats), head = start.variables, start.head
+    learner, task = learner_of(start, TRAIN), task_of(start)
+    got, _ = run(program(), chunk_of(batches(), count=2), learner=learner, task=task)
+    images, labels, _, _ = batches()
     velocity = jax.tree.map(jnp.zeros_like, (params, head))
 
     @jax.jit
@@ -162,7 +166,7 @@ def test_steps_are_sgd_with_momentum_and_weight_decay_written_out():
         def loss(params, head):
             x = normalise(images, MEAN, STD)
             out = blockwise.forward(MODEL, blockwise.Variables(params, batch_stats), x, train=True)
-            logits = jnp.where((OLD + NEW > 0)[None], out.features @ head, -1e9)
+            logits = jnp.where((OLD + NEW > 0)[None], head(out.features), -1e9)
             picked = jax.nn.log_softmax(logits)[jnp.arange(BATCH), labels]
             return -picked.mean(), out.moments
 
@@ -175,9 +179,10 @@ def test_steps_are_sgd_with_momentum_and_weight_decay_written_out():
         decayed = jax.tree.map(lambda g, p: g + 0.01 * p, grads, parts)
         velocity = jax.tree.map(lambda v, g: 0.9 * v + g, velocity, decayed)
         params, new_head = jax.tree.map(lambda p, v, r=rate: p - r * v, parts, velocity)
-        head = jnp.where((OLD + NEW > 0)[None], new_head, head)  # unseen columns rest
+        rest = lambda new, old: jnp.where(np.resize(OLD + NEW > 0, new.shape), new, old)  # noqa: E731
+        head = jax.tree.map(rest, new_head, head)  # unseen columns rest
     assert_close(got.network.variables.params, params, rtol=1e-3, atol=2e-5)
-    assert_close(got.network.head.kernel, head, rtol=1e-3, atol=2e-5)
+    assert_close(got.network.head, head, rtol=1e-3, atol=2e-5)
     assert_close(got.network.variables.batch_stats, batch_stats, rtol=1e-3, atol=2e-5)
 
 
@@ -186,7 +191,8 @@ def test_adamw_is_that_of_optax_with_gains_and_biases_left_out():
     rng = np.random.default_rng(0)
     names = ("kernel", "scale", "bias", "positions", "class_token")
     params = {name: jnp.asarray(rng.standard_normal((3, 4), np.float32)) for name in names}
-    mask = {name: name == "kernel" for name in names}
+    mask = {name: name == "kernel" for name in names} | {"head": Head(True, False)}
+    params["head"] = Head(params["kernel"] + 1.0, params["bias"] + 1.0)
     ours, theirs = optimiser(config), optax.adamw(0.01, weight_decay=0.01, mask=mask)
     got, want = params, params
     ours_state, theirs_state = ours.init(params), theirs.init(params)

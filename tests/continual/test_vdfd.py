@@ -273,15 +273,22 @@ def test_views_are_quarter_turns_and_adjacent():
             np.testing.assert_array_equal(views[4 * image + turn], want)
 
 
-def test_joint_classification_is_that_of_one_interleaved_head():
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_joint_classification_is_that_of_one_interleaved_head(with_bias):
+    """Only the classifier of upright images may have a bias."""
     rng = np.random.default_rng(0)
     features, heads = rng.normal(size=(8, 5)), rng.normal(size=(4, 5, 3))
     labels, mask = np.asarray([1, 2]), np.asarray([0.0, 1.0, 1.0])
+    bias = rng.normal(size=3) if with_bias else None
     upright, *arrays = map(jnp.asarray, (heads[0], heads[1:], labels, mask))
-    got = losses.rotation_cross_entropy(jnp.asarray(features), Head(upright), *arrays)
+    head = Head(upright, jnp.asarray(bias) if with_bias else None)
+    got = losses.rotation_cross_entropy(jnp.asarray(features), head, *arrays)
     interleaved = heads.transpose(1, 2, 0).reshape(5, 12)  # column 4 c + k
     np.testing.assert_array_equal(interleaved[:, ::4], heads[0])  # what classes are predicted by
-    logits = (features @ interleaved)[:, 4:]
+    logits = features @ interleaved
+    if with_bias:
+        logits[:, ::4] += bias
+    logits = logits[:, 4:]
     targets = np.asarray([4, 5, 6, 7, 8, 9, 10, 11]) - 4
     log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     np.testing.assert_allclose(got, -log_probabilities[np.arange(8), targets].mean(), rtol=1e-5)
