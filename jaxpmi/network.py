@@ -16,6 +16,9 @@ import numpy as np
 
 from jaxpmi.augment import normalise
 from jaxpmi.augment import pixel_range
+from jaxpmi.doors import check_images
+from jaxpmi.doors import feature_shape
+from jaxpmi.doors import pixel_moment
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_input_shapes
@@ -118,8 +121,8 @@ def from_blocks(
     shape = tuple(int(size) for size in image_shape)
     if len(shape) != 3:
         raise ValueError(f"image_shape={image_shape} must be (height, width, channels).")
-    moments = [_pixel_moment(name, x, shape[2]) for name, x in (("mean", mean), ("std", std))]
-    *_, dim = block_input_shapes(model, variables, shape)[-1]
+    moments = [pixel_moment(name, x, shape[2]) for name, x in (("mean", mean), ("std", std))]
+    *_, dim = feature_shape(model, variables, shape)
     if head.kernel.ndim != 2 or head.kernel.shape[0] != dim:
         raise ValueError(
             f"the head's kernel has shape {head.kernel.shape}, but the last block gives {dim} "
@@ -185,63 +188,3 @@ def logits(network: Network, images: jax.Array | np.ndarray) -> jax.Array:
 def _logits(network, images):
     x = normalise(images, network.mean, network.std)
     return network.head(forward(network.model, network.variables, x).features)
-
-
-def check_images(network: Network, images: jax.Array | np.ndarray) -> None:
-    """Raises if `images` are not stored as the network takes them, u8[B, H, W, channels]."""
-    shape, dtype = np.shape(images), getattr(images, "dtype", None)
-    height, width, channels = network.image_shape
-    wanted = f"u8[B, {height}, {width}, {channels}]"
-    if len(shape) == 4 and shape[-1] != channels and shape[1] == channels:
-        raise ValueError(
-            f"images have shape {shape}, channels first (NCHW); expected {wanted}: "
-            "move the channels last, images.transpose(0, 2, 3, 1)."
-        )
-    if len(shape) != 4 or shape[-1] != channels:
-        raise ValueError(f"images have shape {shape}; expected {wanted}, channels last.")
-    if shape[0] == 0:
-        raise ValueError(f"images have shape {shape}, which is an empty batch; give at least one.")
-    if dtype != jnp.uint8:
-        raise TypeError(
-            f"images have the type {dtype}; expected {wanted} with pixels 0..255 as they are "
-            "stored: the network normalises them itself."
-        )
-
-
-def check_labels(network: Network, labels: jax.Array | np.ndarray) -> None:
-    """Raises if `labels` are not integers i32[B] in [0, C); those of a tracer are not looked at."""
-    dtype = getattr(labels, "dtype", np.asarray(labels).dtype)
-    if np.ndim(labels) != 1 or not jnp.issubdtype(dtype, jnp.integer) or np.shape(labels)[0] == 0:
-        raise ValueError(
-            f"labels have shape {np.shape(labels)} and type {dtype}; expected i32[B], an integer "
-            "for each image, at least one."
-        )
-    if isinstance(labels, jax.core.Tracer):
-        return
-    low, high = int(np.min(labels)), int(np.max(labels))
-    if low < 0 or high >= network.num_classes:
-        raise ValueError(
-            f"labels range from {low} to {high}, but the network has {network.num_classes} "
-            f"classes, 0 to {network.num_classes - 1}."
-        )
-
-
-def _pixel_moment(name, value, channels):
-    """Mean or standard deviation as f32[channels], checked where its values are known."""
-    if isinstance(value, jax.core.Tracer):
-        return value
-    value = jnp.asarray(value, jnp.float32)
-    if value.shape != (channels,):
-        raise ValueError(
-            f"{name} has shape {value.shape}, but the images have {channels} channel(s); give one "
-            "value per channel."
-        )
-    known = np.asarray(value)  # on the host: looking at it compiles nothing
-    if not (np.isfinite(known).all() and known.min() >= 0.0 and known.max() <= 1.0):
-        raise ValueError(
-            f"{name}={known.round(3).tolist()} is outside [0, 1]; give it of pixels in [0, 1], "
-            "not 0..255: divide by 255."
-        )
-    if name == "std" and known.min() == 0.0:
-        raise ValueError(f"std={known.round(3).tolist()} has a 0; every one must be above 0.")
-    return value

@@ -19,6 +19,9 @@ import numpy as np
 from jaxpmi.augment import normalise
 from jaxpmi.config import CfsConfig
 from jaxpmi.config import InversionConfig
+from jaxpmi.doors import check_images
+from jaxpmi.doors import check_key
+from jaxpmi.doors import check_labels
 from jaxpmi.features import cfs
 from jaxpmi.features import gaussian
 from jaxpmi.features.gaussian import init_class_stats
@@ -31,8 +34,6 @@ from jaxpmi.memory import merge_moments
 from jaxpmi.models.blockwise import block_input
 from jaxpmi.models.blockwise import forward
 from jaxpmi.network import Network
-from jaxpmi.network import check_images
-from jaxpmi.network import check_labels
 from jaxpmi.types import Moments
 from jaxpmi.types import PRNGKey
 
@@ -98,6 +99,8 @@ def remember(
             "object whose __iter__ begins anew."
         )
     config = InversionConfig() if config is None else config
+    key = jax.random.key(0) if key is None else key
+    check_key(key)
     labels = [np.asarray(labels) for _, labels in batches]
     if not labels:
         raise ValueError("remember got no batch of images; give at least one.")
@@ -121,7 +124,7 @@ def remember(
         empty_memory(network, config, settings),
         network,
         [Samples(read, int(counts.sum()))],
-        jax.random.key(0) if key is None else key,
+        key,
         config=config,
         settings=settings,
         capacity=int(counts.max()),

@@ -16,7 +16,8 @@ FILES = {
 }
 
 RUNS = {"accounting", "phases", "sharding"}  # what every kind of run is described with
-NETWORKS = {"config", "types", "lookup", "models", "augment", "network"}  # a network and its settings
+# A network and its settings.
+NETWORKS = {"config", "types", "lookup", "models", "augment", "doors", "network"}
 INVERSION = NETWORKS | {"optimise", "features", "memory", "inversion", "remember", "pruning"}
 
 # What each room of the package may import of ours, besides itself. Arrays pass between features
@@ -32,7 +33,8 @@ MAY_IMPORT = {
     "accounting": set(),
     "phases": {"config", "accounting"},
     "models": {"types", "lookup"},
-    "network": {"types", "models", "augment"},
+    "doors": {"types", "models"},
+    "network": {"types", "models", "augment", "doors"},
     "pruning": {"types", "models", "network"},
     "data": {"config", "types"},
     "features": {"config", "types"},

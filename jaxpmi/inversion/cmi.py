@@ -15,6 +15,8 @@ import optax
 from jaxpmi.augment import augment
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import CmiConfig
+from jaxpmi.doors import check_key
+from jaxpmi.doors import check_labels
 from jaxpmi.inversion import contrast
 from jaxpmi.inversion import memory_bank
 from jaxpmi.inversion.latent_search import network_terms
@@ -28,7 +30,6 @@ from jaxpmi.inversion.pixel_generator import generator_of
 from jaxpmi.inversion.synthetic import Synthetic
 from jaxpmi.inversion.synthetic import as_stored
 from jaxpmi.network import Network
-from jaxpmi.network import check_labels
 from jaxpmi.optimise.minimise import Solution
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
@@ -90,6 +91,7 @@ def cmi(
     """
     config = CmiConfig() if config is None else config
     check_labels(network, labels)
+    check_key(key)
     state, solution = _call(state, network, labels, student, key, config=config)
     return state, as_stored(network, solution, labels)
 

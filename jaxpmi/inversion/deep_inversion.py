@@ -18,6 +18,8 @@ from jax.sharding import PartitionSpec
 from jaxpmi.augment import draw_crop
 from jaxpmi.augment import resized_crop
 from jaxpmi.config import DeepInversionConfig
+from jaxpmi.doors import check_key
+from jaxpmi.doors import check_labels
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion import priors
 from jaxpmi.inversion import spectrum
@@ -32,7 +34,6 @@ from jaxpmi.inversion.synthetic import as_stored
 from jaxpmi.memory import Memory
 from jaxpmi.models.blockwise import forward
 from jaxpmi.network import Network
-from jaxpmi.network import check_labels
 from jaxpmi.optimise import schedules
 from jaxpmi.optimise.minimise import Solution
 from jaxpmi.optimise.minimise import minimise
@@ -176,6 +177,7 @@ def deep_inversion(
     """
     config = DeepInversionConfig() if config is None else config
     check_labels(network, labels)
+    check_key(key)
     labels = jnp.asarray(labels)
     if start is None:
         key_start, key = jax.random.split(key)

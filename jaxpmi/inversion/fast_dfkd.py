@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxpmi.config import CmiConfig
+from jaxpmi.doors import check_key
+from jaxpmi.doors import check_labels
 from jaxpmi.inversion.cmi import global_view
 from jaxpmi.inversion.latent_search import Found
 from jaxpmi.inversion.latent_search import network_terms
@@ -28,7 +30,6 @@ from jaxpmi.inversion.synthetic import Synthetic
 from jaxpmi.inversion.synthetic import as_stored
 from jaxpmi.models.blockwise import forward
 from jaxpmi.network import Network
-from jaxpmi.network import check_labels
 from jaxpmi.optimise.minimise import Solution
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
@@ -73,6 +74,7 @@ def fast_dfkd(
     """
     config = CmiConfig() if config is None else config
     check_labels(network, labels)
+    check_key(key)
     state, solution = _call(state, network, labels, student, key, config=config)
     return state, as_stored(network, solution, labels)
 

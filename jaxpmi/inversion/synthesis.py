@@ -9,8 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxpmi.config import InversionConfig
+from jaxpmi.doors import check_key
+from jaxpmi.doors import check_labels
 from jaxpmi.inversion import priors
 from jaxpmi.inversion.full_model import refine_images
+from jaxpmi.inversion.memory_check import check_memory
 from jaxpmi.inversion.own_terms import OwnTerm
 from jaxpmi.inversion.own_terms import find_own_terms
 from jaxpmi.inversion.per_layer import draw_start
@@ -23,7 +26,6 @@ from jaxpmi.memory import Memory
 from jaxpmi.memory import draw_features
 from jaxpmi.models.blockwise import block_input_shapes
 from jaxpmi.network import Network
-from jaxpmi.network import check_labels
 from jaxpmi.types import Moments
 from jaxpmi.types import PRNGKey
 
@@ -61,11 +63,13 @@ def synthesize(
     """
     config = InversionConfig() if config is None else config
     check_labels(network, labels)
+    check_key(key)
     labels = jnp.asarray(labels)
     if features is None:
         key_features, key = jax.random.split(key)
         features = draw_features(memory, labels, key_features, targets=config.targets)
     known = jnp.ones(network.num_classes, bool) if class_mask is None else class_mask
+    check_memory(network, memory, config)
     own_terms += find_own_terms(config.full_model.own_terms, "full_model.own_terms")
     targets = Targets(features, labels, network.head, known)
     key_start, key_refine = jax.random.split(key)

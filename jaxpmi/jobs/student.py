@@ -21,12 +21,13 @@ from jaxpmi.continual.train import add_terms
 from jaxpmi.continual.train import no_terms
 from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import trainable_parts
+from jaxpmi.doors import check_images
+from jaxpmi.doors import check_key
 from jaxpmi.inversion.objectives import distillation_kl
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import forward
 from jaxpmi.models.blockwise import update_batch_stats
 from jaxpmi.network import Network
-from jaxpmi.network import check_images
 from jaxpmi.optimise import schedules
 from jaxpmi.sharding import constrain_batch
 from jaxpmi.sharding import make_mesh
@@ -113,6 +114,7 @@ def distill(
     config = DistillConfig() if config is None else config
     _check_pair(teacher, student)
     check_images(teacher, images)
+    check_key(key)
     count = len(images)
     pool = Replay(jnp.asarray(images), jnp.zeros(count, jnp.int32), jnp.asarray(count, jnp.int32))
     train = sgd(config)
