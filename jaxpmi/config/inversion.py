@@ -170,7 +170,8 @@ class DeepInversionConfig(Settings):
       parameters: what Adam moves: pixels, as published; or Fourier coefficients weighted as in
         photographs, which needs far fewer steps, and whose images keep to valid pixels without
         clip_pixels.
-      learning_rate: Adam, peak, in normalised pixel units, or of coefficients.
+      learning_rate: Adam, peak, in normalised pixel units, or of coefficients; 0: the images stay
+        as they start.
       adam_betas: decay rates of Adam's first and second moments.
       warmup_steps: linear, at the start of every stage.
       schedule: after warm-up.
@@ -209,7 +210,7 @@ class DeepInversionConfig(Settings):
     stage_scales: Annotated[tuple[int, ...], AtLeast(1)] = (1,)
     stage_steps: Annotated[tuple[int, ...], AtLeast(1)] = (2000,)
     parameters: Literal["pixels", "spectrum"] = "pixels"
-    learning_rate: Annotated[float, Positive] = 0.1
+    learning_rate: Annotated[float, NonNegative] = 0.1
     adam_betas: Annotated[tuple[float, float], FractionBelowOne] = (0.9, 0.999)
     warmup_steps: Annotated[int, NonNegative] = 0
     schedule: Literal["constant", "cosine"] = "constant"
