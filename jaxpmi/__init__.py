@@ -11,9 +11,9 @@ from jaxpmi.applications.network_file import save_network
 from jaxpmi.augment import denormalise
 from jaxpmi.augment import normalise
 from jaxpmi.config import AugmentConfig
+from jaxpmi.config import CfsConfig
+from jaxpmi.config import CmiConfig
 from jaxpmi.config import Config
-from jaxpmi.config import ContrastiveConfig
-from jaxpmi.config import ContrastiveInversionConfig
 from jaxpmi.config import DataConfig
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.config import DistillConfig
@@ -97,13 +97,13 @@ __all__ = [
     "CLIP_MEAN",
     "CLIP_MODELS",
     "CLIP_STD",
+    "CfsConfig",
     "ClassStats",
     "Classifier",
     "Clip",
     "ClipVariables",
+    "CmiConfig",
     "Config",
-    "ContrastiveConfig",
-    "ContrastiveInversionConfig",
     "ContrastiveModel",
     "DataConfig",
     "DeepInversionConfig",

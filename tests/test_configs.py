@@ -45,7 +45,7 @@ SHAPES = {
 # classes with two images each, so two steps.
 CLASSES, BATCH = 5, 5
 SMALL = f"""--data.source npz --model.width 2 --train.epochs 1 --train.batch-size {BATCH}
-  --train.replay-batch-size {BATCH} --contrastive.num-epochs 1 --inversion.base-images 0
+  --train.replay-batch-size {BATCH} --cfs.num-epochs 1 --inversion.base-images 0
   --inversion.images-per-task {BATCH} --inversion.batch-size {BATCH}
   --inversion.per-layer.num-steps 2 --inversion.per-layer.inverse-rank 4
   --inversion.full-model.num-steps 2""".split()

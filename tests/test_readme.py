@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
 
 # The README's run is the whole job of minutes; here it is the same calls with less of everything.
-LESS = """--train.epochs 1 --data.num-tasks 2 --contrastive.num-epochs 1 --inversion.batch-size 16
+LESS = """--train.epochs 1 --data.num-tasks 2 --cfs.num-epochs 1 --inversion.batch-size 16
   --inversion.images-per-task 16 --inversion.full-model.num-steps 2""".split()
 
 

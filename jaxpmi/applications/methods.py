@@ -79,7 +79,7 @@ def make_by_contrastive_inversion(
         std=request.std,
         model=run.model,
         student_model=None if request.student is None else student_model,
-        config=run.config.contrastive_inversion,
+        config=run.config.cmi,
         **shape,
     )
     return carried, Batch(solution.x, solution.loss, solution.terms, solution.finite)
@@ -91,14 +91,14 @@ def _carry_nothing(run: ApplicationRun, state: ApplicationState, key: PRNGKey) -
 
 
 def _begin_contrastive(run: ApplicationRun, state: ApplicationState, key: PRNGKey) -> Any:
-    shape, config = run.stream.image_shape, run.config.contrastive_inversion
+    shape, config = run.stream.image_shape, run.config.cmi
     return init_contrastive_inversion(
         key, state.network.variables, shape, mean=state.mean, model=run.model, config=config
     )
 
 
 def _begin_fast(run: ApplicationRun, state: ApplicationState, key: PRNGKey) -> Any:
-    shape, config = run.stream.image_shape, run.config.contrastive_inversion
+    shape, config = run.stream.image_shape, run.config.cmi
     variables = state.network.variables
     return init_fast_inversion(key, variables, shape, mean=state.mean, config=config)
 
@@ -108,7 +108,7 @@ def _deep_inversion_batch(config: Config) -> int:
 
 
 def _contrastive_batch(config: Config) -> int:
-    return config.contrastive_inversion.batch_size
+    return config.cmi.batch_size
 
 
 _DEEP = Synthesiser(_deep_inversion_batch, _carry_nothing, make_by_deep_inversion, adapts=False)

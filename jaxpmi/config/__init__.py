@@ -17,9 +17,9 @@ from jaxpmi.config.data import DataConfig
 from jaxpmi.config.data import DigitScenesConfig
 from jaxpmi.config.experiment import Config
 from jaxpmi.config.experiment import ContinualConfig
-from jaxpmi.config.generators import ContrastiveInversionConfig
+from jaxpmi.config.generators import CmiConfig
 from jaxpmi.config.generators import GeneratorConfig
-from jaxpmi.config.inversion import ContrastiveConfig
+from jaxpmi.config.inversion import CfsConfig
 from jaxpmi.config.inversion import DeepInversionConfig
 from jaxpmi.config.inversion import FullModelConfig
 from jaxpmi.config.inversion import InversionConfig
@@ -32,13 +32,13 @@ from jaxpmi.config.training import VdfdConfig
 __all__ = [
     "SCENE_KINDS",
     "AugmentConfig",
+    "CfsConfig",
     "ClipConfig",
     "ClipPretrainingConfig",
     "ClipTrainConfig",
+    "CmiConfig",
     "Config",
     "ContinualConfig",
-    "ContrastiveConfig",
-    "ContrastiveInversionConfig",
     "DataConfig",
     "DeepInversionConfig",
     "DigitScenesConfig",

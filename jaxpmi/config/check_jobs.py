@@ -39,7 +39,7 @@ def check_job(config: Config) -> None:
         )
     check_areas("deep_inversion.crop_scale", settings.crop_scale)
     if config.method in ("cmi", "fast_dfkd"):
-        _check_contrastive_inversion(config)
+        _check_cmi(config)
     if config.job == "distill":
         _check_student(config)
     if config.job == "invert":
@@ -71,22 +71,22 @@ def _check_pictures(config: Config) -> None:
         )
 
 
-def _check_contrastive_inversion(config: Config) -> None:
-    settings = config.contrastive_inversion
+def _check_cmi(config: Config) -> None:
+    settings = config.cmi
     if settings.statistics_weight == settings.cross_entropy_weight == 0:
         raise ValueError(
-            f"method='{config.method}' with contrastive_inversion.statistics_weight and "
+            f"method='{config.method}' with cmi.statistics_weight and "
             "cross_entropy_weight of 0 would make any images; raise one of them."
         )
     if config.method == "fast_dfkd":
         return  # it has neither a memory nor local views
     if settings.bank_size % settings.batch_size:
         raise ValueError(
-            f"contrastive_inversion.bank_size={settings.bank_size} is not a multiple of "
+            f"cmi.bank_size={settings.bank_size} is not a multiple of "
             f"batch_size={settings.batch_size}; use "
             f"{nearest_multiples(settings.bank_size, settings.batch_size)}."
         )
-    check_areas("contrastive_inversion.local_scale", settings.local_scale)
+    check_areas("cmi.local_scale", settings.local_scale)
 
 
 def _check_student(config: Config) -> None:
@@ -101,8 +101,7 @@ def _check_student(config: Config) -> None:
 
 def job_batch_sizes(config: Config) -> dict[str, int]:
     """Returns the sizes of the batches of a job that are split over devices, by their paths."""
-    contrastive = config.method in ("cmi", "fast_dfkd")
-    name = "contrastive_inversion" if contrastive else "deep_inversion"
+    name = "cmi" if config.method in ("cmi", "fast_dfkd") else "deep_inversion"
     sizes = {f"{name}.batch_size": getattr(config, name).batch_size}
     if config.job in ("distill", "prune"):
         sizes[f"{config.job}.batch_size"] = getattr(config, config.job).batch_size

@@ -9,9 +9,9 @@ from jaxpmi.config.applications import InvertConfig
 from jaxpmi.config.applications import PruneConfig
 from jaxpmi.config.clip import ClipConfig
 from jaxpmi.config.data import DataConfig
-from jaxpmi.config.generators import ContrastiveInversionConfig
+from jaxpmi.config.generators import CmiConfig
 from jaxpmi.config.generators import GeneratorConfig
-from jaxpmi.config.inversion import ContrastiveConfig
+from jaxpmi.config.inversion import CfsConfig
 from jaxpmi.config.inversion import DeepInversionConfig
 from jaxpmi.config.inversion import InversionConfig
 from jaxpmi.config.ranges import AtLeast
@@ -51,11 +51,11 @@ class Config(Settings):
       model: the backbone.
       train: supervised training on a task.
       losses: weights of the continual losses, and phases of training.
-      contrastive: class-wise feature models and their sampler (CFS).
+      cfs: class-wise feature models and their sampler (CFS).
       inversion: what is synthesised before a task, and how (PMI).
       generator: abd, r_dfcil: the image generator.
       deep_inversion: distill, prune, invert: DeepInversion and its adaptive form.
-      contrastive_inversion: distill, prune: CMI and FastDFKD.
+      cmi: distill, prune: CMI and FastDFKD.
       distill: job distill: the student.
       prune: job prune: what is removed, and the tuning after it.
       invert: job invert: what is drawn, and learnt with it.
@@ -88,11 +88,11 @@ class Config(Settings):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     losses: MethodConfig = MethodConfig()
-    contrastive: ContrastiveConfig = ContrastiveConfig()
+    cfs: CfsConfig = CfsConfig()
     inversion: InversionConfig = InversionConfig()
     generator: GeneratorConfig = GeneratorConfig()
     deep_inversion: DeepInversionConfig = DeepInversionConfig()
-    contrastive_inversion: ContrastiveInversionConfig = ContrastiveInversionConfig()
+    cmi: CmiConfig = CmiConfig()
     distill: DistillConfig = DistillConfig()
     prune: PruneConfig = PruneConfig()
     invert: InvertConfig = InvertConfig()

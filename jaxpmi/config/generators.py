@@ -32,7 +32,7 @@ class GeneratorConfig(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
-class ContrastiveInversionConfig(Settings):
+class CmiConfig(Settings):
     """Contrastive model inversion (CMI), and FastDFKD, which learns to start it.
 
     Attributes:

@@ -13,7 +13,7 @@ from jaxpmi.config.settings import Settings
 
 
 @dataclasses.dataclass(frozen=True)
-class ContrastiveConfig(Settings):
+class CfsConfig(Settings):
     """Class-wise contrastive feature models and the sampler that uses them (CFS).
 
     Attributes:

@@ -131,7 +131,7 @@ def _describe_classes(features, labels, key, *, config, capacity, max_images, nu
     class_stats = _fit_class_stats(features, labels, num_classes, full=full)
     if config.inversion.targets != "cfs":
         return class_stats, None
-    settings = config.contrastive
+    settings = config.cfs
     key_init, key_fit = jax.random.split(key)
     grouped, mask = contrastive.group_by_class(features, labels, num_classes, capacity)
     start = contrastive.init(

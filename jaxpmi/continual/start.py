@@ -237,7 +237,7 @@ def empty_memory(run, network, layer_moments=None):
             contrastive.init,
             num_classes=num_classes if config.inversion.targets == "cfs" else 0,
             feature_dim=max(dim, 1),
-            num_blocks=config.contrastive.num_blocks,
+            num_blocks=config.cfs.num_blocks,
         ),
         jax.random.key(0),
     )

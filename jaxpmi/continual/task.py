@@ -288,10 +288,10 @@ def _draw_targets(run, state, key):
             memory.class_stats,
             key,
             num_per_class=most,
-            num_rounds=config.contrastive.num_rounds,
-            keep_rate=config.contrastive.keep_rate,
-            moment_match=config.contrastive.moment_match,
-            oversampling=config.contrastive.oversampling,
+            num_rounds=config.cfs.num_rounds,
+            keep_rate=config.cfs.keep_rate,
+            moment_match=config.cfs.moment_match,
+            oversampling=config.cfs.oversampling,
         )
         places = np.zeros(count, np.int32)
         for label in range(num_old):

@@ -14,7 +14,7 @@ import optax
 
 from jaxpmi.augment import augment
 from jaxpmi.config import AugmentConfig
-from jaxpmi.config import ContrastiveInversionConfig
+from jaxpmi.config import CmiConfig
 from jaxpmi.inversion import contrast
 from jaxpmi.inversion import memory_bank
 from jaxpmi.inversion.latent_search import Networks
@@ -49,7 +49,7 @@ def init_contrastive_inversion(
     *,
     mean: jax.Array,
     model: BlockwiseModel,
-    config: ContrastiveInversionConfig,
+    config: CmiConfig,
 ) -> ContrastiveState:
     """A fresh projection head and an empty bank for a teacher of images (H, W, C).
 
@@ -90,7 +90,7 @@ def contrastive_inversion(
     image_shape: tuple[int, int, int],
     model: BlockwiseModel,
     student_model: BlockwiseModel | None,
-    config: ContrastiveInversionConfig,
+    config: CmiConfig,
 ) -> tuple[ContrastiveState, Solution]:
     """Makes one batch of images (section 4); all steps are one compiled program.
 
@@ -162,7 +162,7 @@ def contrastive_inversion(
     return state, Solution(images, found.loss, found.losses, found.terms, found.finite)
 
 
-def two_views(pixels: jax.Array, key: PRNGKey, config: ContrastiveInversionConfig) -> jax.Array:
+def two_views(pixels: jax.Array, key: PRNGKey, config: CmiConfig) -> jax.Array:
     """Random views of f32[B, H, W, C] in [0, 1]: B global and then B local ones (section 2.5).
 
     Global: a crop of the image in a black border. Local: a crop of `local_scale` of its area,
@@ -178,7 +178,7 @@ def two_views(pixels: jax.Array, key: PRNGKey, config: ContrastiveInversionConfi
     )
 
 
-def global_view(pixels: jax.Array, key: PRNGKey, config: ContrastiveInversionConfig) -> jax.Array:
+def global_view(pixels: jax.Array, key: PRNGKey, config: CmiConfig) -> jax.Array:
     """The first half of `two_views`."""
     return augment(pixels, key, AugmentConfig(crop_padding=config.crop_padding, flip=config.flip))
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxpmi.config import ContrastiveInversionConfig
+from jaxpmi.config import CmiConfig
 from jaxpmi.inversion.contrastive_inversion import global_view
 from jaxpmi.inversion.latent_search import Found
 from jaxpmi.inversion.latent_search import Networks
@@ -50,7 +50,7 @@ def init_fast_inversion(
     image_shape: tuple[int, int, int],
     *,
     mean: jax.Array,
-    config: ContrastiveInversionConfig,
+    config: CmiConfig,
 ) -> FastState:
     """A fresh generator of images (H, W, C), at first of pixels f32[C] `mean` in [0, 1].
 
@@ -77,7 +77,7 @@ def fast_inversion(
     std: jax.Array,
     model: BlockwiseModel,
     student_model: BlockwiseModel | None,
-    config: ContrastiveInversionConfig,
+    config: CmiConfig,
 ) -> tuple[FastState, Solution]:
     """Makes one batch of images and improves the generator's start; one compiled program.
 
@@ -151,7 +151,7 @@ def blend_statistics(
     return jax.tree.map(lambda old, new: momentum * old + (1.0 - momentum) * new, earlier, moments)
 
 
-def meta_gradient(start: Params, found: Found, config: ContrastiveInversionConfig) -> Params:
+def meta_gradient(start: Params, found: Found, config: CmiConfig) -> Params:
     """The gradient for the generator's start, of what a call `found` from it.
 
     fomaml: the sum of the gradients of all steps; reptile: 67 times the way they went, backwards.

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxpmi.config import ContrastiveInversionConfig
+from jaxpmi.config import CmiConfig
 from jaxpmi.inversion import objectives
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Variables
@@ -57,7 +57,7 @@ class _Carry(NamedTuple):
     loss: jax.Array
 
 
-def optimisers(config: ContrastiveInversionConfig) -> dict[str, optax.GradientTransformation]:
+def optimisers(config: CmiConfig) -> dict[str, optax.GradientTransformation]:
     """Adam for the generator, its latents and the projection head, which alone is never reset."""
     latent_rate = config.latent_learning_rate
     latent_rate = config.learning_rate if latent_rate is None else latent_rate
@@ -68,7 +68,7 @@ def optimisers(config: ContrastiveInversionConfig) -> dict[str, optax.GradientTr
     }
 
 
-def term_weights(config: ContrastiveInversionConfig, student: Any) -> dict[str, float]:
+def term_weights(config: CmiConfig, student: Any) -> dict[str, float]:
     """Weights of the terms of `network_terms` that are used, those above 0."""
     weights = {
         "statistics": config.statistics_weight,

@@ -18,7 +18,7 @@ from jaxpmi import session
 from jaxpmi.applications import distill
 from jaxpmi.applications.methods import SYNTHESISERS
 from jaxpmi.applications.student import cosine_rates
-from jaxpmi.config import ContrastiveInversionConfig
+from jaxpmi.config import CmiConfig
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.config import DistillConfig
 from jaxpmi.config import ModelConfig
@@ -43,7 +43,7 @@ def distill_config(folder, method="deep_inversion", **changes):
         deep_inversion=DeepInversionConfig(
             batch_size=BATCH, stage_steps=(3,), competition_weight=1.0, jitter_pixels=1
         ),
-        contrastive_inversion=ContrastiveInversionConfig(
+        cmi=CmiConfig(
             batch_size=BATCH, num_steps=2, latent_dim=8, channels=(4, 4, 4), projection_dim=8,
             bank_size=2 * BATCH, num_negatives=BATCH, crop_padding=1,
         ),

@@ -13,8 +13,8 @@ from small_network import blobs
 from small_network import trained
 
 from jaxpmi.augment import normalise
+from jaxpmi.config import CfsConfig
 from jaxpmi.config import Config
-from jaxpmi.config import ContrastiveConfig
 from jaxpmi.config import InversionConfig
 from jaxpmi.config import PerLayerConfig
 from jaxpmi.continual.memory import update_memory
@@ -33,7 +33,7 @@ CONFIG = Config(
         batch_size=24,  # divides no count below, so that there is padding
         per_layer=PerLayerConfig(start="gaussian", num_steps=1, inverse_rank=4),
     ),
-    contrastive=ContrastiveConfig(num_epochs=2, batch_size=16, num_blocks=1),
+    cfs=CfsConfig(num_epochs=2, batch_size=16, num_blocks=1),
 )
 FEATURES = 16
 

@@ -12,7 +12,7 @@ from small_network import STD
 from small_network import trained
 
 from jaxpmi.augment import padded_crop
-from jaxpmi.config import ContrastiveInversionConfig
+from jaxpmi.config import CmiConfig
 from jaxpmi.inversion import contrast
 from jaxpmi.inversion import latent_search
 from jaxpmi.inversion import objectives
@@ -24,7 +24,7 @@ from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
 
-CONFIG = ContrastiveInversionConfig(
+CONFIG = CmiConfig(
     batch_size=8,
     num_steps=12,
     latent_dim=8,

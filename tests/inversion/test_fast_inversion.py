@@ -10,14 +10,14 @@ from small_network import SHAPE
 from small_network import STD
 from small_network import trained
 
-from jaxpmi.config import ContrastiveInversionConfig
+from jaxpmi.config import CmiConfig
 from jaxpmi.inversion import fast_inversion as fast
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion.latent_search import to_normalised
 from jaxpmi.inversion.pixel_generator import generate_pixels
 from jaxpmi.models import blockwise
 
-CONFIG = ContrastiveInversionConfig(
+CONFIG = CmiConfig(
     num_steps=1,
     latent_dim=8,
     channels=(8, 8, 4),
