@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import jaxpmi
+from jaxpmi.config.settings import leaves
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -95,7 +96,8 @@ def test_named_files_exist():
 
 def test_named_options_exist():
     """Options in running text and tables, with the value that is given beside them."""
+    paths = {leaf.path for leaf in leaves(jaxpmi.Config())}
     for name, value in re.findall(r"`(--[\w.-]+)(?: ([\w.]+))?`", TEXT):
-        if name not in ("--help", "--workdir", "--method"):
-            flag = name in ("--save-images", "--clip.no-merge-head-statistics")
-            jaxpmi.load_config(None, [name] if flag else [name, value or "1"])
+        if name != "--help":
+            assert name.removeprefix("--").replace("-", "_").replace(".no_", ".") in paths
+            jaxpmi.load_config(None, [name, value] if value else [])
