@@ -84,7 +84,7 @@ def feature_shape(
                 f"with these variables: {reason}; check the order of the blocks and whose "
                 "variables they are."
             ) from error
-    if len(shape) not in (1, 3):
+    if len(shape) != 1 and shape[:-1] != tuple(image_shape)[:2]:
         raise ValueError(
             f"the last block returns {shape} per image, but a feature vector (D,) is expected, or "
             "one per pixel (H, W, D); pool inside the last block."

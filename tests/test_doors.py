@@ -152,8 +152,10 @@ def test_variables_of_another_model(net):
     ):
         jaxpmi.from_blocks(swapped, variables, head, **rest)
     with pytest.raises(ValueError, match="the last block returns .* pool inside the last block"):
-        short = resnet.ResNet(blocks[:2])
-        few = [{name: tree[name] for name in ("block00", "block01")} for tree in variables]
+        short = resnet.ResNet(blocks[:3])
+        few = [
+            {name: tree[name] for name in ("block00", "block01", "block02")} for tree in variables
+        ]
         jaxpmi.from_blocks(short, type(variables)(*few), head, **rest)
 
 
