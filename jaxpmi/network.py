@@ -207,7 +207,7 @@ def check_images(network: Network, images: jax.Array | np.ndarray) -> None:
 
 def check_labels(network: Network, labels: jax.Array | np.ndarray) -> None:
     """Raises if `labels` are not integers i32[B] in [0, C); those of a tracer are not looked at."""
-    dtype = getattr(labels, "dtype", np.asarray(labels).dtype)
+    dtype = labels.dtype if hasattr(labels, "dtype") else np.asarray(labels).dtype
     if np.ndim(labels) != 1 or not jnp.issubdtype(dtype, jnp.integer) or np.shape(labels)[0] == 0:
         raise ValueError(
             f"labels have shape {np.shape(labels)} and type {dtype}; expected i32[B], an integer "
@@ -227,7 +227,7 @@ def _pixel_moment(name, value, channels):
     """Mean or standard deviation as f32[channels], checked where its values are known."""
     if isinstance(value, jax.core.Tracer):
         return value
-    value = jnp.asarray(value, jnp.float32)
+    value = np.asarray(value, np.float32)  # known under a trace too
     if value.shape != (channels,):
         raise ValueError(
             f"{name} has shape {value.shape}, but the images have {channels} channel(s); give one "
@@ -241,4 +241,4 @@ def _pixel_moment(name, value, channels):
         )
     if name == "std" and least == 0.0:
         raise ValueError(f"std={np.round(value, 3).tolist()} has a 0; every one must be above 0.")
-    return value
+    return jnp.asarray(value)
