@@ -36,7 +36,7 @@ def check_images(network: Any, images: jax.Array | np.ndarray) -> None:
 
 def check_labels(network: Any, labels: jax.Array | np.ndarray) -> None:
     """Raises if `labels` are not integers i32[B] in [0, C); those of a tracer are not looked at."""
-    dtype = getattr(labels, "dtype", np.asarray(labels).dtype)
+    dtype = labels.dtype if hasattr(labels, "dtype") else np.asarray(labels).dtype
     if np.ndim(labels) != 1 or not jnp.issubdtype(dtype, jnp.integer) or np.shape(labels)[0] == 0:
         raise ValueError(
             f"labels have shape {np.shape(labels)} and type {dtype}; expected i32[B], an integer "
@@ -96,13 +96,12 @@ def pixel_moment(name: str, value: Any, channels: int) -> jax.Array:
     """Mean or standard deviation as f32[channels], checked where its values are known."""
     if isinstance(value, jax.core.Tracer):
         return value
-    value = jnp.asarray(value, jnp.float32)
-    if value.shape != (channels,):
+    known = np.asarray(value, np.float32)  # on the host, so known under a trace too
+    if known.shape != (channels,):
         raise ValueError(
-            f"{name} has shape {value.shape}, but the images have {channels} channel(s); give one "
+            f"{name} has shape {known.shape}, but the images have {channels} channel(s); give one "
             "value per channel."
         )
-    known = np.asarray(value)  # on the host: looking at it compiles nothing
     if not (np.isfinite(known).all() and known.min() >= 0.0 and known.max() <= 1.0):
         raise ValueError(
             f"{name}={known.round(3).tolist()} is outside [0, 1]; give it of pixels in [0, 1], "
@@ -110,4 +109,4 @@ def pixel_moment(name: str, value: Any, channels: int) -> jax.Array:
         )
     if name == "std" and known.min() == 0.0:
         raise ValueError(f"std={known.round(3).tolist()} has a 0; every one must be above 0.")
-    return value
+    return jnp.asarray(known)

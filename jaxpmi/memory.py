@@ -89,9 +89,10 @@ def draw_features(
       settings: of CFS; None: the defaults.
 
     Raises:
-      ValueError: a class of which the memory has seen nothing.
+      ValueError: a class of which the memory has seen nothing, where labels and memory are known,
+        not traced.
     """
-    if not isinstance(labels, jax.core.Tracer):
+    if not any(isinstance(x, jax.core.Tracer) for x in (labels, memory.class_stats.count)):
         _check_seen(memory, labels)
     if targets != "cfs" or memory.feature_models.running.mean.shape[0] == 0:
         return sample_class_features(memory.class_stats, labels, key)

@@ -23,10 +23,10 @@ from jaxpmi.config.load import load_config
 from jaxpmi.data import imagenet_class_names
 from jaxpmi.data import imagenet_labels
 from jaxpmi.jobs import invert
+from jaxpmi.models import MODELS
 from jaxpmi.models import efficientnet_lite
-from jaxpmi.models.blockwise import init_variables
+from jaxpmi.network import init_network
 from jaxpmi.weights import network_file
-from jaxpmi.weights.imagenet import PretrainedClassifier
 
 SIZE, BATCH = 16, 4
 
@@ -38,15 +38,16 @@ def tiny(monkeypatch):
 
 def small_imagenet():
     """A network of 1,000 classes in place of the real one, whose weights are random."""
-    model = small_model()
-    variables = init_variables(model, jax.random.key(0), (SIZE, SIZE, 3))
-    dim = model.blocks[-1].channels + 1
-    head = jax.random.normal(jax.random.key(1), (dim, 1000))
-    return PretrainedClassifier(model, variables, head, (0.5,) * 3, (0.5,) * 3, SIZE)
+    network = init_network(
+        small_model(), jax.random.key(0), (SIZE, SIZE, 3), imagenet_class_names(),
+        mean=(0.5,) * 3, std=(0.5,) * 3, head_std=1.0,
+    )  # fmt: skip
+    bias = jax.random.normal(jax.random.key(1), (1000,))
+    return network.replace(head=network.head._replace(bias=bias))
 
 
 def small_model():
-    whole = efficientnet_lite.efficientnet_lite0(8, constant_feature=True)
+    whole = efficientnet_lite.efficientnet_lite0(8)
     return dataclasses.replace(whole, blocks=(*whole.blocks[:2], whole.blocks[-1]))
 
 
@@ -79,8 +80,7 @@ def learning_config(folder, **changes):
 @pytest.fixture
 def pretrained(monkeypatch):
     monkeypatch.setattr(invert, "load_efficientnet_lite0", small_imagenet)
-    built = lambda width, constant_feature: small_model()  # noqa: E731
-    monkeypatch.setattr(network_file, "efficientnet_lite0", built)
+    monkeypatch.setitem(MODELS, "efficientnet_lite0", lambda width: small_model())
 
 
 @pytest.mark.parametrize("method", ["deep_inversion", "pmi"])
@@ -118,7 +118,9 @@ def test_new_classes_are_learnt_with_the_pictures_as_replay(pretrained, tmp_path
         assert 0.0 <= summary[name] <= 1.0, name
     assert summary["classes"] == {"1": "goldfish", "207": "golden retriever"}
     learnt = network_file.load_network(tmp_path / "run" / summary["network_file"])
-    assert learnt.class_names[1] == "goldfish" and learnt.head.shape[1] == 1000 + NUM_CLASSES
+    assert learnt.class_names[1] == "goldfish" and learnt.num_classes == 1000 + NUM_CLASSES
+    assert learnt.head.bias.shape == (1000 + NUM_CLASSES,)  # that of the new ones is learnt too
+    assert jnp.abs(learnt.head.bias[1000:]).min() > 0
     folders = sorted(f.name for f in (tmp_path / "run" / "images").iterdir() if f.is_dir())
     assert folders == ["001_goldfish", "207_golden_retriever"]
 
@@ -148,7 +150,7 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(pretrained, tmp_path, monkeyp
 def test_real_images_are_measured_where_they_are_given(pretrained, tmp_path, monkeypatch):
     config = learning_config(tmp_path)
     opened, rows, sizes, open_source = [], [], [], invert.open_source
-    evaluate_by_five = functools.partial(invert.tasks.evaluation.evaluate, batch_size=5)
+    evaluate_by_five = functools.partial(invert.evaluate, batch_size=5)
 
     def open_any(data):
         opened.append(data.name)
@@ -166,7 +168,7 @@ def test_real_images_are_measured_where_they_are_given(pretrained, tmp_path, mon
 
     monkeypatch.setattr(invert, "open_source", open_any)
     settings = dataclasses.replace(config.invert, test_name="imagenette", test_path="somewhere")
-    monkeypatch.setattr(invert.tasks.evaluation, "evaluate", evaluate_by_five)
+    monkeypatch.setattr(invert, "evaluate", evaluate_by_five)
     summary = experiment.run(dataclasses.replace(config, invert=settings))
     assert "imagenette" in opened
     # Twice, before and after learning: never more than a batch, and every image once.
@@ -194,10 +196,12 @@ def test_labels_of_imagenet_by_wordnet_id_or_name():
 
 def test_pictures_know_only_the_classes_of_the_network(pretrained, tmp_path):
     run, state = invert.begin(learning_config(tmp_path))
-    assert run.stream.num_classes == 1000 + NUM_CLASSES == state.network.head.shape[1]
+    assert run.stream.num_classes == 1000 + NUM_CLASSES == state.network.num_classes
     assert int(invert._known(run).sum()) == 1000
-    np.testing.assert_array_equal(state.network.head[:, :1000], small_imagenet().head)
-    assert jnp.abs(state.network.head[:, 1000:]).max() < 0.1
+    (kernel, bias), own = state.network.head, small_imagenet().head
+    np.testing.assert_array_equal(kernel[:, :1000], own.kernel)
+    np.testing.assert_array_equal(bias[:1000], own.bias)
+    assert 0 < jnp.abs(kernel[:, 1000:]).max() < 0.1 and not bias[1000:].any()
     assert run.config.data == dataclasses.replace(
         DataConfig(source="npz", path=run.config.data.path, num_tasks=1), image_size=SIZE, rgb=True
     )

@@ -1,21 +1,19 @@
 import itertools
 import types
 
-import jax
 import jax.numpy as jnp
 import pytest
+from small_network import fresh_network
 
 from jaxpmi.jobs import speed
-from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
-
-SHAPE = (8, 8, 1)
+from jaxpmi.network import Head
 
 
 def classifier(width):
-    model = resnet.ResNet((resnet.Stem(width), resnet.ResidualBlock(width, pool=True)))
-    variables = blockwise.init_variables(model, jax.random.key(0), SHAPE)
-    return model, variables, jnp.ones((width, 3))
+    return fresh_network(
+        resnet.ResNet((resnet.Stem(width), resnet.ResidualBlock(width, pool=True)))
+    )
 
 
 def script(monkeypatch, rounds):
@@ -31,26 +29,22 @@ ROUNDS = [(900.0, 0.5), (6.0, 2.0), (5.0, 1.0), (40.0, 2.0)]  # of both; the fir
 def test_seconds_are_medians_of_warm_passes_that_take_turns(monkeypatch):
     script(monkeypatch, ROUNDS)
     both = [classifier(4), classifier(2)]
-    got = speed.measure_seconds(both, image_shape=SHAPE, batch_size=2, num_rounds=3)
+    got = speed.measure_seconds(both, batch_size=2, num_rounds=3)
     assert got == [6.0, 2.0]
 
 
 def test_speed_up_is_above_one_if_the_second_is_faster(monkeypatch):
     script(monkeypatch, ROUNDS)
-    how = {"image_shape": SHAPE, "batch_size": 2, "num_rounds": 3}
-    assert speed.measure_speed_up(classifier(4), classifier(2), **how) == 3.0
+    got = speed.measure_speed_up(classifier(4), classifier(2), batch_size=2, num_rounds=3)
+    assert got == 3.0
 
 
 def test_the_clock_is_the_host_s():
-    (seconds,) = speed.measure_seconds(
-        [classifier(2)], image_shape=SHAPE, batch_size=1, num_rounds=1
-    )
+    (seconds,) = speed.measure_seconds([classifier(2)], batch_size=1, num_rounds=1)
     assert 0.0 < seconds < 60.0
 
 
 def test_a_head_of_another_network_does_not_fit():
-    model, variables, _ = classifier(4)
+    other = classifier(4).replace(head=Head(jnp.ones((2, 3))))
     with pytest.raises(TypeError):
-        speed.measure_seconds(
-            [(model, variables, jnp.ones((2, 3)))], image_shape=SHAPE, batch_size=1, num_rounds=1
-        )
+        speed.measure_seconds([other], batch_size=1, num_rounds=1)
