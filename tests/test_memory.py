@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_network import trained
 
-from jaxpmi.config import ContrastiveConfig
+from jaxpmi.config import CfsConfig
 from jaxpmi.features import cfs
 from jaxpmi.features.gaussian import fit_class_stats
 from jaxpmi.features.gaussian import sample_class_features
@@ -19,7 +19,7 @@ from jaxpmi.memory import sample_by_cfs
 from jaxpmi.types import Moments
 
 DIM, NUM_CLASSES = 6, 4
-SETTINGS = ContrastiveConfig(num_rounds=3)
+SETTINGS = CfsConfig(num_rounds=3)
 CENTRES = 10.0 * np.arange(NUM_CLASSES)  # classes are far apart
 CFS_LABELS = np.asarray([2, 0, 2, 1, 2, 0], np.int32)
 
@@ -87,8 +87,8 @@ def test_labels_may_be_of_any_kind(kind):
 
 def test_settings_of_cfs_are_those_of_the_defaults_unless_given():
     draw = functools.partial(draw_features, memory(), CFS_LABELS, jax.random.key(3), targets="cfs")
-    np.testing.assert_array_equal(draw(), draw(settings=ContrastiveConfig()))
-    other = draw(settings=ContrastiveConfig(moment_match="none"))
+    np.testing.assert_array_equal(draw(), draw(settings=CfsConfig()))
+    other = draw(settings=CfsConfig(moment_match="none"))
     assert np.abs(draw() - other).max() > 1e-3
 
 

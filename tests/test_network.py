@@ -11,10 +11,10 @@ import pytest
 from tiny_run import tiny_model
 
 import jaxpmi
+from jaxpmi.doors import check_images
+from jaxpmi.doors import check_labels
 from jaxpmi.models import blockwise
 from jaxpmi.network import Head
-from jaxpmi.network import check_images
-from jaxpmi.network import check_labels
 from jaxpmi.network import from_blocks
 from jaxpmi.network import init_network
 from jaxpmi.network import logits

@@ -118,7 +118,7 @@ def _from_version_1(arrays, about):
     head = arrays.pop("head", None)
     if head is None:
         return arrays
-    if isinstance(about.get("model"), dict) and about["model"].get("weights"):
+    if head.ndim and isinstance(about.get("model"), dict) and about["model"].get("weights"):
         return {**arrays, "head/kernel": head[:-1], "head/bias": head[-1]}
     return {**arrays, "head/kernel": head}
 

@@ -177,7 +177,7 @@ def test_files_of_others_are_told_of(tmp_path):
     with pytest.raises(ValueError, match=r"does not fit the model: .*head/kernel is \(8, 3\)"):
         jaxpmi.load_network(path)
     rewrite(path, model={"name": "mine", "width": 5})
-    with pytest.raises(ValueError, match=r"'mine' is unknown; put .* into jaxpmi.MODELS\['mine'\]"):
+    with pytest.raises(ValueError, match="model.name='mine' is unknown; .* name your own as"):
         jaxpmi.load_network(path)
 
 
