@@ -93,7 +93,7 @@ COMMANDS = [
     ("CONFIG --train.epoch 3", "unknown config field 'epoch' in TrainConfig; did you mean"),
     ("CONFIG --train.epochs two", "--train.epochs got 'two'; expected a whole number."),
     ("CONFIG --train.epochs", "--train.epochs got no value"),
-    ("CONFIG --method ewc", "--method got 'ewc'; expected one of 'joint', 'finetune'"),
+    ("CONFIG --method ewc", "method='ewc' is unknown; use one of joint, finetune, lwf"),
     ("CONFIG --save-images=maybe", "unrecognized arguments: maybe"),
     ("CONFIG extra", "unrecognized arguments: extra"),
     ("CONFIG --train.epochs 0", "train.epochs=0 is out of range; expected 1 or more."),

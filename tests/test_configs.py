@@ -9,9 +9,9 @@ import pytest
 import tiny_run
 
 from jaxpmi.config import SCENE_KINDS
-from jaxpmi.config.check import RECORD_METHODS
 from jaxpmi.config.check import validate
 from jaxpmi.config.load import load_config
+from jaxpmi.continual.learners import find_method
 from jaxpmi.continual.loop import task_plan
 from jaxpmi.continual.segmentation import begin_segmentation
 from jaxpmi.continual.start import initial_state
@@ -25,7 +25,7 @@ JOBS = [path for path in PATHS if load_config(path).job != "continual"]
 SEGMENTERS = [path for path in PATHS if load_config(path).data.source in SCENE_KINDS]
 OTHERS = [*JOBS, *SEGMENTERS]
 CLASSIFIERS = [path for path in PATHS if not path.stem.startswith("clip_") and path not in OTHERS]
-RECORDERS = [path for path in CLASSIFIERS if load_config(path).method in RECORD_METHODS]
+RECORDERS = [path for path in CLASSIFIERS if find_method(load_config(path).method).keeps_records]
 INVERTERS = [path for path in CLASSIFIERS if path not in RECORDERS]
 
 # What each config's data looks like: classes, then H, W, C of an image.
