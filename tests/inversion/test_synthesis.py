@@ -168,6 +168,42 @@ def test_noise_of_eight_devices_is_born_on_eight():
     np.testing.assert_allclose(noise, single, atol=1e-6)
 
 
+def test_features_are_drawn_of_the_labels_where_none_are_given():
+    network, memory = trained().network, trained().memory
+    settings = config("inverse", full_steps=1)
+    call = functools.partial(synthesize, network, LABELS, memory=memory, config=settings)
+    key_features, key = jax.random.split(KEY)
+    features = sample_class_features(memory.class_stats, jnp.asarray(LABELS), key_features)
+    got, want, other = call(KEY), call(key, features=features), call(key, features=0 * features)
+    np.testing.assert_array_equal(got.images, want.images)
+    np.testing.assert_array_equal(got.losses, want.losses)
+    assert np.abs(got.losses - other.losses).max() > 1e-3
+
+
+def test_labels_that_cannot_be_drawn_are_an_error():
+    network, memory = trained().network, trained().memory
+    call = functools.partial(synthesize, network, key=KEY, config=config("inverse"))
+    with pytest.raises(ValueError, match="labels range from 0 to 4, but the network has 4 classes"):
+        call(np.asarray([0, 4]), memory=memory)
+    stats = memory.class_stats._replace(count=memory.class_stats.count.at[2].set(0.0))
+    with pytest.raises(ValueError, match="the memory has seen no image of class 2; ask for"):
+        call(np.asarray([0, 2]), memory=memory._replace(class_stats=stats))
+
+
+def test_agreement_is_among_the_classes_that_count():
+    """Images of class 1 go to another class where 1 is not to choose from."""
+    net = trained()
+    ones = net.raw[net.labels == 1]
+    share = functools.partial(label_agreement, net.network, ones)
+    labels = np.ones(len(ones), np.int32)
+    assert share(labels) > 0.9
+    mask = np.asarray([True, False, True, True])
+    assert share(labels, class_mask=mask) == 0.0
+    others = net.network.head.kernel[:, mask]
+    best = np.flatnonzero(mask)[(net.features[net.labels == 1] @ others).argmax(1)]
+    assert share(best, class_mask=mask) == 1.0
+
+
 def test_a_batch_that_the_devices_cannot_share_is_an_error():
     with pytest.raises(
         ValueError, match="a batch of 30 is not divisible by 8 devices; use 24 or 32"
