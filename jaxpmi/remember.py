@@ -138,14 +138,13 @@ def remember(
 
 def _keep_own(network, measured):
     """Moments of layers, the network's own where it keeps any."""
-    kept = {}
+    if not measured:
+        return measured
+    kept = dict(network.variables.batch_stats)
     for i, block in enumerate(network.model.blocks):
         name, missing = block_name(i), getattr(block, "unmeasured", ())
-        if name in measured:
-            own = network.variables.batch_stats[name]
-            kept[name] = (
-                {**own, **{key: measured[name][key] for key in missing}} if missing else own
-            )
+        if missing:
+            kept[name] = {**kept[name], **{key: measured[name][key] for key in missing}}
     return kept
 
 

@@ -78,6 +78,7 @@ def from_nnx(
     """
     places = _places(module)
     head_place = None if head is None else _place_of(head, places, "head")
+    classifier = None if head is None else _classifier(head)
     parts = _chain([module] if blocks is None else list(blocks), places)
     inner = head_place if blocks is None else None
     made, params, batch_stats, x = [], {}, {}, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
@@ -91,7 +92,7 @@ def from_nnx(
     return from_blocks(
         model,
         Variables(params, batch_stats),
-        _head(head, x),
+        Head(jnp.eye(x.shape[-1])) if classifier is None else classifier,
         mean=mean,
         std=std,
         image_shape=image_shape,
@@ -224,7 +225,7 @@ def _block(part, before, after, head, kinds):
         graph,
         tuple(sorted(params, key=name)),
         tuple(kept),
-        tuple((path, _is_key(value)) for path, value in random.items()),
+        tuple((path, _is_key(value), value.shape) for path, value in random.items()),
         before,
         after,
         head,
@@ -254,10 +255,8 @@ def _with_shapes(block, params, batch_stats, x, index):
     return y, known
 
 
-def _head(head, features):
-    """The classifier as the network has it; without one, the features are the logits."""
-    if head is None:
-        return Head(jnp.eye(features.shape[-1]))
+def _classifier(head):
+    """A linear layer as the network has its classifier."""
     arrays = nnx.to_pure_dict(nnx.state(head, nnx.Param))
     if getattr(arrays.get("kernel"), "ndim", 0) != 2 or arrays.keys() - {"kernel", "bias"}:
         raise ValueError(

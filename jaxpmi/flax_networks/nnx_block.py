@@ -61,8 +61,8 @@ class NnxBlock:
       graph: structure of the module.
       params: paths of its parameters; their names in `Variables` are these, joined by "/".
       kept: paths of the layers whose input's moments are kept, and whether they normalise by them.
-      random: paths of the states of random layers, which are never drawn from here, and whether
-        each is a key (or a count).
+      random: paths of the states of random layers, which are never drawn from here, whether each
+        is a key (or a count), and its shape.
       before: functions of the input, first to last.
       after: functions of the output, first to last.
       head: path of a classifier inside whose input is the block's output; None: there is none.
@@ -72,7 +72,7 @@ class NnxBlock:
     graph: nnx.GraphDef
     params: tuple[Path, ...]
     kept: tuple[tuple[Path, bool], ...]
-    random: tuple[tuple[Path, bool], ...]
+    random: tuple[tuple[Path, bool, tuple[int, ...]], ...]
     before: tuple[Callable[[jax.Array], jax.Array], ...] = ()
     after: tuple[Callable[[jax.Array], jax.Array], ...] = ()
     head: Path | None = None
@@ -121,8 +121,10 @@ class NnxBlock:
             if running:
                 moments = batch_stats[name(path)]
                 values |= {(*path, "mean"): moments.mean, (*path, "var"): moments.var}
-        for path, is_key in self.random:
-            values[path] = jax.random.key(0) if is_key else jnp.zeros((), jnp.uint32)
+        for path, is_key, shape in self.random:
+            key = jax.random.key(0)
+            keys = jax.random.split(key, shape) if shape else key
+            values[path] = keys if is_key else jnp.zeros(shape, jnp.uint32)
         values |= {path: jnp.zeros(shape) for path, shape in self.absent}
         module = nnx.merge(self.graph, _nested(values))
         for _, layer in nnx.iter_modules(module):
