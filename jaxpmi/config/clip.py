@@ -41,7 +41,7 @@ class ClipPretrainingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class NameOnlyConfig:
-    """Classes of which only the name is known, learnt last (PMI, section 7)."""
+    """Classes of which only the name is known, learnt last (docs/methods/clip.md)."""
 
     images_per_class: int = 20  # synthetic images; those of all names are inverted as one batch
     num_neighbours: int = 5  # seen classes whose features are rotated

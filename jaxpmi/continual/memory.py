@@ -2,7 +2,7 @@
 
 New classes are described by their real images while they are there. Old classes are described
 again by their synthetic images through the new network, because features of a network trained
-from scratch drift (PMI, section 3).
+from scratch drift (docs/methods/pmi.md).
 """
 
 import functools

@@ -2,7 +2,7 @@
 
 One call makes one batch: a generator and its latents are fitted to a frozen teacher, while a
 projection head learns to tell the images apart, from each other and from those remembered of
-earlier calls. Sections are those of our specification of the method.
+earlier calls (docs/methods/cmi.md, eqs. 1 to 6).
 """
 
 import functools
@@ -92,7 +92,7 @@ def contrastive_inversion(
     student_model: BlockwiseModel | None,
     config: ContrastiveInversionConfig,
 ) -> tuple[ContrastiveState, Solution]:
-    """Makes one batch of images (section 4); all steps are one compiled program.
+    """Makes one batch of images; all steps are one compiled program.
 
     Args:
       state: of `init_contrastive_inversion` or of the last call; donated.
@@ -163,7 +163,7 @@ def contrastive_inversion(
 
 
 def two_views(pixels: jax.Array, key: PRNGKey, config: ContrastiveInversionConfig) -> jax.Array:
-    """Random views of f32[B, H, W, C] in [0, 1]: B global and then B local ones (section 2.5).
+    """Random views of f32[B, H, W, C] in [0, 1]: B global and then B local ones.
 
     Global: a crop of the image in a black border. Local: a crop of `local_scale` of its area,
     enlarged. Either is mirrored at random where `flip` says so.
