@@ -24,8 +24,8 @@ Hardware and time: not measured; meant for one or more accelerators, too long fo
 """
 
 from jaxpmi.config import AugmentConfig
+from jaxpmi.config import CfsConfig
 from jaxpmi.config import Config
-from jaxpmi.config import ContrastiveConfig
 from jaxpmi.config import DataConfig
 from jaxpmi.config import FullModelConfig
 from jaxpmi.config import InversionConfig
@@ -82,7 +82,7 @@ def get_config() -> Config:
             body_learning_rate=0.01,
             tuning_learning_rate=0.005,
         ),
-        contrastive=ContrastiveConfig(
+        cfs=CfsConfig(
             num_blocks=2,
             learning_rate=1e-2,
             num_epochs=200,

@@ -15,7 +15,7 @@ mistake or a leftover, the default is kept, and an option has the published way:
     (--clip.layer-statistics previous);
   - all of them are merged over tasks, not all but the last block's
     (--clip.no-merge-head-statistics);
-  - features drawn by CFS get the mean of their class (--contrastive.moment-match published);
+  - features drawn by CFS get the mean of their class (--cfs.moment-match published);
   - the teacher's logits have its own text features (--clip.train.teacher-texts live);
   - in training the learning rate ends at 0; at 1.6 % of the peak in a later copy of the code, the
     only one at hand (--clip.train.schedule quarter_cosine).
@@ -43,10 +43,10 @@ CLIP of random weights on a few images only.
 import numpy as np
 
 from jaxpmi.config import AugmentConfig
+from jaxpmi.config import CfsConfig
 from jaxpmi.config import ClipConfig
 from jaxpmi.config import ClipTrainConfig
 from jaxpmi.config import Config
-from jaxpmi.config import ContrastiveConfig
 from jaxpmi.config import DataConfig
 from jaxpmi.config import FullModelConfig
 from jaxpmi.config import InversionConfig
@@ -99,7 +99,7 @@ def get_config() -> Config:
                 learning_rate=5e-4,
             ),
         ),
-        contrastive=ContrastiveConfig(
+        cfs=CfsConfig(
             num_blocks=2,
             learning_rate=1e-2,
             num_epochs=200,

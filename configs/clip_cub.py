@@ -24,10 +24,10 @@ CLIP of random weights on a few images only.
 import numpy as np
 
 from jaxpmi.config import AugmentConfig
+from jaxpmi.config import CfsConfig
 from jaxpmi.config import ClipConfig
 from jaxpmi.config import ClipTrainConfig
 from jaxpmi.config import Config
-from jaxpmi.config import ContrastiveConfig
 from jaxpmi.config import DataConfig
 from jaxpmi.config import FullModelConfig
 from jaxpmi.config import InversionConfig
@@ -70,7 +70,7 @@ def get_config() -> Config:
                 ft_weight=0.1,
             ),
         ),
-        contrastive=ContrastiveConfig(
+        cfs=CfsConfig(
             num_blocks=2,
             learning_rate=1e-2,
             num_epochs=200,

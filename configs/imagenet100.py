@@ -20,8 +20,8 @@ Hardware and time: not measured; needs accelerators of large memory.
 """
 
 from jaxpmi.config import AugmentConfig
+from jaxpmi.config import CfsConfig
 from jaxpmi.config import Config
-from jaxpmi.config import ContrastiveConfig
 from jaxpmi.config import DataConfig
 from jaxpmi.config import FullModelConfig
 from jaxpmi.config import InversionConfig
@@ -60,7 +60,7 @@ def get_config() -> Config:
         losses=MethodConfig(
             recipe="stagewise", combine="sum", body_learning_rate=0.01, tuning_epochs=0.25
         ),
-        contrastive=ContrastiveConfig(num_epochs=200),
+        cfs=CfsConfig(num_epochs=200),
         inversion=InversionConfig(
             targets="cfs",
             covariance="diagonal",

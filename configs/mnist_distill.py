@@ -8,8 +8,8 @@ image. Results over seeds: docs/results.md.
 """
 
 from jaxpmi.config import AugmentConfig
+from jaxpmi.config import CmiConfig
 from jaxpmi.config import Config
-from jaxpmi.config import ContrastiveInversionConfig
 from jaxpmi.config import DataConfig
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.config import DistillConfig
@@ -38,7 +38,7 @@ def get_config() -> Config:
             total_variation_norm="l1",
             total_variation_weight=0.1,
         ),
-        contrastive_inversion=ContrastiveInversionConfig(
+        cmi=CmiConfig(
             batch_size=64,
             generator_start="last",
             num_steps=60,

@@ -5,15 +5,12 @@ The names below work on a user's own network, parameters and images; `run` is th
 
 import importlib
 
-from jaxpmi.applications.network_file import SavedNetwork
-from jaxpmi.applications.network_file import load_network
-from jaxpmi.applications.network_file import save_network
 from jaxpmi.augment import denormalise
 from jaxpmi.augment import normalise
 from jaxpmi.config import AugmentConfig
+from jaxpmi.config import CfsConfig
+from jaxpmi.config import CmiConfig
 from jaxpmi.config import Config
-from jaxpmi.config import ContrastiveConfig
-from jaxpmi.config import ContrastiveInversionConfig
 from jaxpmi.config import DataConfig
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.config import DistillConfig
@@ -27,37 +24,37 @@ from jaxpmi.config import PerLayerConfig
 from jaxpmi.config import PruneConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.config import VdfdConfig
-from jaxpmi.config_file import load_config
+from jaxpmi.config.load import load_config
 from jaxpmi.data import imagenet_class_names
 from jaxpmi.data import open_source
-from jaxpmi.features.contrastive import ContrastiveModel
-from jaxpmi.features.contrastive import fit as fit_contrastive
-from jaxpmi.features.contrastive import group_by_class
-from jaxpmi.features.contrastive import init as init_contrastive
-from jaxpmi.features.contrastive import sample_features as sample_contrastive
+from jaxpmi.features.cfs import CfsModel
+from jaxpmi.features.cfs import fit as fit_cfs
+from jaxpmi.features.cfs import group_by_class
+from jaxpmi.features.cfs import init as init_cfs
+from jaxpmi.features.cfs import sample_features as sample_cfs
 from jaxpmi.features.gaussian import ClassStats
 from jaxpmi.features.gaussian import fit_class_stats
 from jaxpmi.features.gaussian import merge_class_stats
 from jaxpmi.features.gaussian import sample_class_features
 from jaxpmi.features.projection import project_features
 from jaxpmi.features.projection import text_prototypes
-from jaxpmi.inversion.block_inverse import BlockInverse
 from jaxpmi.inversion.block_inverse import fit_block_inverses
-from jaxpmi.inversion.contrastive_inversion import contrastive_inversion
-from jaxpmi.inversion.contrastive_inversion import init_contrastive_inversion
-from jaxpmi.inversion.deep_inversion import Classifier
+from jaxpmi.inversion.cmi import cmi
+from jaxpmi.inversion.cmi import init_cmi
 from jaxpmi.inversion.deep_inversion import deep_inversion
 from jaxpmi.inversion.deep_inversion import noise_start
-from jaxpmi.inversion.fast_inversion import fast_inversion
-from jaxpmi.inversion.fast_inversion import init_fast_inversion
-from jaxpmi.inversion.full_model import PixelStats
-from jaxpmi.inversion.full_model import measure_pixels
+from jaxpmi.inversion.fast_dfkd import fast_dfkd
+from jaxpmi.inversion.fast_dfkd import init_fast_dfkd
 from jaxpmi.inversion.full_model import refine_images
+from jaxpmi.inversion.own_terms import OwnTerm
 from jaxpmi.inversion.per_layer import invert_block
 from jaxpmi.inversion.per_layer import invert_blocks
-from jaxpmi.inversion.synthesis import LayerKnowledge
 from jaxpmi.inversion.synthesis import synthesize
+from jaxpmi.inversion.synthetic import Synthetic
 from jaxpmi.inversion.targets import Targets
+from jaxpmi.memory import BlockInverse
+from jaxpmi.memory import Memory
+from jaxpmi.memory import draw_features
 from jaxpmi.models import MODELS
 from jaxpmi.models.blockwise import Block
 from jaxpmi.models.blockwise import BlockwiseModel
@@ -66,7 +63,6 @@ from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import forward
 from jaxpmi.models.blockwise import init_variables
 from jaxpmi.models.blockwise import update_batch_stats
-from jaxpmi.models.channels import filter_groups
 from jaxpmi.models.clip import CLIP_MEAN
 from jaxpmi.models.clip import CLIP_MODELS
 from jaxpmi.models.clip import CLIP_STD
@@ -77,15 +73,23 @@ from jaxpmi.models.clip import encode_text
 from jaxpmi.models.clip import init_clip
 from jaxpmi.models.clip import similarity_logits
 from jaxpmi.models.cost import count_multiply_adds
-from jaxpmi.models.imagenet import PretrainedClassifier
-from jaxpmi.models.imagenet import load_efficientnet_lite0
-from jaxpmi.models.pretrained import PretrainedClip
-from jaxpmi.models.pretrained import load_clip
-from jaxpmi.models.pruning import choose_filters
-from jaxpmi.models.pruning import filter_importance
-from jaxpmi.models.pruning import remove_filters
+from jaxpmi.network import Head
+from jaxpmi.network import Network
+from jaxpmi.network import from_blocks
+from jaxpmi.network import init_network
+from jaxpmi.network import logits
+from jaxpmi.pruning import choose_filters
+from jaxpmi.pruning import filter_groups
+from jaxpmi.pruning import filter_importance
+from jaxpmi.pruning import remove_filters
+from jaxpmi.remember import remember
 from jaxpmi.sharding import make_mesh
 from jaxpmi.types import Moments
+from jaxpmi.weights.clip import PretrainedClip
+from jaxpmi.weights.clip import load_clip
+from jaxpmi.weights.imagenet import load_efficientnet_lite0
+from jaxpmi.weights.network_file import load_network
+from jaxpmi.weights.network_file import save_network
 
 __version__ = "0.1.0"
 
@@ -97,84 +101,92 @@ __all__ = [
     "CLIP_MEAN",
     "CLIP_MODELS",
     "CLIP_STD",
+    "CfsConfig",
+    "CfsModel",
     "ClassStats",
-    "Classifier",
     "Clip",
     "ClipVariables",
+    "CmiConfig",
     "Config",
-    "ContrastiveConfig",
-    "ContrastiveInversionConfig",
-    "ContrastiveModel",
     "DataConfig",
     "DeepInversionConfig",
     "DistillConfig",
     "FullModelConfig",
     "GeneratorConfig",
+    "Head",
     "InversionConfig",
     "InvertConfig",
-    "LayerKnowledge",
     "MODELS",
+    "Memory",
+    "Method",
     "MethodConfig",
     "ModelConfig",
     "Moments",
     "Network",
+    "OwnTerm",
     "PerLayerConfig",
-    "PixelStats",
-    "PretrainedClassifier",
     "PretrainedClip",
     "PruneConfig",
     "Replay",
-    "SavedNetwork",
     "Stack",
     "Student",
     "StudentProgram",
+    "Synthesiser",
+    "Synthetic",
     "Targets",
     "TrainConfig",
     "Variables",
     "VdfdConfig",
+    "Views",
     "choose_filters",
-    "contrastive_inversion",
+    "cmi",
     "cosine_rates",
     "count_multiply_adds",
     "deep_inversion",
     "denormalise",
+    "distill",
     "distill_steps",
+    "draw_features",
     "encode_images",
     "encode_text",
-    "fast_inversion",
+    "fast_dfkd",
     "filter_groups",
     "filter_importance",
     "fit_block_inverses",
+    "fit_cfs",
     "fit_class_stats",
-    "fit_contrastive",
     "forward",
+    "from_blocks",
     "group_by_class",
     "imagenet_class_names",
+    "init_cfs",
     "init_clip",
-    "init_contrastive",
-    "init_contrastive_inversion",
-    "init_fast_inversion",
+    "init_cmi",
+    "init_fast_dfkd",
+    "init_network",
     "init_student",
     "init_variables",
     "invert_block",
     "invert_blocks",
+    "learner",
     "load_clip",
     "load_config",
     "load_efficientnet_lite0",
     "load_network",
+    "logits",
     "make_mesh",
     "measure_diversity",
-    "measure_pixels",
     "merge_class_stats",
     "noise_start",
     "normalise",
     "open_source",
     "project_features",
     "refine_images",
+    "remember",
     "remove_filters",
     "run",
+    "sample_cfs",
     "sample_class_features",
-    "sample_contrastive",
     "save_network",
     "similarity_logits",
     "synthesize",
@@ -185,14 +197,18 @@ __all__ = [
 
 # Imported when they are first used: training needs Flax, which imports slowly.
 _LATER = {
-    "Network": "jaxpmi.continual.state",
+    "Method": "jaxpmi.continual.learners",
     "Replay": "jaxpmi.continual.state",
-    "Student": "jaxpmi.applications.student",
-    "StudentProgram": "jaxpmi.applications.student",
-    "cosine_rates": "jaxpmi.applications.student",
-    "distill_steps": "jaxpmi.applications.student",
-    "init_student": "jaxpmi.applications.student",
-    "measure_diversity": "jaxpmi.applications.diversity",
+    "Student": "jaxpmi.jobs.student",
+    "StudentProgram": "jaxpmi.jobs.student",
+    "Synthesiser": "jaxpmi.jobs.synthesis",
+    "Views": "jaxpmi.continual.training_phase",
+    "cosine_rates": "jaxpmi.jobs.student",
+    "distill": "jaxpmi.jobs.student",
+    "distill_steps": "jaxpmi.jobs.student",
+    "init_student": "jaxpmi.jobs.student",
+    "learner": "jaxpmi.continual.learners",
+    "measure_diversity": "jaxpmi.jobs.diversity",
     "run": "jaxpmi.experiment",
 }
 

@@ -77,8 +77,6 @@ def augment(
     Returns:
       f32[B, H, W, C].
     """
-    if config.crop_padding < 0:
-        raise ValueError(f"crop_padding={config.crop_padding} is negative; give 0 or more pixels.")
     if config == AugmentConfig():
         return images
     border = pad_value

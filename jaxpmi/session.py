@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxpmi.accounting import Accounts
 from jaxpmi.checkpoint import Checkpointer
 from jaxpmi.config import Config
-from jaxpmi.config_file import config_to_dict
-from jaxpmi.config_file import differing_fields
+from jaxpmi.config.load import config_to_dict
+from jaxpmi.config.load import differing_fields
 from jaxpmi.phases import NonFiniteLossError
 from jaxpmi.phases import System
 from jaxpmi.sharding import replicate

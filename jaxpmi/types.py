@@ -22,7 +22,11 @@ class Moments(NamedTuple):
 
     The same container holds what BatchNorm keeps (running moments), what a batch shows
     (returned by `Block.apply`), and what is stored of a block's input.
+
+    Attributes:
+      mean: f32[C].
+      var: f32[C], at least 0.
     """
 
-    mean: jax.Array  # f32[C]
-    var: jax.Array  # f32[C]
+    mean: jax.Array
+    var: jax.Array

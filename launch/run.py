@@ -12,7 +12,7 @@ from pathlib import Path
 # A bare clone works without `pip install`: the checkout root goes on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from jaxpmi.config_file import load_config  # noqa: E402
+from jaxpmi.config.load import load_config  # noqa: E402
 
 
 def main(arguments: Sequence[str]) -> int:

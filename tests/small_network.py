@@ -1,7 +1,6 @@
 """A small network trained for seconds on made-up digits: what inversion tests invert."""
 
 import functools
-from typing import Any
 from typing import NamedTuple
 
 import jax
@@ -10,10 +9,11 @@ import numpy as np
 
 from jaxpmi.augment import normalise
 from jaxpmi.config import AugmentConfig
+from jaxpmi.config import InversionConfig
 from jaxpmi.config import MethodConfig
+from jaxpmi.config import PerLayerConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.continual.methods import classification
-from jaxpmi.continual.state import Network
 from jaxpmi.continual.train import Chunk
 from jaxpmi.continual.train import Learner
 from jaxpmi.continual.train import TaskData
@@ -22,13 +22,12 @@ from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import train_steps
 from jaxpmi.continual.train import trainable_parts
 from jaxpmi.continual.training_phase import Phase
-from jaxpmi.features.gaussian import ClassStats
-from jaxpmi.features.gaussian import fit_class_stats
-from jaxpmi.inversion.block_inverse import fit_block_inverses
-from jaxpmi.inversion.full_model import measure_pixels
-from jaxpmi.inversion.synthesis import LayerKnowledge
+from jaxpmi.memory import Memory
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
+from jaxpmi.network import Network
+from jaxpmi.network import from_blocks
+from jaxpmi.remember import remember
 
 NUM_CLASSES, SIZE = 4, 8
 SHAPE = (SIZE, SIZE, 1)
@@ -51,36 +50,45 @@ def blobs(num_per_class, num_classes=NUM_CLASSES, *, size=SIZE, seed=0):
 
 
 class Trained(NamedTuple):
-    model: Any
-    variables: blockwise.Variables
-    head: jax.Array  # f32[D, C]
+    network: Network
     images: jax.Array  # f32[N, H, W, 1], normalised training images
+    raw: np.ndarray  # the same as they are stored
     labels: np.ndarray
     features: jax.Array  # f32[N, D]
-    stats: ClassStats
-    knowledge: LayerKnowledge
+    memory: Memory
 
 
-def learner_of(network, train, num_classes=NUM_CLASSES):
+def learner_of(network, train):
     """A learner about to take its first step; its buffers may be donated."""
     network = jax.tree.map(jnp.array, network)
     opt_state = optimiser(train).init(trainable_parts(network, {}))
-    return Learner(network, {}, opt_state, jnp.ones(num_classes))
+    return Learner(network, {}, opt_state, jnp.ones(network.num_classes))
 
 
-def fresh_network(model, *, seed=0, num_classes=NUM_CLASSES):
-    variables = blockwise.init_variables(model, jax.random.key(seed), SHAPE)
-    (dim,) = blockwise.block_input_shapes(model, variables, SHAPE)[-1]
-    head = np.random.default_rng(seed).normal(0, 0.001, (dim, num_classes))
-    return Network(variables, jnp.asarray(head, jnp.float32))
+def as_network(model, variables, head, *, image_shape=SHAPE, mean=None, std=None):
+    """A `Network` of these parts, of the pixel moments `MEAN` and `STD` unless given."""
+    channels = image_shape[-1]
+    return from_blocks(
+        model, variables, head, image_shape=image_shape,
+        mean=np.resize(MEAN, channels) if mean is None else mean,
+        std=np.resize(STD, channels) if std is None else std,
+    )  # fmt: skip
+
+
+def fresh_network(model, *, seed=0, num_classes=NUM_CLASSES, image_shape=SHAPE):
+    variables = blockwise.init_variables(model, jax.random.key(seed), image_shape)
+    *_, dim = blockwise.block_input_shapes(model, variables, image_shape)[-1]
+    kernel = np.random.default_rng(seed).normal(0, 0.001, (dim, num_classes))
+    kernel = jnp.asarray(kernel, jnp.float32)
+    return as_network(model, variables, kernel, image_shape=image_shape)
 
 
 @functools.cache
 def trained(num_steps=60, batch_size=32):
     """`resnet_small(4)` that tells the blobs apart, with all that is known of its inputs."""
-    model, train = resnet.resnet_small(4), TrainConfig()
+    train = TrainConfig()
     raw, labels = blobs(32)
-    network = fresh_network(model)
+    network = fresh_network(resnet.resnet_small(4))
     rows = np.random.default_rng(1).integers(0, len(labels), (num_steps, batch_size))
     chunk = Chunk(
         raw[rows],
@@ -92,29 +100,23 @@ def trained(num_steps=60, batch_size=32):
         np.int32(num_steps),
     )
     ones = np.ones(NUM_CLASSES, np.float32)
-    data = TaskData(network, ones, 0 * ones, MEAN, STD)
+    data = TaskData(network, ones, 0 * ones)
     program = TrainProgram(
-        model, Phase("all", classification, 1.0, 0.1), train, MethodConfig(), AugmentConfig()
+        Phase("all", classification, 1.0, 0.1), train, MethodConfig(), AugmentConfig()
     )
     learner, _ = train_steps(
         learner_of(network, train), chunk, data, jax.random.key(0), program=program
     )
-    variables, head = learner.network
+    network = learner.network
     images = normalise(jnp.asarray(raw), MEAN, STD)
-    out = jax.jit(functools.partial(blockwise.forward, model))(variables, images)
-    pixels = measure_pixels(raw, MEAN, STD)
-    batch = (images, jnp.asarray(labels), jnp.ones(len(labels)))
-    inverses = fit_block_inverses(model, variables, [batch], num_classes=NUM_CLASSES, rank=8)
-    return Trained(
-        model,
-        variables,
-        head,
-        images,
-        labels,
-        out.features,
-        fit_class_stats(out.features, jnp.asarray(labels), NUM_CLASSES),
-        LayerKnowledge(out.block_inputs, inverses, pixels),
+    features = jax.jit(functools.partial(blockwise.forward, network.model))(
+        network.variables, images
+    ).features
+    config = InversionConfig(
+        targets="gaussian", covariance="diagonal", per_layer=PerLayerConfig(inverse_rank=8)
     )
+    memory = remember(network, [(raw, labels)], config=config)
+    return Trained(network, images, raw, labels, features, memory)
 
 
 @functools.cache
@@ -122,8 +124,8 @@ def block_inputs():
     """Inputs of every block on 32 training images, and last their features."""
     net = trained()
     values = [net.images[:32]]
-    for i, block in enumerate(net.model.blocks):
-        params, batch_stats = (part[blockwise.block_name(i)] for part in net.variables)
+    for i, block in enumerate(net.network.model.blocks):
+        params, batch_stats = (part[blockwise.block_name(i)] for part in net.network.variables)
         apply = jax.jit(functools.partial(block.apply, train=False))
         values.append(apply(params, batch_stats, values[-1])[0])
     return values
@@ -132,7 +134,7 @@ def block_inputs():
 def agreement(images, labels):
     """Share of normalised images to which the trained network gives the intended label."""
     net = trained()
-    logits = _features(net.variables, images) @ net.head
+    logits = net.network.head(_features(net.network.variables, images))
     return float((logits.argmax(1) == labels).mean())
 
 

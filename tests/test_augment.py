@@ -70,11 +70,6 @@ def test_defaults_change_nothing():
     np.testing.assert_array_equal(x, y)
 
 
-def test_negative_padding():
-    with pytest.raises(ValueError, match="crop_padding=-1 is negative"):
-        views(AugmentConfig(crop_padding=-1))
-
-
 def test_flip_is_fair_and_independent():
     x = jnp.asarray(pixels(1000), jnp.float32)
     y = np.asarray(augment_jit(x, jax.random.key(0), config=AugmentConfig(flip=True)))

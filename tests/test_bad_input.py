@@ -93,7 +93,7 @@ COMMANDS = [
     ("CONFIG --train.epoch 3", "unknown config field 'epoch' in TrainConfig; did you mean"),
     ("CONFIG --train.epochs two", "--train.epochs got 'two'; expected a whole number."),
     ("CONFIG --train.epochs", "--train.epochs got no value"),
-    ("CONFIG --method ewc", "--method got 'ewc'; expected one of 'joint', 'finetune'"),
+    ("CONFIG --method ewc", "method='ewc' is unknown; use one of joint, finetune, lwf"),
     ("CONFIG --save-images=maybe", "unrecognized arguments: maybe"),
     ("CONFIG extra", "unrecognized arguments: extra"),
     ("CONFIG --train.epochs 0", "train.epochs=0 is out of range; expected 1 or more."),
@@ -103,7 +103,7 @@ COMMANDS = [
     ("CONFIG --train.weight-decay -1", "train.weight_decay=-1.0 is out of range"),
     ("CONFIG --losses.lwf-weight -1", "losses.lwf_weight=-1.0 is out of range; expected 0 or more"),
     ("CONFIG --inversion.full-model.num-steps 0", "num_steps=0 is out of range"),
-    ("CONFIG --contrastive.keep-rate 0", "keep_rate=0.0 is out of range; expected in (0, 1]."),
+    ("CONFIG --cfs.keep-rate 0", "keep_rate=0.0 is out of range; expected in (0, 1]."),
     ("CONFIG --train.milestones 0.5 0.2", "train.milestones=(0.5, 0.2) must ascend"),
     ("CONFIG --train.milestone-factor 2", "milestone_factor=2.0 is out of range"),
     ("CONFIG --losses.vdfd.rank 0", "losses.vdfd.rank=0 is out of range; expected 1 or more."),
@@ -128,7 +128,7 @@ COMMANDS = [
     ("CONFIG --data.num-classes 9", "num_classes=9 does not fit data set 'data'"),
     ("CONFIG --data.augment.crop-scale 1 0.9", "crop_scale=(1.0, 0.9) must ascend; give the"),
     (
-        "CONFIG --job distill --method cmi --contrastive-inversion.bank-size 1000",
+        "CONFIG --job distill --method cmi --cmi.bank-size 1000",
         "bank_size=1000 is not a multiple of batch_size=256; use 768 or 1024.",
     ),
     (
@@ -136,16 +136,16 @@ COMMANDS = [
         "distill.warmup_steps=100 leaves none of the student's rounds * steps_per_round = 100",
     ),
     (
-        "CONFIG --job distill --method cmi --contrastive-inversion.local-scale 1 0.5",
-        "contrastive_inversion.local_scale=(1.0, 0.5) must ascend; give the smallest",
+        "CONFIG --job distill --method cmi --cmi.local-scale 1 0.5",
+        "cmi.local_scale=(1.0, 0.5) must ascend; give the smallest",
     ),
     (
         "CONFIG --job distill --method deep_inversion --deep-inversion.crop-scale 1 0.5",
         "deep_inversion.crop_scale=(1.0, 0.5) must ascend; give the smallest",
     ),
     (
-        "CONFIG --job distill --method fast_dfkd --contrastive-inversion.statistics-weight 0 "
-        "--contrastive-inversion.cross-entropy-weight 0",
+        "CONFIG --job distill --method fast_dfkd --cmi.statistics-weight 0 "
+        "--cmi.cross-entropy-weight 0",
         "cross_entropy_weight of 0 would make any images; raise one of them.",
     ),
     ("CONFIG --data.class-names no.txt", "no.txt does not exist or is no file; data.class_names"),

@@ -2,20 +2,32 @@
 
 import dataclasses
 import json
+import pydoc
+import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 
-from jaxpmi import config_file
-from jaxpmi import config_ranges
-from jaxpmi import config_types
+import jaxpmi.config
 from jaxpmi.config import Config
 from jaxpmi.config import DataConfig
+from jaxpmi.config import ModelConfig
+from jaxpmi.config import PerLayerConfig
 from jaxpmi.config import TrainConfig
-from jaxpmi.config_check import validate
-from jaxpmi.config_file import load_config
+from jaxpmi.config import load
+from jaxpmi.config.check import validate
+from jaxpmi.config.load import load_config
+from jaxpmi.config.ranges import AtLeast
+from jaxpmi.config.ranges import NonNegative
+from jaxpmi.config.ranges import OpenFraction
+from jaxpmi.config.ranges import Range
+from jaxpmi.config.settings import Settings
+from jaxpmi.config.settings import annotations
+from jaxpmi.config.settings import leaves
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,9 +71,13 @@ def test_help_lists_every_field(capsys):
         load_config(None, ["--help"])
     assert not stop.value.code
     text = capsys.readouterr().out
-    for leaf in config_types.leaves(Config()):
+    for leaf in leaves(Config()):
         assert "--" + leaf.path.replace("_", "-") in text
-    assert "gradient" in text or "Adam steps per block" in text  # the fields' own comments
+    text = " ".join(text.replace("│", " ").split())  # without the box and its line breaks
+    # What the docstring says of a field, all lines of it, with the range.
+    assert "teach a student by them, prune filters, draw them. (default: continual)" in text
+    assert "grid of its input upwards; 0: like every other block. 0 or more. (default: 0)" in text
+    assert "multipliers tried with them. Each more than 0. (default: )" in text
 
 
 @pytest.mark.parametrize(
@@ -104,12 +120,6 @@ def test_help_lists_every_field(capsys):
             "train.milestones=[0.5] is of type list; expected numbers in a tuple.",
         ),
         (
-            "def get_config():\n  return Config(method='ewc')",
-            "method='ewc' is of type str; expected one of 'joint', 'finetune', 'lwf', 'abd', "
-            "'r_dfcil', 'deep_inversion', 'pmi', 'dfd', 'vdfd', 'noise', "
-            "'adaptive_deep_inversion', 'cmi', 'fast_dfkd'.",
-        ),
-        (
             "def get_config():\n  return Config(save_images=1)",
             "save_images=1 is of type int; expected True or False.",
         ),
@@ -142,7 +152,7 @@ def test_missing_file(tmp_path):
         ),
         (
             "--num-epochs 3",
-            "unknown config field 'num_epochs' in Config; did you mean 'contrastive.num_epochs'?",
+            "unknown config field 'num_epochs' in Config; did you mean 'cfs.num_epochs'?",
         ),
         ("--trian.epochs 3", "unknown config field 'trian' in Config; did you mean 'train'?"),
         ("--seed.value 3", "config field 'seed' in Config is no group; set --seed itself."),
@@ -203,13 +213,52 @@ def test_scenes_may_be_learnt_one_class_or_domain_at_a_time():
     validate(Config(method="finetune", data=domains))
 
 
-def test_every_number_has_a_range():
-    kinds = {leaf.path: config_types.describe(leaf.kind) for leaf in config_types.leaves(Config())}
-    numbers = [path for path, kind in kinds.items() if "number" in kind]
-    assert len(numbers) > 40
-    assert [path for path in numbers if config_ranges.find_range(path) is None] == []
-    names = {path.rpartition(".")[2] for path in numbers} | set(numbers)
-    assert [name for name in config_ranges.RANGES if name not in names] == []  # none is stale
+CLASSES = [getattr(jaxpmi.config, n) for n in jaxpmi.config.__all__ if n.endswith("Config")]
+
+
+def holds_number(kind):
+    return kind in (int, float) or any(map(holds_number, typing.get_args(kind)))
+
+
+@pytest.mark.parametrize("owner", CLASSES)
+def test_numbers_and_only_they_have_a_range(owner):
+    fields = annotations(owner).items()
+    assert {n: r for n, (k, r) in fields if holds_number(k) != (r is not None)} == {}
+
+
+def test_every_config_class_is_public_and_numbers_are_found():
+    inner = {type(Config())}
+    for owner in CLASSES:
+        inner |= {k for k, _ in annotations(owner).values() if dataclasses.is_dataclass(k)}
+    assert inner == set(CLASSES) and all(issubclass(owner, Settings) for owner in CLASSES)
+    paths = [leaf.path for leaf in leaves(Config()) if leaf.range is not None]
+    assert len(paths) > 150
+    assert not holds_number(typing.Literal[1, 2]) and holds_number(tuple[float, ...] | None)
+
+
+@pytest.mark.parametrize("owner", CLASSES)
+def test_docstrings_describe_every_field_and_its_range(owner):
+    """In the order of the fields, and nothing else; so help() and --help tell them."""
+    entries = re.findall(
+        r"^  (\w+): (.+(?:\n    .+)*)", owner.__doc__.split("Attributes:\n")[1], re.M
+    )
+    assert [name for name, _ in entries] == [field.name for field in dataclasses.fields(owner)]
+    for name, text in entries:
+        allowed = annotations(owner)[name][1]
+        assert text.endswith("." if allowed is None else f"{str(allowed)[1:]}."), name
+        assert len(text) > len(f"Each {allowed or ''}."), name  # more than the range is said
+    assert f"  {entries[0][0]}: " in pydoc.render_doc(owner, renderer=pydoc.plaintext)
+
+
+def test_a_range_in_words():
+    assert [str(r) for r in (Range(), AtLeast(2), NonNegative, OpenFraction)] == [
+        "any finite number",
+        "2 or more",
+        "0 or more",
+        "in (0, 1)",
+    ]
+    assert str(Range(high=3)) == "3 or less" and 3 in Range(high=3) and 4 not in Range(high=3)
+    assert float("nan") not in Range() and float("inf") not in Range() and -1e9 in Range()
 
 
 OUT_OF_RANGE = [
@@ -242,9 +291,9 @@ OUT_OF_RANGE = [
     ("losses.hkd_weight", -0.1),
     ("losses.lwf_temperature", 0.0),
     ("losses.tuning_epochs", 1.0),
-    ("contrastive.keep_rate", 0.0),
-    ("contrastive.keep_rate", 1.5),
-    ("contrastive.num_rounds", 0),
+    ("cfs.keep_rate", 0.0),
+    ("cfs.keep_rate", 1.5),
+    ("cfs.num_rounds", 0),
     ("inversion.images_per_task", -120),
     ("inversion.batch_size", 0),
     ("inversion.per_layer.num_steps", -1),
@@ -273,21 +322,93 @@ PIXEL_TERMS = {
 
 @pytest.mark.parametrize(("path", "value"), OUT_OF_RANGE)
 def test_out_of_range(path, value):
+    """When settings are made, with the name of the class; when loaded, with the whole path."""
+    sentence = f"={value} is out of range; expected "
+    name, owner = path.rpartition(".")[2], Config()
+    for part in path.split(".")[:-1]:
+        owner = getattr(owner, part)
+    if path != "data.first_task_classes":  # 1 is out of range for images alone
+        with pytest.raises(ValueError) as caught:
+            dataclasses.replace(owner, **{name: value})
+        assert str(caught.value).startswith(f"{type(owner).__name__}.{name}{sentence}")
+    options = [*map(str, value)] if isinstance(value, tuple) else [str(value)]
     with pytest.raises(ValueError) as caught:
-        validate(change(Config(), path, value))
-    assert str(caught.value).startswith(f"{path}={value} is out of range; expected ")
+        validate(load_config(None, [f"--{path}", *options]))
+    assert str(caught.value).startswith(f"{path}{sentence}")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_not_finite(value):
-    with pytest.raises(ValueError, match="train.weight_decay=(nan|inf) is not a finite number"):
-        validate(change(Config(), "train.weight_decay", value))
+    with pytest.raises(ValueError, match="^TrainConfig.weight_decay=.* is not a finite number"):
+        TrainConfig(weight_decay=value)
+    with pytest.raises(ValueError, match="^train.weight_decay=(nan|inf) is not a finite number"):
+        load.config_from_dict({"train": {"weight_decay": value}})
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: PerLayerConfig(num_steps=-1), "num_steps=-1 is out of range; expected 0 or more."),
+        (lambda: PerLayerConfig(num_steps=1.5), "num_steps=1.5 is of type float; expected a whole"),
+        (lambda: PerLayerConfig(start="inv"), "start='inv' is of type str; expected one of 'inv"),
+    ],
+)
+def test_settings_made_by_hand(make, sentence):
+    with pytest.raises(ValueError) as caught:
+        make()
+    assert str(caught.value).startswith(f"PerLayerConfig.{sentence}")
+
+
+def test_settings_of_a_file_are_checked_as_a_whole(tmp_path):
+    """Parts do not know where they belong: ModelConfig has two places in Config."""
+    body = "def get_config():\n  return Config(distill=DistillConfig(student=ModelConfig(width=0)))"
+    with pytest.raises(ValueError, match="^distill.student.width=0 is out of range; expected 1 or"):
+        load_config(write(tmp_path, HEADER + body))
+    with pytest.raises(ValueError, match="^ModelConfig.width=0 is out of range"):  # as before
+        ModelConfig(width=0)
+
+
+def test_settings_of_your_own_are_checked_and_described():
+    @dataclasses.dataclass(frozen=True)
+    class OwnConfig(Settings):
+        """Two numbers.
+
+        Attributes:
+          a: of one
+            kind.
+          b: of another.
+        """
+
+        a: Annotated[tuple[int, ...] | None, Range(2, 3)] = None
+        b: float = 0.0
+
+    assert OwnConfig.__doc__.endswith("a: of one\n    kind. Each in [2, 3].\n  b: of another.")
+    assert OwnConfig(a=(2, 3)).a == (2, 3) and OwnConfig(b=-1.0).b == -1.0
+    with pytest.raises(ValueError, match=r"OwnConfig.a=\(2, 4\) is out of range; expected in \[2,"):
+        OwnConfig(a=(2, 4))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"workdir": ""}, "workdir is empty"),
+        (
+            {"method": "ewc"},
+            "method='ewc' is unknown; use one of joint, finetune, lwf, abd, r_dfcil, "
+            "deep_inversion, pmi, dfd, vdfd, or name your own as 'module:name'.",
+        ),
+        ({"method": "dfdd"}, "method='dfdd' is unknown; did you mean 'dfd'. or name your own as"),
+        (
+            {"job": "distill", "method": "no_such.module:make"},
+            "method='no_such.module:make': there is no module 'no_such'; run where Python finds",
+        ),
+        (
+            {"method": "math:tau"},
+            "method='math:tau' is a float; make it with jaxpmi.learner.loss.",
+        ),
+        (
+            {"model.factory": "math:tau", "model.weights": "imagenet"},
+            "model.factory='math:tau' makes the network, but model.name='resnet_small' with",
+        ),
         ({"model.name": "vgg"}, "model.name='vgg' is unknown; use one of resnet_small, resnet32,"),
         ({"data.source": "npz"}, "data.source='npz' needs data.path, the .npz file; set it"),
         ({"data.source": "folder"}, "needs data.path, a folder of class folders"),
@@ -442,10 +563,10 @@ def test_dict_round_trip_through_json():
     config = Config(
         data=DataConfig(class_order=(1, 0), mean=(0.5,), std=(0.25,)), save_images=True, seed=3
     )
-    values = json.loads(json.dumps(config_file.config_to_dict(config)))
-    assert config_file.config_from_dict(values) == config
-    assert config_file.config_from_dict({}) == Config()
-    assert config_file.differing_fields(config, values) == []
+    values = json.loads(json.dumps(load.config_to_dict(config)))
+    assert load.config_from_dict(values) == config
+    assert load.config_from_dict({}) == Config()
+    assert load.differing_fields(config, values) == []
 
 
 @pytest.mark.parametrize(
@@ -453,12 +574,17 @@ def test_dict_round_trip_through_json():
     [
         ({"train": {"epoch": 1}}, "unknown config field 'epoch' in TrainConfig; did you mean"),
         ({"seed": "x"}, "seed='x' is of type str"),
+        ({"workdir": ""}, "workdir is empty; give a text."),
+        (
+            {"inversion": {"per_layer": {"num_steps": -1}}},
+            "^inversion.per_layer.num_steps=-1 is out",
+        ),
         ({"train": 5}, "train=5 is of type int; expected a TrainConfig"),
     ],
 )
 def test_wrong_dict(values, message):
     with pytest.raises(ValueError, match=message):
-        config_file.config_from_dict(values)
+        load.config_from_dict(values)
 
 
 def test_differing_fields():
@@ -466,29 +592,29 @@ def test_differing_fields():
     b = change(change(a, "train.epochs", 5), "data.mean", (0.5,))
     for path, value in (("workdir", "x"), ("save_images", True), ("checkpoint_every", 1)):
         b = change(b, path, value)
-    assert config_file.differing_fields(a, b) == [
+    assert load.differing_fields(a, b) == [
         ("data.mean", None, [0.5]),
         ("train.epochs", 20, 5),
     ]
-    assert ("workdir", "runs/default", "x") in config_file.differing_fields(a, b, exempt=())
-    stored = config_file.config_to_dict(a)
+    assert ("workdir", "runs/default", "x") in load.differing_fields(a, b, exempt=())
+    stored = load.config_to_dict(a)
     del stored["train"]["momentum"]
     stored["train"]["nesterov"] = True
-    assert config_file.differing_fields(stored, a) == [
-        ("train.nesterov", True, config_file.ABSENT),
-        ("train.momentum", config_file.ABSENT, 0.9),
+    assert load.differing_fields(stored, a) == [
+        ("train.nesterov", True, load.ABSENT),
+        ("train.momentum", load.ABSENT, 0.9),
     ]
 
 
 def test_exempt_fields_exist():
-    paths = [leaf.path for leaf in config_types.leaves(Config())]
-    assert set(config_file.MAY_DIFFER) <= set(paths)
+    paths = [leaf.path for leaf in leaves(Config())]
+    assert set(load.MAY_DIFFER) <= set(paths)
 
 
 def test_import_is_light():
     code = """
 import sys
-import jaxpmi.config_file, jaxpmi.writers, jaxpmi.checkpoint
+import jaxpmi.config.load, jaxpmi.writers, jaxpmi.checkpoint
 heavy = {"tyro", "PIL", "matplotlib", "orbax", "tensorflow", "tensorflow_datasets"}
 heavy &= set(sys.modules)
 sys.exit(f"imported {heavy}" if heavy else 0)

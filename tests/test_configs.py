@@ -9,9 +9,9 @@ import pytest
 import tiny_run
 
 from jaxpmi.config import SCENE_KINDS
-from jaxpmi.config_check import RECORD_METHODS
-from jaxpmi.config_check import validate
-from jaxpmi.config_file import load_config
+from jaxpmi.config.check import validate
+from jaxpmi.config.load import load_config
+from jaxpmi.continual.learners import find_method
 from jaxpmi.continual.loop import task_plan
 from jaxpmi.continual.segmentation import begin_segmentation
 from jaxpmi.continual.start import initial_state
@@ -20,12 +20,12 @@ from jaxpmi.models import MODELS
 
 ROOT = Path(__file__).parents[1]
 PATHS = sorted((ROOT / "configs").glob("*.py"))
-# Those of CLIP run in tests/continual/test_clip_loop.py, those of jobs in tests/applications.
+# Those of CLIP run in tests/continual/test_clip_loop.py, those of jobs in tests/jobs.
 JOBS = [path for path in PATHS if load_config(path).job != "continual"]
 SEGMENTERS = [path for path in PATHS if load_config(path).data.source in SCENE_KINDS]
 OTHERS = [*JOBS, *SEGMENTERS]
 CLASSIFIERS = [path for path in PATHS if not path.stem.startswith("clip_") and path not in OTHERS]
-RECORDERS = [path for path in CLASSIFIERS if load_config(path).method in RECORD_METHODS]
+RECORDERS = [path for path in CLASSIFIERS if find_method(load_config(path).method).keeps_records]
 INVERTERS = [path for path in CLASSIFIERS if path not in RECORDERS]
 
 # What each config's data looks like: classes, then H, W, C of an image.
@@ -45,7 +45,7 @@ SHAPES = {
 # classes with two images each, so two steps.
 CLASSES, BATCH = 5, 5
 SMALL = f"""--data.source npz --model.width 2 --train.epochs 1 --train.batch-size {BATCH}
-  --train.replay-batch-size {BATCH} --contrastive.num-epochs 1 --inversion.base-images 0
+  --train.replay-batch-size {BATCH} --cfs.num-epochs 1 --inversion.base-images 0
   --inversion.images-per-task {BATCH} --inversion.batch-size {BATCH}
   --inversion.per-layer.num-steps 2 --inversion.per-layer.inverse-rank 4
   --inversion.full-model.num-steps 2""".split()

@@ -6,10 +6,8 @@ import numpy as np
 from small_network import blobs
 
 from jaxpmi import experiment
-from jaxpmi.applications import invert
-from jaxpmi.applications import state
+from jaxpmi.config import CfsConfig
 from jaxpmi.config import Config
-from jaxpmi.config import ContrastiveConfig
 from jaxpmi.config import DataConfig
 from jaxpmi.config import FullModelConfig
 from jaxpmi.config import GeneratorConfig
@@ -20,6 +18,8 @@ from jaxpmi.config import PerLayerConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.config import VdfdConfig
 from jaxpmi.continual import start
+from jaxpmi.jobs import invert
+from jaxpmi.jobs import state
 from jaxpmi.models import MODELS
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
@@ -62,7 +62,7 @@ def tiny_config(folder, method="pmi", **changes):
         data=DataConfig(source="npz", path=str(path), num_tasks=NUM_TASKS),
         model=ModelConfig(name="tiny", width=4),
         train=TrainConfig(batch_size=BATCH, replay_batch_size=BATCH, epochs=1),
-        contrastive=ContrastiveConfig(num_blocks=1, num_epochs=1, batch_size=8, num_rounds=4),
+        cfs=CfsConfig(num_blocks=1, num_epochs=1, batch_size=8, num_rounds=4),
         losses=MethodConfig(vdfd=VdfdConfig(hidden_dim=4, output_dim=4)),
         inversion=InversionConfig(
             images_per_task=2 * BATCH,

@@ -4,9 +4,6 @@ A config file defines `get_config() -> Config` and changes only what differs fro
 here. Any field can be overridden on the command line (`launch/run.py --help`).
 """
 
-from jaxpmi.config.applications import DistillConfig
-from jaxpmi.config.applications import InvertConfig
-from jaxpmi.config.applications import PruneConfig
 from jaxpmi.config.clip import ClipConfig
 from jaxpmi.config.clip import ClipPretrainingConfig
 from jaxpmi.config.clip import ClipTrainConfig
@@ -17,13 +14,16 @@ from jaxpmi.config.data import DataConfig
 from jaxpmi.config.data import DigitScenesConfig
 from jaxpmi.config.experiment import Config
 from jaxpmi.config.experiment import ContinualConfig
-from jaxpmi.config.inversion import ContrastiveConfig
-from jaxpmi.config.inversion import ContrastiveInversionConfig
+from jaxpmi.config.generators import CmiConfig
+from jaxpmi.config.generators import GeneratorConfig
+from jaxpmi.config.inversion import CfsConfig
 from jaxpmi.config.inversion import DeepInversionConfig
 from jaxpmi.config.inversion import FullModelConfig
-from jaxpmi.config.inversion import GeneratorConfig
 from jaxpmi.config.inversion import InversionConfig
 from jaxpmi.config.inversion import PerLayerConfig
+from jaxpmi.config.jobs import DistillConfig
+from jaxpmi.config.jobs import InvertConfig
+from jaxpmi.config.jobs import PruneConfig
 from jaxpmi.config.training import MethodConfig
 from jaxpmi.config.training import ModelConfig
 from jaxpmi.config.training import TrainConfig
@@ -32,13 +32,13 @@ from jaxpmi.config.training import VdfdConfig
 __all__ = [
     "SCENE_KINDS",
     "AugmentConfig",
+    "CfsConfig",
     "ClipConfig",
     "ClipPretrainingConfig",
     "ClipTrainConfig",
+    "CmiConfig",
     "Config",
     "ContinualConfig",
-    "ContrastiveConfig",
-    "ContrastiveInversionConfig",
     "DataConfig",
     "DeepInversionConfig",
     "DigitScenesConfig",

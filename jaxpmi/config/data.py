@@ -1,66 +1,115 @@
 """Where images come from, and random views of them."""
 
 import dataclasses
+from typing import Annotated
 from typing import Literal
 
+from jaxpmi.config.ranges import AtLeast
+from jaxpmi.config.ranges import Fraction
+from jaxpmi.config.ranges import NonNegative
+from jaxpmi.config.ranges import OpenFraction
+from jaxpmi.config.ranges import Positive
+from jaxpmi.config.ranges import PositiveFraction
+from jaxpmi.config.ranges import Range
+from jaxpmi.config.settings import Settings
+
 DataSource = Literal[
-    "embedded",  # MNIST-5k, which comes with the package
-    "coloured_digits",  # the same digits in four colours, 40 classes with names
-    "tfds",  # a prepared TensorFlow data set
-    "folder",  # images in one folder per class
-    "npz",  # arrays
-    "digit_scenes",  # scenes (images with a class per pixel) of several embedded digits
-    "voc",  # PASCAL VOC 2012
-    "cityscapes",  # street scenes of 21 cities
+    "embedded",
+    "coloured_digits",
+    "tfds",
+    "folder",
+    "npz",
+    "digit_scenes",
+    "voc",
+    "cityscapes",
 ]
 
 SCENE_KINDS = ("digit_scenes", "voc", "cityscapes")  # sources of images with label maps
 
 
 @dataclasses.dataclass(frozen=True)
-class AugmentConfig:
-    """Random views of real (and, where switched on, synthetic) images, made on device."""
+class AugmentConfig(Settings):
+    """Random views of real (and, where switched on, synthetic) images, made on device.
 
-    crop_scale: tuple[float, float] | None = None  # least and largest area of a random crop, as
-    # shares of the image's, resized to the image's size (photographs); None: no such crop
-    crop_padding: int = 0  # pixels of zero padding before a random crop; 0: no crop
-    flip: bool = False  # random left-right flip; keep off where it changes the class (digits)
-    noise_std: float = 0.0  # of Gaussian noise added to pixels, in normalised units
+    Attributes:
+      crop_scale: least and largest area of a random crop, as shares of the image's, resized to the
+        image's size (photographs); None: no such crop.
+      crop_padding: pixels of zero padding before a random crop; 0: no crop.
+      flip: random left-right flip; keep off where it changes the class (digits).
+      noise_std: of Gaussian noise added to pixels, in normalised units.
+    """
 
-
-@dataclasses.dataclass(frozen=True)
-class DigitScenesConfig:
-    """Scenes of several embedded digits, made when they are opened."""
-
-    num_train: int = 2000  # training scenes, of training digits
-    num_test: int = 400  # test scenes, of test digits
-    digit_classes: int = 10  # digits 0, 1, ... that are drawn from
-    num_digits: int = 3  # digits of random classes in every scene, nowhere overlapping
-    digit_size: int = 14  # pixels of a digit's side; the digits are stored with 28
+    crop_scale: Annotated[tuple[float, float] | None, PositiveFraction] = None
+    crop_padding: Annotated[int, NonNegative] = 0
+    flip: bool = False
+    noise_std: Annotated[float, NonNegative] = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Where the images come from and how the classes are split into tasks."""
+class DigitScenesConfig(Settings):
+    """Scenes of several embedded digits, made when they are opened.
 
-    source: DataSource = "embedded"  # kind of data set; see DataSource
-    name: str = "mnist5k"  # tfds only: data-set name, e.g. cifar100
-    path: str | None = None  # of the file (npz) or folder (folder, tfds, voc, cityscapes)
-    image_size: int | None = None  # resize to image_size x image_size pixels; None: as stored
-    image_padding: int = 0  # black pixels added to every side, after any resize
-    rgb: bool = False  # three equal channels instead of one, where images are grey
-    num_classes: int | None = None  # use only the first num_classes labels; None: all
-    num_tasks: int = 5  # tasks the classes (or the domains of scenes) are split into
-    first_task_classes: int | None = None  # classes (or domains) of a larger first task; None:
-    # equal tasks
-    class_names: str | None = None  # text file of one name per line, or of lines such as
-    # "n01443537 goldfish"; None: the data set's own names, with spaces for underscores
-    class_order: tuple[int, ...] | None = None  # explicit class (or domain) order; None: drawn from
-    # the seed, of domains as they come; of scenes' classes 0 is the first after the background
-    test_fraction: float = 0.2  # held out per class (city) where the source has no test split
-    mean: tuple[float, ...] | None = None  # per channel, of pixels in [0, 1]; None: of task 0
-    std: tuple[float, ...] | None = None  # per channel, of pixels in [0, 1]; None: of task 0
+    Attributes:
+      num_train: training scenes, of training digits.
+      num_test: test scenes, of test digits.
+      digit_classes: digits 0, 1, ... that are drawn from.
+      num_digits: digits of random classes in every scene, nowhere overlapping.
+      digit_size: pixels of a digit's side; the digits are stored with 28.
+    """
+
+    num_train: Annotated[int, AtLeast(1)] = 2000
+    num_test: Annotated[int, AtLeast(1)] = 400
+    digit_classes: Annotated[int, Range(2, 10)] = 10
+    num_digits: Annotated[int, AtLeast(1)] = 3
+    digit_size: Annotated[int, AtLeast(1)] = 14
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(Settings):
+    """Where the images come from and how the classes are split into tasks.
+
+    Attributes:
+      source: kind of data set: embedded (MNIST-5k, which comes with the package), coloured_digits
+        (the same digits in four colours, 40 classes with names), tfds (a prepared TensorFlow data
+        set), folder (images in one folder per class), npz (arrays), digit_scenes (scenes, which are
+        images with a class per pixel, of several embedded digits), voc (PASCAL VOC 2012) or
+        cityscapes (street scenes of 21 cities).
+      name: tfds only: data-set name, e.g. cifar100.
+      path: of the file (npz) or folder (folder, tfds, voc, cityscapes).
+      image_size: resize to image_size x image_size pixels; None: as stored.
+      image_padding: black pixels added to every side, after any resize.
+      rgb: three equal channels instead of one, where images are grey.
+      num_classes: use only the first num_classes labels; None: all.
+      num_tasks: tasks the classes (or the domains of scenes) are split into.
+      first_task_classes: classes (or domains) of a larger first task; None: equal tasks.
+      class_names: text file of one name per line, or of lines such as "n01443537 goldfish"; None:
+        the data set's own names, with spaces for underscores.
+      class_order: explicit class (or domain) order; None: drawn from the seed, of domains as they
+        come; of scenes' classes 0 is the first after the background.
+      test_fraction: held out per class (city) where the source has no test split.
+      mean: per channel, of pixels in [0, 1]; None: of task 0.
+      std: per channel, of pixels in [0, 1]; None: of task 0.
+      augment: random views of real images.
+      scene_tasks: scenes only: what a task adds.
+      scene_size: scenes only: height and width in pixels.
+      digit_scenes: source digit_scenes only: what scenes are made of.
+    """
+
+    source: DataSource = "embedded"
+    name: str = "mnist5k"
+    path: str | None = None
+    image_size: Annotated[int | None, AtLeast(1)] = None
+    image_padding: Annotated[int, NonNegative] = 0
+    rgb: bool = False
+    num_classes: Annotated[int | None, AtLeast(2)] = None
+    num_tasks: Annotated[int, AtLeast(1)] = 5
+    first_task_classes: Annotated[int | None, AtLeast(1)] = None
+    class_names: str | None = None
+    class_order: Annotated[tuple[int, ...] | None, NonNegative] = None
+    test_fraction: Annotated[float, OpenFraction] = 0.2
+    mean: Annotated[tuple[float, ...] | None, Fraction] = None
+    std: Annotated[tuple[float, ...] | None, Positive] = None
     augment: AugmentConfig = AugmentConfig()
-    scene_tasks: Literal["classes", "domains"] = "classes"  # scenes only: what a task adds
-    scene_size: tuple[int, int] = (32, 32)  # scenes only: height and width in pixels
+    scene_tasks: Literal["classes", "domains"] = "classes"
+    scene_size: Annotated[tuple[int, int], AtLeast(1)] = (32, 32)
     digit_scenes: DigitScenesConfig = DigitScenesConfig()

@@ -1,69 +1,90 @@
 """One experiment: all settings together."""
 
 import dataclasses
+from typing import Annotated
 from typing import Literal
 
-from jaxpmi.config.applications import DistillConfig
-from jaxpmi.config.applications import InvertConfig
-from jaxpmi.config.applications import PruneConfig
 from jaxpmi.config.clip import ClipConfig
 from jaxpmi.config.data import DataConfig
-from jaxpmi.config.inversion import ContrastiveConfig
-from jaxpmi.config.inversion import ContrastiveInversionConfig
+from jaxpmi.config.generators import CmiConfig
+from jaxpmi.config.generators import GeneratorConfig
+from jaxpmi.config.inversion import CfsConfig
 from jaxpmi.config.inversion import DeepInversionConfig
-from jaxpmi.config.inversion import GeneratorConfig
 from jaxpmi.config.inversion import InversionConfig
+from jaxpmi.config.jobs import DistillConfig
+from jaxpmi.config.jobs import InvertConfig
+from jaxpmi.config.jobs import PruneConfig
+from jaxpmi.config.ranges import AtLeast
+from jaxpmi.config.ranges import NonNegative
+from jaxpmi.config.ranges import Range
+from jaxpmi.config.settings import Settings
 from jaxpmi.config.training import MethodConfig
 from jaxpmi.config.training import ModelConfig
 from jaxpmi.config.training import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class ContinualConfig:
-    """What the tasks are made of, beside `data`; CLIP only."""
+class ContinualConfig(Settings):
+    """What the tasks are made of, beside `data`; CLIP only.
 
-    unseen_classes: tuple[str, ...] = ()  # names of classes without any image, learnt last
-    num_unseen_classes: int = 0  # drawn from the seed, where none is named
+    Attributes:
+      unseen_classes: names of classes without any image, learnt last.
+      num_unseen_classes: drawn from the seed, where none is named.
+    """
+
+    unseen_classes: tuple[str, ...] = ()
+    num_unseen_classes: Annotated[int, NonNegative] = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """One experiment."""
+class Config(Settings):
+    """One experiment.
 
-    job: Literal["continual", "distill", "prune", "invert"] = "continual"  # learn tasks one after
-    # another; or make synthetic images and teach a student by them, prune filters, draw them
-    method: Literal[
-        "joint",
-        "finetune",
-        "lwf",
-        "abd",
-        "r_dfcil",
-        "deep_inversion",
-        "pmi",
-        "dfd",
-        "vdfd",
-        "noise",
-        "adaptive_deep_inversion",
-        "cmi",
-        "fast_dfkd",
-    ] = "pmi"  # continual: the first nine; distill, prune: the last four or deep_inversion;
-    # invert: deep_inversion (from noise) or pmi
-    seed: int = 0  # class order, initialisation, batches, noise
-    workdir: str = "runs/default"  # everything a run writes
+    Attributes:
+      job: learn tasks one after another; or make synthetic images and teach a student by them,
+        prune filters, draw them.
+      method: continual: joint, finetune, lwf, abd, r_dfcil, deep_inversion, pmi, dfd or vdfd;
+        distill, prune: noise, deep_inversion, adaptive_deep_inversion, cmi or fast_dfkd; invert:
+        deep_inversion (from noise) or pmi. Or one's own, as `module:name`.
+      seed: class order, initialisation, batches, noise.
+      workdir: everything a run writes.
+      data: where images come from, and how their classes make tasks.
+      model: the backbone.
+      train: supervised training on a task.
+      losses: weights of the continual losses, and phases of training.
+      cfs: class-wise feature models and their sampler (CFS).
+      inversion: what is synthesised before a task, and how (PMI).
+      generator: abd, r_dfcil: the image generator.
+      deep_inversion: distill, prune, invert: DeepInversion and its adaptive form.
+      cmi: distill, prune: CMI and FastDFKD.
+      distill: job distill: the student.
+      prune: job prune: what is removed, and the tuning after it.
+      invert: job invert: what is drawn, and learnt with it.
+      clip: model clip: weights, prompts, adapters.
+      continual: tasks of classes without images.
+      save_images: also write the synthetic samples, as images/task{t}.npz.
+      checkpoint_every: training steps or inverted batches between checkpoints.
+      log_every_seconds: between progress lines.
+    """
+
+    job: Literal["continual", "distill", "prune", "invert"] = "continual"
+    method: str = "pmi"
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
+    workdir: str = "runs/default"
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     losses: MethodConfig = MethodConfig()
-    contrastive: ContrastiveConfig = ContrastiveConfig()
+    cfs: CfsConfig = CfsConfig()
     inversion: InversionConfig = InversionConfig()
     generator: GeneratorConfig = GeneratorConfig()
     deep_inversion: DeepInversionConfig = DeepInversionConfig()
-    contrastive_inversion: ContrastiveInversionConfig = ContrastiveInversionConfig()
+    cmi: CmiConfig = CmiConfig()
     distill: DistillConfig = DistillConfig()
     prune: PruneConfig = PruneConfig()
     invert: InvertConfig = InvertConfig()
     clip: ClipConfig = ClipConfig()
     continual: ContinualConfig = ContinualConfig()
-    save_images: bool = False  # also write the synthetic samples, as images/task{t}.npz
-    checkpoint_every: int = 500  # training steps or inverted batches between checkpoints
-    log_every_seconds: float = 5.0  # between progress lines
+    save_images: bool = False
+    checkpoint_every: Annotated[int, AtLeast(1)] = 500
+    log_every_seconds: Annotated[float, NonNegative] = 5.0

@@ -17,8 +17,6 @@ from jaxpmi.augment import augment
 from jaxpmi.augment import normalise
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import ClipPretrainingConfig
-from jaxpmi.continual.clip_train import class_text_features
-from jaxpmi.continual.state import Network
 from jaxpmi.continual.train import decayed
 from jaxpmi.data.batches import epoch_batches
 from jaxpmi.models.blockwise import Variables
@@ -109,20 +107,6 @@ def pretrain_clip(
     data = PretrainingData(jnp.asarray(images), jnp.asarray(labels), jnp.asarray(tokens), *pixels)
     variables = init_clip(model, key_init)
     return _train(variables, data, batches, key_steps, model=model, config=config)
-
-
-def zero_shot_network(model: Clip, variables: ClipVariables, tokens: jax.Array) -> Network:
-    """The image tower with a head of class names, for `evaluation.evaluate`.
-
-    The head's columns are `class_text_features`. An image feature's norm does not change which is
-    the largest logit, so it stays as it is.
-
-    Args:
-      model: both towers.
-      variables: theirs.
-      tokens: i32[C, P, T], token ids of P captions of every class.
-    """
-    return Network(variables.image, class_text_features(model, variables, tokens).T)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "config"), donate_argnames="variables")

@@ -1,6 +1,5 @@
 """From a config to a CLIP run about to begin: classes, weights, prompts and the first state."""
 
-import dataclasses
 import functools
 import hashlib
 import os
@@ -15,11 +14,9 @@ from jaxpmi.continual.clip_pretraining import pretrain_clip
 from jaxpmi.continual.clip_state import ClipRun
 from jaxpmi.continual.clip_state import ClipState
 from jaxpmi.continual.clip_train import clip_optimiser
-from jaxpmi.continual.methods import METHODS
-from jaxpmi.continual.start import empty_memory
+from jaxpmi.continual.learners import find_method
 from jaxpmi.continual.start import empty_replay
 from jaxpmi.continual.start import most_replay_samples
-from jaxpmi.continual.state import Network
 from jaxpmi.data import TaskStream
 from jaxpmi.data import class_order
 from jaxpmi.data import open_source
@@ -30,12 +27,15 @@ from jaxpmi.models.clip import CLIP_MEAN
 from jaxpmi.models.clip import CLIP_STD
 from jaxpmi.models.clip import clip_tiny
 from jaxpmi.models.clip import init_clip
-from jaxpmi.models.pretrained import load_clip
 from jaxpmi.models.tokenizer import check_class_names
 from jaxpmi.models.tokenizer import word_tokenizer
+from jaxpmi.network import Head
+from jaxpmi.network import Network
 from jaxpmi.phases import NonFiniteLossError
+from jaxpmi.remember import empty_memory
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
+from jaxpmi.weights.clip import load_clip
 
 PRETRAINED = "pretrained.npz"  # in the workdir: a small CLIP, for processes that resume the run
 
@@ -48,7 +48,7 @@ def open_clip_run(config: Config) -> tuple[ClipRun, tuple[int, ...]]:
     pretraining, known, unseen = _split(config, source.class_names)
     num_tasks, first = config.data.num_tasks, config.data.first_task_classes
     tasks = split_tasks(known, num_tasks, first) + ((unseen,) if unseen else ())
-    method = METHODS[config.method]
+    method = find_method(config.method)
     stream = TaskStream(source, tasks, allow_past=method.all_data, name_only=bool(unseen))
     named = TaskStream(source, (unseen,)) if unseen else None
     if named is not None:
@@ -82,7 +82,8 @@ def open_clip_run(config: Config) -> tuple[ClipRun, tuple[int, ...]]:
     mesh = make_mesh()
     tokens = replicate(jnp.asarray(tokens[: len(order)]), mesh)
     base = replicate(base, mesh)
-    run = ClipRun(config, method, model.image, stream, mesh, model, base, tokens, named)
+    moments = (replicate(jnp.asarray(x, jnp.float32), mesh) for x in _pixel_moments(config))
+    run = ClipRun(config, method, model.image, stream, mesh, model, base, tokens, *moments, named)
     return run, order
 
 
@@ -90,21 +91,28 @@ def initial_clip_state(run: ClipRun, order: tuple[int, ...]) -> ClipState:
     """The state before the first task."""
     key_adapters, key_run = jax.random.split(jax.random.key(run.config.seed))
     adapters = run.fresh_adapters(key_adapters)
-    mean, std = _pixel_moments(run.config)
     fill = jax.jit(functools.partial(_first_state, run))
-    moments = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
-    state = fill(adapters, jnp.asarray(order, jnp.int32), *moments, key_run)
+    state = fill(adapters, jnp.asarray(order, jnp.int32), key_run)
     return replicate(state, run.mesh)
 
 
-def _first_state(run, adapters, order, mean, std, key):
+def _first_state(run, adapters, order, key):
     stream, features = run.stream, run.clip.text.features
-    network = Network(run.base.image, jnp.zeros((features, stream.num_classes)))
-    moments = run.base.image.batch_stats
-    memory, base_memory = empty_memory(run, network, moments), ()
-    if run.named is not None:
-        plain = dataclasses.replace(run, config=run.base_config)
-        base_memory = empty_memory(plain, network, moments)
+    head = Head(jnp.zeros((features, stream.num_classes)))
+    network = Network(
+        run.base.image, head, run.mean, run.std, run.model, stream.image_shape, stream.class_names
+    )
+    memory, base_memory = (), ()
+    if run.method.replay == "inversion":
+        room = functools.partial(
+            empty_memory,
+            network,
+            settings=run.config.cfs,
+            layer_moments=run.base.image.batch_stats,
+        )
+        memory = room(config=run.config.inversion)
+        if run.named is not None:
+            base_memory = room(config=run.base_config.inversion)
     unmeasured = jnp.full((stream.num_tasks, stream.num_tasks), jnp.nan)
     zero = jnp.zeros((), jnp.int32)
     name_samples = 0
@@ -124,8 +132,6 @@ def _first_state(run, adapters, order, mean, std, key):
         zero_shot=unmeasured[0],
         name_accuracy=jnp.full(3, jnp.nan),
         class_order=order,
-        mean=mean,
-        std=std,
         key=key,
         task=zero,
         phase=zero,

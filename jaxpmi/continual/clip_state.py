@@ -7,18 +7,17 @@ import flax.struct
 import jax
 
 from jaxpmi.config import Config
-from jaxpmi.continual.clip_train import class_text_features
+from jaxpmi.continual.clip_train import zero_shot_network
 from jaxpmi.continual.run import Run
-from jaxpmi.continual.state import Memory
-from jaxpmi.continual.state import Network
 from jaxpmi.continual.state import Replay
 from jaxpmi.data import TaskStream
-from jaxpmi.models.blockwise import Variables
+from jaxpmi.memory import Memory
 from jaxpmi.models.clip import Clip
 from jaxpmi.models.clip import ClipAdapters
 from jaxpmi.models.clip import ClipVariables
 from jaxpmi.models.clip import init_clip_adapters
 from jaxpmi.models.clip import with_clip_adapters
+from jaxpmi.network import Network
 from jaxpmi.types import PRNGKey
 
 
@@ -32,6 +31,8 @@ class ClipRun(Run):
     clip: Clip
     base: ClipVariables  # pretrained, frozen, shared by student and teacher
     tokens: jax.Array  # i32[C, P, T], P prompts per class
+    mean: jax.Array  # f32[channels], of pixels in [0, 1]
+    std: jax.Array  # f32[channels]
     named: TaskStream | None  # real images of classes with only a name: to measure, not to learn
 
     def is_name_only(self, task: int) -> bool:
@@ -56,11 +57,17 @@ class ClipRun(Run):
             self.clip, key, num_experts=settings.num_experts, rank=settings.adapter_rank
         )
 
-    def network(self, adapters: ClipAdapters | None, memory: Memory) -> Network:
+    def network(self, adapters: ClipAdapters | None, memory: Memory | tuple[()]) -> Network:
         """The image tower with its stored moments, and the class names as its classifier."""
         adapted = with_clip_adapters(self.clip, self.base, adapters)
-        head = class_text_features(self.clip, adapted, self.tokens).T
-        return Network(Variables(adapted.image.params, memory.layer_moments), head)
+        if memory:
+            adapted = adapted._replace(
+                image=adapted.image._replace(batch_stats=memory.layer_moments)
+            )
+        names = self.stream.class_names
+        return zero_shot_network(
+            self.clip, adapted, self.tokens, names, mean=self.mean, std=self.std
+        )
 
 
 @flax.struct.dataclass
@@ -70,7 +77,10 @@ class ClipState:
     adapters: ClipAdapters  # in training
     teacher: ClipAdapters  # frozen before this task
     opt_state: Any  # of the phase in progress
-    memory: Memory  # Gaussians of a class stay as they were when its images were there
+    memory: (
+        Memory | tuple[()]
+    )  # () of methods that do not invert. Gaussians of a class stay as they
+    # were when its images were there
     base_memory: Memory | tuple[()]  # the same of the base, where some classes have only a name
     replay: Replay  # synthetic samples of old classes
     name_samples: Replay  # the same of classes with only a name
@@ -79,8 +89,6 @@ class ClipState:
     zero_shot: jax.Array  # f32[T], of the base on every task, among all classes
     name_accuracy: jax.Array  # f32[3], on classes with only a name: `NAME_ACCURACIES`
     class_order: jax.Array  # i32[C]
-    mean: jax.Array  # f32[channels], of pixels in [0, 1]
-    std: jax.Array  # f32[channels]
     key: jax.Array  # key[]; every draw folds in the position
     task: jax.Array  # i32[], position: task, phase of the task, step of the phase
     phase: jax.Array  # i32[]

@@ -24,20 +24,19 @@ from jaxpmi.continual.clip_train import ClipTask
 from jaxpmi.continual.clip_train import clip_learning_rates
 from jaxpmi.continual.clip_train import clip_optimiser
 from jaxpmi.continual.clip_train import clip_train_steps
-from jaxpmi.continual.memory import update_memory
+from jaxpmi.continual.evaluation import evaluate
 from jaxpmi.continual.run import class_masks
 from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.run import training_masks
 from jaxpmi.continual.samples import LabelledSamples
-from jaxpmi.continual.samples import to_samples
 from jaxpmi.continual.state import Replay
 from jaxpmi.features.projection import neighbour_shares
 from jaxpmi.features.projection import project_features
 from jaxpmi.inversion.block_inverse import share_class_offsets
 from jaxpmi.inversion.synthesis import synthesize
-from jaxpmi.inversion.targets import Targets
 from jaxpmi.models.vit import with_unit_features
 from jaxpmi.phases import Tick
+from jaxpmi.remember import update_memory
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
 
@@ -88,23 +87,20 @@ def _describe(run, state, adapters, memory, config):
     The base (no adapters) is the same before and after, whatever the settings.
     """
     task, stream, settings = int(state.task), run.stream, run.config.clip
-    layer_variables = None
+    layer_network = None
     if adapters is not None and settings.layer_statistics == "previous":
-        layer_variables = run.network(state.teacher, memory).variables
+        layer_network = run.network(state.teacher, memory)
     sizes = [stream.train_size(t) for t in range(stream.num_tasks)]
     updated = update_memory(
         memory,
-        run.model,
-        run.network(adapters, memory).variables,
-        LabelledSamples(functools.partial(stream.train_images, task), stream.train_labels(task)),
-        tasks.replay_samples(run, state.replay),
-        state.mean,
-        state.std,
+        run.network(adapters, memory),
+        tasks.task_samples(run, state),
         phase_key(state),
-        config=config,
+        config=config.inversion,
+        settings=config.cfs,
         capacity=max(sizes),
         max_images=max(sizes) + state.replay.samples.shape[0],
-        layer_variables=layer_variables,
+        layer_network=layer_network,
     )
     if task > 0 and not settings.merge_head_statistics:
         block_inputs = (*updated.block_inputs[:-1], memory.block_inputs[-1])
@@ -125,7 +121,8 @@ def evaluate_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
     task, stream = int(state.task), run.stream
     own, _ = class_masks(stream, task)
     base, everything = run.network(None, state.memory), jnp.ones_like(own)
-    unadapted = tasks.measure(run, state, base, tasks.read_test(stream, task), everything, own)
+    samples = tasks.read_test(stream, task)
+    unadapted = evaluate(base, samples, everything, own, mesh=run.mesh)
     names = state.name_accuracy
     for before, place in ((1, AFTER_TASKS), (0, LEARNED)):
         if run.is_name_only(task + before):
@@ -138,7 +135,7 @@ def invert_names_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
     """Synthesises samples of classes with only a name, through the base (docs/methods/clip.md)."""
     settings, memory, classes = run.config.clip.name_only, state.base_memory, run.name_classes
     network = run.network(None, memory)
-    prototypes = network.head.T
+    prototypes = network.head.kernel.T
     per_class = settings.images_per_class
     num_neighbours = min(settings.num_neighbours, classes.start)
     seen = jax.tree.map(lambda leaf: leaf[: classes.start], memory.class_stats)
@@ -160,35 +157,34 @@ def invert_names_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
     shares = neighbour_shares(prototypes, classes.start, num_neighbours)
     memory = memory._replace(inverses=share_class_offsets(memory.inverses, shares))
     # Directions only: the length is that of the seen classes' features, unless none is asked for.
-    model, length = with_unit_features(run.model), 1.0
+    length = 1.0
     if settings.match == "features":
-        model, length = run.model, jnp.linalg.norm(seen.mean, axis=1).mean()
-    targets = shard_batch(
+        length = jnp.linalg.norm(seen.mean, axis=1).mean()
+    else:
+        network = network.replace(model=with_unit_features(network.model))
+    wanted = shard_batch(
         {
             "features": length * jnp.concatenate(features),
             "labels": np.repeat(np.asarray(classes, np.int32), per_class),
         },
         run.mesh,
     )
-    targets = Targets(**targets, head=network.head, class_mask=jnp.ones(len(prototypes), bool))
-    result = synthesize(
-        model,
-        network.variables,
-        targets,
-        tasks.layer_knowledge(run, state.replace(memory=memory), network),
+    made = synthesize(
+        network,
+        wanted["labels"],
         key_samples,
+        memory=memory,
         config=run.config.inversion,
+        features=wanted["features"],
     )
-    first_block = run.config.inversion.first_block
-    samples = to_samples(result.images, state.mean, state.std, first_block=first_block)
-    count = jnp.asarray(len(samples), jnp.int32)
+    count = jnp.asarray(len(made.images), jnp.int32)
     state = state.replace(
-        name_samples=Replay(*replicate((samples, targets.labels, count), run.mesh)),
+        name_samples=Replay(*replicate((made.images, wanted["labels"], count), run.mesh)),
         step=jnp.asarray(1, jnp.int32),
     )
-    scalars = {"initial_loss": result.initial_loss, "final_loss": result.final_loss}
-    bad = {"inversion": jnp.where(result.finite, -1, 0)}
-    yield Tick(state, 1, 1, scalars, bad, len(samples))
+    scalars = {"initial_loss": made.losses[0], "final_loss": made.loss}
+    bad = {"inversion": jnp.where(made.finite, -1, 0)}
+    yield Tick(state, 1, 1, scalars, bad, len(made.images))
 
 
 def train_names_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
@@ -226,7 +222,7 @@ def _train(run, state, new_samples, new, old, train):
         run.clip, run.config.clip.train, run.config.data.augment,
         new_samples.first_block, run.config.inversion.first_block,
     )  # fmt: skip
-    task = ClipTask(run.base, state.teacher, run.tokens, new, old, state.mean, state.std)
+    task = ClipTask(run.base, state.teacher, run.tokens, new, old, run.mean, run.std)
     task = replicate(task, run.mesh)
     if int(state.step) == 0:
         opt_state = clip_optimiser(train).init(state.adapters)
@@ -248,7 +244,7 @@ def _measure_names(run, state, adapters):
     own, others = class_masks(run.stream, run.stream.num_tasks - 1)
     network, samples = run.network(adapters, state.memory), tasks.read_test(run.named, 0)
     samples = samples._replace(labels=samples.labels + run.name_classes.start)
-    return tasks.measure(run, state, network, samples, own + others, own).seen
+    return evaluate(network, samples, own + others, own, mesh=run.mesh).seen
 
 
 def _keep(known, old, new):

@@ -7,6 +7,7 @@ towers' adapters are trained. The pretrained base is data that is never updated 
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -31,6 +32,9 @@ from jaxpmi.models.clip import encode_images
 from jaxpmi.models.clip import encode_text
 from jaxpmi.models.clip import similarity_logits
 from jaxpmi.models.clip import with_clip_adapters
+from jaxpmi.network import Head
+from jaxpmi.network import Network
+from jaxpmi.optimise.schedules import learning_rates
 from jaxpmi.types import PRNGKey
 
 TERMS = ("cross_entropy", "replay_logits", "text_features", "all_classes", "joint")
@@ -82,23 +86,51 @@ def clip_learning_rates(config: ClipTrainConfig, num_steps: int) -> np.ndarray:
     length = num_steps
     if config.schedule_epochs is not None:
         length = max(round(num_steps * config.schedule_epochs / config.epochs), 1)
-    warmup, peak = min(config.warmup_steps, length - 1), config.learning_rate
+    warmup = min(config.warmup_steps, length - 1)
 
     def decay(step):
         angle = jnp.pi * step / float(length - warmup)
         if config.schedule == "quarter_cosine":
-            return peak * jnp.cos(0.495 * angle)
-        return peak * (0.5 * (1.0 + jnp.cos(angle)))
+            return jnp.cos(0.495 * angle)
+        return 0.5 * (1.0 + jnp.cos(angle))
 
-    ramp = optax.linear_schedule(peak / max(warmup, 1), peak, warmup)
-    schedule = optax.join_schedules([ramp, decay], [warmup])
-    return np.asarray(jax.vmap(schedule)(jnp.arange(num_steps)), np.float32)
+    rates = learning_rates(
+        num_steps, config.learning_rate, decay, warmup_steps=warmup, warmup="from_first"
+    )
+    return np.asarray(rates)
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def class_text_features(model: Clip, variables: ClipVariables, tokens: jax.Array) -> jax.Array:
     """The classifier: unit text features f32[C, E] of prompts i32[C, P, T], averaged over P."""
     return _class_text_features(model, variables, tokens, None)
+
+
+def zero_shot_network(
+    model: Clip,
+    variables: ClipVariables,
+    tokens: jax.Array,
+    class_names: Sequence[str],
+    *,
+    mean: jax.Array,
+    std: jax.Array,
+) -> Network:
+    """The image tower with a head of class names.
+
+    The head's columns are `class_text_features`. An image feature's norm does not change which is
+    the largest logit, so it stays as it is.
+
+    Args:
+      model: both towers.
+      variables: theirs.
+      tokens: i32[C, P, T], token ids of P captions of every class.
+      class_names: C of them.
+      mean: f32[channels], of pixels in [0, 1].
+      std: f32[channels].
+    """
+    head = Head(class_text_features(model, variables, tokens).T)
+    shape = (model.image_size, model.image_size, 3)
+    return Network(variables.image, head, mean, std, model.image, shape, tuple(class_names))
 
 
 @functools.partial(jax.jit, static_argnames="program", donate_argnames="learner")

@@ -5,7 +5,6 @@ task t, predicting over all classes seen so far (no task id). Entries with i > t
 Formulas: docs/concepts.md, eqs. 1 to 5.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,11 +14,9 @@ import numpy as np
 
 from jaxpmi.augment import normalise
 from jaxpmi.continual.samples import LabelledSamples
-from jaxpmi.continual.samples import from_samples
 from jaxpmi.continual.samples import padded_batches
-from jaxpmi.continual.state import Network
-from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import forward
+from jaxpmi.network import Network
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
 
@@ -84,33 +81,23 @@ def summarise(accuracy: np.ndarray, task_sizes: Sequence[int]) -> dict[str, floa
     }
 
 
-@functools.partial(jax.jit, static_argnames="model")
+@jax.jit
 def count_correct(
-    network: Network,
-    batch: dict[str, jax.Array],
-    seen_mask: jax.Array,
-    task_mask: jax.Array,
-    mean: jax.Array,
-    std: jax.Array,
-    *,
-    model: BlockwiseModel,
+    network: Network, batch: dict[str, jax.Array], seen_mask: jax.Array, task_mask: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Counts right predictions among all seen classes, and among those of the task.
 
     Args:
-      network: backbone variables and head f32[D, C].
+      network: run in evaluation mode.
       batch: `images` u8[B, H, W, C], `labels` i32[B], `weights` f32[B] (0 for padding).
       seen_mask: f32[C] or bool[C], nonzero for classes learned so far.
       task_mask: the same for the classes of the images' own task.
-      mean: f32[channels], of pixels in [0, 1].
-      std: f32[channels].
-      model: the backbone, run in evaluation mode.
 
     Returns:
       Two f32[]: sums of `weights` over the images predicted rightly.
     """
-    images = normalise(batch["images"], mean, std)
-    logits = forward(model, network.variables, images).features @ network.head
+    images = normalise(batch["images"], network.mean, network.std)
+    logits = network.head(forward(network.model, network.variables, images).features)
 
     def count(mask):
         predicted = jnp.where(mask[None] > 0, logits, -jnp.inf).argmax(1)
@@ -124,10 +111,7 @@ def evaluate(
     samples: LabelledSamples,
     seen_mask: np.ndarray,
     task_mask: np.ndarray,
-    mean: jax.Array,
-    std: jax.Array,
     *,
-    model: BlockwiseModel,
     mesh: jax.sharding.Mesh,
     batch_size: int = 256,
 ) -> Accuracies:
@@ -141,45 +125,14 @@ def evaluate(
     if num_images == 0:
         raise ValueError("got no test images; expected at least one.")
     batch_size = -(-batch_size // mesh.size) * mesh.size
-    masks = replicate((jnp.asarray(seen_mask), jnp.asarray(task_mask), mean, std), mesh)
+    masks = replicate((jnp.asarray(seen_mask), jnp.asarray(task_mask)), mesh)
     counts = []
     for images, labels, weights in padded_batches(samples, batch_size):
         batch = shard_batch({"images": images, "labels": labels, "weights": weights}, mesh)
-        counts.append(count_correct(network, batch, *masks, model=model))
+        counts.append(count_correct(network, batch, *masks))
         jax.block_until_ready(counts[-2:-1])  # the batch before: reading may be the faster
     seen, within_task = np.sum(jax.device_get(counts), axis=0) / num_images
     return Accuracies(float(seen), float(within_task))
-
-
-@functools.partial(jax.jit, static_argnames=("model", "first_block"))
-def label_agreement(
-    network: Network,
-    samples: jax.Array,
-    labels: jax.Array,
-    mean: jax.Array,
-    std: jax.Array,
-    *,
-    model: BlockwiseModel,
-    class_mask: jax.Array | None = None,
-    first_block: int = 0,
-) -> jax.Array:
-    """Share of synthetic samples, as they are kept, that a network gives the intended label.
-
-    Args:
-      network: f32 backbone and head.
-      samples: of `first_block`: u8 or f32[B, H, W, C] of raw pixels, or inputs f32[B, ...].
-      labels: i32[B].
-      mean: f32[channels], of pixels in [0, 1].
-      std: f32[channels].
-      model: the backbone.
-      class_mask: bool[C], classes to choose from; None: all.
-      first_block: whose inputs the samples are.
-    """
-    x = from_samples(samples, mean, std, first_block=first_block)
-    logits = forward(model, network.variables, x, first_block=first_block).features @ network.head
-    if class_mask is not None:
-        logits = jnp.where(class_mask, logits, -jnp.inf)
-    return (logits.argmax(1) == labels).mean()
 
 
 def _check(

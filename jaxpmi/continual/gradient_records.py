@@ -25,6 +25,7 @@ import jax.numpy as jnp
 
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import named_tensors
+from jaxpmi.network import Head
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 
@@ -62,11 +63,15 @@ def empty_records(
 
 
 def regularised_tensors(
-    model: BlockwiseModel, backbone: Params, head: jax.Array, *, with_head: bool
+    model: BlockwiseModel, backbone: Params, head: Head, *, with_head: bool
 ) -> Tensors:
-    """The weights that records are of: the backbone's by name, and "head" f32[D, C] if wanted."""
+    """The weights that records are of: the backbone's by name, and the head's if wanted."""
     tensors = named_tensors(model, backbone)
-    return {**tensors, "head": head} if with_head else tensors
+    if with_head:
+        tensors["head"] = head.kernel
+        if head.bias is not None:
+            tensors["head/bias"] = head.bias
+    return tensors
 
 
 def channel_sums(tensors: Tensors) -> Tensors:

@@ -80,10 +80,10 @@ def begin_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
     """Freezes the network as the teacher; the joint upper bound starts a fresh network."""
     key_network, key_auxiliary = jax.random.split(phase_key(state))
     if int(state.task) > 0:
-        dim = state.network.head.shape[0]
+        dim, old = state.network.feature_dim, state.network
         state = tasks.begin_task(state, fresh_auxiliary(run, key_auxiliary, dim))
         if run.method.all_data:
-            state = state.replace(network=fresh_network(run, key_network))
+            state = state.replace(network=fresh_network(run, key_network, old.mean, old.std))
     yield Tick(state, 1, 1, {}, {}, 0)
 
 
@@ -119,8 +119,7 @@ def draw_scenes(run: Run, state: ContinualState, phase: str, folder: Path) -> st
     scenes = stream.seen_test_images(evenly_spaced(stream.seen_test_size(), SCENES_DRAWN))
     images, truth = scenes[..., :-1], scenes[..., -1]
     seen = sum(class_masks(stream, task))
-    moments = state.mean, state.std
-    predicted = segmentation.predict_labels(state.network, images, seen, *moments, model=run.model)
+    predicted = segmentation.predict_labels(state.network, images, seen)
     predicted = np.asarray(predicted, np.uint8)
     write_scene_grid(folder / f"task{task}.png", images, truth, predicted, stream.class_names)
     return ""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxpmi.network import Head
 from jaxpmi.types import IGNORED_LABEL
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
@@ -98,36 +99,45 @@ def pixel_cross_entropy(
 
 
 def head_cross_entropy(
-    head: jax.Array,
+    head: Head,
     features: jax.Array,
     labels: jax.Array,
     class_mask: jax.Array,
     *,
     class_weights: jax.Array | None = None,
 ) -> jax.Array:
-    """`masked_cross_entropy` that trains the head f32[D, C] only: features are detached (L_ft)."""
-    logits = jax.lax.stop_gradient(features) @ head
+    """`masked_cross_entropy` that trains the head only: features are detached (L_ft)."""
+    logits = head(jax.lax.stop_gradient(features))
     return masked_cross_entropy(logits, labels, class_mask, class_weights=class_weights)
 
 
 def rotation_cross_entropy(
-    features: jax.Array, heads: jax.Array, labels: jax.Array, class_mask: jax.Array
+    features: jax.Array,
+    head: Head,
+    turned: jax.Array,
+    labels: jax.Array,
+    class_mask: jax.Array,
 ) -> jax.Array:
     """Mean cross-entropy of joint classification of class c and quarter turns k, label 4 c + k.
 
     Args:
       features: f32[4B, D] of `augment.quarter_turns`, the four of an image adjacent.
-      heads: f32[4, D, C], a classifier per rotation; the first is of upright images.
+      head: the classifier of upright images.
+      turned: f32[3, D, C], those of the other rotations.
       labels: i32[B], classes, each in the mask.
       class_mask: [C], the classes that compete.
 
     Returns:
       f32[].
     """
-    turns = jnp.arange(len(heads))
-    logits = jnp.einsum("bd,kdc->bck", features, heads).reshape(len(features), -1)
-    joint = (len(heads) * labels[:, None] + turns[None]).reshape(-1)
-    return masked_cross_entropy(logits, joint, jnp.repeat(class_mask, len(heads)))
+    kernels = jnp.concatenate([head.kernel[None], turned])
+    turns = jnp.arange(len(kernels))
+    logits = jnp.einsum("bd,kdc->bck", features, kernels)
+    if head.bias is not None:
+        logits = logits.at[:, :, 0].add(head.bias[None])
+    joint = (len(kernels) * labels[:, None] + turns[None]).reshape(-1)
+    mask = jnp.repeat(class_mask, len(kernels))
+    return masked_cross_entropy(logits.reshape(len(features), -1), joint, mask)
 
 
 def inverse_count_weights(counts: jax.Array) -> jax.Array:
@@ -326,31 +336,31 @@ def abd_local_loss(
 
 
 def abd_head_loss(
-    head: jax.Array,
+    head: Head,
     features: jax.Array,
     labels: jax.Array,
     seen_mask: jax.Array,
     class_weights: jax.Array,
 ) -> jax.Array:
-    """ABD's L2, mean_b w_b CE_b on real and synthetic images; detached features, head f32[D, C].
+    """ABD's L2, mean_b w_b CE_b on real and synthetic images; detached features.
 
     The released code lets unseen classes compete: pass a mask of ones for that.
     """
-    logits = jax.lax.stop_gradient(features) @ head
+    logits = head(jax.lax.stop_gradient(features))
     return (class_weights[labels] * cross_entropies(logits, labels, seen_mask)).mean()
 
 
 def abd_feature_loss(
-    features: jax.Array, teacher_features: jax.Array, teacher_head: jax.Array, old_mask: jax.Array
+    features: jax.Array, teacher_features: jax.Array, teacher_head: Head, old_mask: jax.Array
 ) -> jax.Array:
     """ABD's L3, mean_b ||W_old (phi_b - phi_old_b)||^2 / num_old (weight mu = .1 not included).
 
-    The feature change f32[B, D] is seen through the frozen old head f32[D, C]: directions that
+    The feature change f32[B, D] is seen through the frozen old head's kernel: directions that
     the old classifier ignores are free.
     """
     mask = jnp.asarray(old_mask, features.dtype)
-    head = jax.lax.stop_gradient(teacher_head) * mask[None]
-    change = (features - jax.lax.stop_gradient(teacher_features)) @ head
+    kernel = jax.lax.stop_gradient(teacher_head.kernel) * mask[None]
+    change = (features - jax.lax.stop_gradient(teacher_features)) @ kernel
     return jnp.square(change).sum(1).mean() / jnp.maximum(mask.sum(), 1.0)
 
 

@@ -18,10 +18,10 @@ from jaxpmi.continual.gradient_records import regularised_tensors
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.samples import evenly_spaced
 from jaxpmi.continual.samples import padded_batches
-from jaxpmi.continual.state import Network
-from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import forward
+from jaxpmi.network import Head
+from jaxpmi.network import Network
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
 from jaxpmi.types import IGNORED_LABEL
@@ -34,11 +34,8 @@ def record_task(
     images: LabelledSamples,
     task: int,
     classes: Sequence[int],
-    mean: jax.Array,
-    std: jax.Array,
     key: PRNGKey,
     *,
-    model: BlockwiseModel,
     mesh: jax.sharding.Mesh,
     batch_size: int,
     config: VdfdConfig,
@@ -57,10 +54,7 @@ def record_task(
       images: the task's; their labels are used by "own_class" alone.
       task: its row.
       classes: its columns of the head.
-      mean: f32[channels], of pixels in [0, 1].
-      std: f32[channels].
       key: key[], consumed; of the noise.
-      model: the backbone.
       mesh: devices that batches are split over.
       batch_size: a multiple of their number; the last batch is padded with images of weight 0.
       config: of VDFD: which tensors, mean over what, and how much noise.
@@ -73,22 +67,21 @@ def record_task(
     columns = np.zeros(room, np.int32)
     columns[: len(classes)] = classes
     mask = (np.arange(room) < len(classes)).astype(np.float32)
-    network, columns, mask, mean, std = replicate((network, columns, mask, mean, std), mesh)
-    options = {"model": model, "config": config}
+    network, columns, mask = replicate((network, columns, mask), mesh)
     total = None
     rows = evenly_spaced(len(images.labels), config.record_images)
     some = images._replace(read=lambda i: images.read(rows[i]), labels=images.labels[rows])
     for padded in padded_batches(some, batch_size):
         batch = shard_batch(padded, mesh)
         part = _batch_gradients(
-            network, *batch, columns, mask, mean, std, label_maps=label_maps, **options
+            network, *batch, columns, mask, label_maps=label_maps, config=config
         )
         total = part if total is None else _add(total, part)
     rest = (columns, mask, jnp.asarray(task, jnp.int32), key)
-    return _finish(records, *total, network, *rest, **options)
+    return _finish(records, *total, network, *rest, config=config)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "config", "label_maps"))
+@functools.partial(jax.jit, static_argnames=("config", "label_maps"))
 def _batch_gradients(
     network: Network,
     images: jax.Array,
@@ -96,10 +89,7 @@ def _batch_gradients(
     weights: jax.Array,
     columns: jax.Array,
     mask: jax.Array,
-    mean: jax.Array,
-    std: jax.Array,
     *,
-    model: BlockwiseModel,
     config: VdfdConfig,
     label_maps: bool,
 ) -> tuple[Tensors, jax.Array]:
@@ -111,12 +101,14 @@ def _batch_gradients(
     rows = tuple(range(labels.ndim))
     own = labels[..., None] == jnp.expand_dims(columns, rows)
     weights = weights[..., None] * (own if own_class else jnp.ones_like(own))
-    x = normalise(images, mean, std)
+    x = normalise(images, network.mean, network.std)
 
     def sum_logits(params):
         backbone, head = params
         variables = Variables(backbone, network.variables.batch_stats)
-        logits = forward(model, variables, x).features @ head[:, columns]
+        bias = None if head.bias is None else head.bias[columns]
+        wanted = Head(head.kernel[:, columns], bias)
+        logits = wanted(forward(network.model, variables, x).features)
         if own_class:
             share = mask / mask.sum()
             centre = jnp.dot(logits, share, precision=jax.lax.Precision.HIGHEST)
@@ -124,16 +116,17 @@ def _batch_gradients(
         return (weights * logits).sum(rows)
 
     params = network.variables.params, network.head
-    named = functools.partial(_tensors, model=model, config=config)
+    named = functools.partial(_tensors, model=network.model, config=config)
     return logit_gradients(sum_logits, params, named=named), weights.sum(rows)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "config"))
-def _finish(records, gradients, count, network, columns, mask, task, key, *, model, config):
+@functools.partial(jax.jit, static_argnames="config")
+def _finish(records, gradients, count, network, columns, mask, task, key, *, config):
     count = jnp.maximum(count, 1.0)
     gradients = jax.tree.map(lambda gradient: gradient / count[None], gradients)
     gradients = add_gradient_noise(gradients, key, config.gradient_noise)
-    tensors = _tensors((network.variables.params, network.head), model=model, config=config)
+    params = network.variables.params, network.head
+    tensors = _tensors(params, model=network.model, config=config)
     return add_record(records, task, gradients, tensors, columns, mask)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.config import Config
-from jaxpmi.continual.methods import Method
+from jaxpmi.continual.learners import Method
 from jaxpmi.continual.state import ContinualState
 from jaxpmi.data.scene_stream import SceneStream
 from jaxpmi.data.stream import TaskStream

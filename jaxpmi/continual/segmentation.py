@@ -17,7 +17,7 @@ from jaxpmi.accounting import Accounts
 from jaxpmi.augment import normalise
 from jaxpmi.config import Config
 from jaxpmi.continual import evaluation
-from jaxpmi.continual.methods import METHODS
+from jaxpmi.continual.learners import find_method
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import class_masks
 from jaxpmi.continual.samples import LabelledSamples
@@ -33,7 +33,6 @@ from jaxpmi.continual.summary import record_size
 from jaxpmi.data import SceneStream
 from jaxpmi.data import open_scenes
 from jaxpmi.data import scene_tasks
-from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import forward
 from jaxpmi.phases import Tick
 from jaxpmi.sharding import replicate
@@ -46,7 +45,7 @@ def begin_segmentation(config: Config) -> tuple[Run, ContinualState]:
     source = open_scenes(config.data)
     tasks = scene_tasks(config.data, source, config.seed)
     order = tuple(entry for task in tasks for entry in task)
-    allow_past = METHODS[config.method].all_data
+    allow_past = find_method(config.method).all_data
     run = make_run(
         config, SceneStream(source, tasks, by=config.data.scene_tasks, allow_past=allow_past)
     )
@@ -56,38 +55,28 @@ def begin_segmentation(config: Config) -> tuple[Run, ContinualState]:
     return run, state.replace(class_iou=replicate(unmeasured, run.mesh))
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def predict_labels(
-    network: Network,
-    images: jax.Array,
-    seen_mask: jax.Array,
-    mean: jax.Array,
-    std: jax.Array,
-    *,
-    model: BlockwiseModel,
-) -> jax.Array:
+@jax.jit
+def predict_labels(network: Network, images: jax.Array, seen_mask: jax.Array) -> jax.Array:
     """The class of every pixel, among those seen so far.
 
     Args:
-      network: backbone variables and head f32[D, C].
+      network: run in evaluation mode.
       images: u8[B, H, W, channels], raw pixels without a label map.
       seen_mask: [C], nonzero for classes learned so far.
-      mean: f32[channels], of pixels in [0, 1].
-      std: f32[channels].
-      model: the backbone, run in evaluation mode.
 
     Returns:
       i32[B, H, W].
     """
-    logits = forward(model, network.variables, normalise(images, mean, std)).features @ network.head
+    x = normalise(images, network.mean, network.std)
+    logits = network.head(forward(network.model, network.variables, x).features)
     return jnp.where(seen_mask[None, None, None] > 0, logits, -jnp.inf).argmax(-1)
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _count_pixels(network, scenes, weights, seen_mask, mean, std, *, model):
+@jax.jit
+def _count_pixels(network, scenes, weights, seen_mask):
     """`confusion_counts` of a batch with weights f32[B], 0 for padding: i32[C, C]."""
     labels = scenes[..., -1].astype(jnp.int32)
-    predicted = predict_labels(network, scenes[..., :-1], seen_mask, mean, std, model=model)
+    predicted = predict_labels(network, scenes[..., :-1], seen_mask)
     counted = (labels != IGNORED_LABEL) & (weights > 0)[:, None, None]
     num_classes = seen_mask.shape[0]
     cells = jnp.where(counted, num_classes * labels + predicted, num_classes**2)
@@ -101,33 +90,27 @@ def confusion_counts(
     network: Network,
     scenes: LabelledSamples,
     seen_mask: jax.Array,
-    mean: jax.Array,
-    std: jax.Array,
     *,
-    model: BlockwiseModel,
     mesh: jax.sharding.Mesh,
     batch_size: int,
 ) -> np.ndarray:
     """Counts the pixels of scenes by true and by predicted class.
 
     Args:
-      network: backbone variables and head f32[D, C].
+      network: run in evaluation mode.
       scenes: read in batches, u8[n, H, W, channels + 1], the label map last.
       seen_mask: [C], nonzero for classes learned so far.
-      mean: f32[channels], of pixels in [0, 1].
-      std: f32[channels].
-      model: the backbone, run in evaluation mode.
       mesh: devices that batches are split over.
       batch_size: a multiple of their number; the last batch is padded.
 
     Returns:
       i64[C, C], truth by prediction; pixels of `IGNORED_LABEL` do not count.
     """
-    rest = replicate((seen_mask, mean, std), mesh)
+    seen_mask = replicate(seen_mask, mesh)
     total = np.zeros((len(seen_mask),) * 2, np.int64)
     for samples, _, weights in padded_batches(scenes, batch_size):
         batch = shard_batch((samples, weights), mesh)
-        total += np.asarray(_count_pixels(network, *batch, *rest, model=model))
+        total += np.asarray(_count_pixels(network, *batch, seen_mask))
     return total
 
 
@@ -143,8 +126,7 @@ def evaluate_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
     task, stream = int(state.task), run.stream
     measure = functools.partial(
         confusion_counts, state.network, seen_mask=sum(class_masks(stream, task)),
-        mean=state.mean, std=state.std, model=run.model, mesh=run.mesh,
-        batch_size=run.config.train.batch_size,
+        mesh=run.mesh, batch_size=run.config.train.batch_size,
     )  # fmt: skip
     if stream.by == "domains":
         parts = [measure(_scenes_of(stream, i)) for i in range(task + 1)]

@@ -2,23 +2,24 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpmi.config import Config
+from jaxpmi.config import ModelConfig
 from jaxpmi.continual.drift_penalty import fresh_class_graph
 from jaxpmi.continual.drift_penalty import graph_dims
 from jaxpmi.continual.gradient_records import empty_records
 from jaxpmi.continual.gradient_records import regularised_tensors
+from jaxpmi.continual.learners import find_method
 from jaxpmi.continual.losses import init_angle_projections
-from jaxpmi.continual.methods import METHODS
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import num_replay_images
 from jaxpmi.continual.state import ContinualState
-from jaxpmi.continual.state import Memory
-from jaxpmi.continual.state import Network
 from jaxpmi.continual.state import Replay
 from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import trainable_parts
@@ -28,20 +29,19 @@ from jaxpmi.data import channel_moments
 from jaxpmi.data import class_order
 from jaxpmi.data import open_source
 from jaxpmi.data import split_tasks
-from jaxpmi.features import contrastive
-from jaxpmi.features.gaussian import init_class_stats
-from jaxpmi.inversion.block_inverse import init_block_inverses
 from jaxpmi.inversion.generator import init_generator
-from jaxpmi.models import MODELS
+from jaxpmi.lookup import find
+from jaxpmi.models import make_model
+from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import block_input_shapes
-from jaxpmi.models.blockwise import forward
-from jaxpmi.models.blockwise import init_variables
+from jaxpmi.network import Network
+from jaxpmi.network import init_network
+from jaxpmi.remember import empty_memory
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
-from jaxpmi.types import Moments
 
 HEAD_STD = 0.001  # of the classifier's initial weights, as in R-DFCIL and PMI; that of pixels has
-# 1 / sqrt(3 D), PyTorch's default, for the smaller one leaves the backbone without a gradient
+# PyTorch's default, for the smaller one leaves the backbone without a gradient
 
 
 def open_run(config: Config) -> tuple[Run, tuple[int, ...]]:
@@ -49,23 +49,51 @@ def open_run(config: Config) -> tuple[Run, tuple[int, ...]]:
     source = open_source(config.data)
     order = class_order(config.data, source.num_classes, config.seed)
     tasks = split_tasks(order, config.data.num_tasks, config.data.first_task_classes)
-    stream = TaskStream(source, tasks, allow_past=METHODS[config.method].all_data)
+    stream = TaskStream(source, tasks, allow_past=find_method(config.method).all_data)
     return make_run(config, stream), order
 
 
 def make_run(config: Config, stream: TaskStream | SceneStream) -> Run:
     """Builds the model of a run on that stream."""
-    method = METHODS[config.method]
+    method = find_method(config.method)
     if method.from_noise:
         config = _from_noise(config)
-    return Run(config, method, MODELS[config.model.name](config.model.width), stream, make_mesh())
+    return Run(config, method, backbone(config.model), stream, make_mesh())
 
 
-def fresh_network(run: Run, key: jax.Array) -> Network:
-    """A network with random weights for the run's images and classes."""
-    key_body, key_head = jax.random.split(key)
-    variables = init_variables(run.model, key_body, run.stream.image_shape)
-    features = block_input_shapes(run.model, variables, run.stream.image_shape)[-1]
+def given_network(model: ModelConfig) -> Network | None:
+    """The trained network that a factory makes; None: none is named."""
+    if model.factory is None:
+        return None
+    network = find(model.factory, {}, "model.factory")()
+    if not isinstance(network, Network):
+        raise ValueError(
+            f"model.factory='{model.factory}' returns a {type(network).__name__}; return a "
+            "Network, such as one of jaxpmi.from_nnx."
+        )
+    return network
+
+
+def backbone(model: ModelConfig) -> BlockwiseModel:
+    """The blocks that a config names."""
+    network = given_network(model)
+    return make_model(model.name, model.width) if network is None else network.model
+
+
+def fresh_network(
+    run: Run, key: jax.Array, mean: Sequence[float] | jax.Array, std: Sequence[float] | jax.Array
+) -> Network:
+    """A network for the run's images and classes, of these pixel moments, about to be trained.
+
+    Its weights are random; where the config names a network, only those of its head.
+    """
+    given, stream = given_network(run.config.model), run.stream
+    network = init_network(
+        run.model, key, stream.image_shape, stream.class_names, mean=mean, std=std,
+        variables=given.variables if given and given.model == run.model else None,
+        head_std=None if run.label_maps else HEAD_STD,
+    )  # fmt: skip
+    features = block_input_shapes(run.model, network.variables, run.stream.image_shape)[-1]
     given = "pixel" if len(features) == 3 else "image"
     wanted = "pixel" if run.label_maps else "image"
     if given != wanted:
@@ -74,10 +102,7 @@ def fresh_network(run: Run, key: jax.Array) -> Network:
             f"a label per {wanted}; use a model that fits data.source='{run.config.data.source}', "
             f"such as '{'encoder_decoder' if run.label_maps else 'resnet_small'}'."
         )
-    *_, dim = features
-    std = (3 * dim) ** -0.5 if run.label_maps else HEAD_STD
-    head = std * jax.random.normal(key_head, (dim, run.stream.num_classes))
-    return Network(variables, head)
+    return network
 
 
 def fresh_auxiliary(run: Run, key: jax.Array, feature_dim: int) -> dict[str, Any]:
@@ -86,12 +111,11 @@ def fresh_auxiliary(run: Run, key: jax.Array, feature_dim: int) -> dict[str, Any
     `angle_maps` of the angle loss, VDFD's `class_graph`, and for self-supervision `rotated_head`
     f32[3, D, C]: the classifiers of turned images.
     """
-    method, settings = run.config.method, run.config.losses.vdfd
-    if method in ("pmi", "r_dfcil"):
-        return {"angle_maps": init_angle_projections(key, feature_dim, feature_dim)}
-    auxiliary = {}
+    auxiliary, settings = {}, run.config.losses.vdfd
+    if "angle_maps" in run.method.auxiliary:
+        auxiliary["angle_maps"] = init_angle_projections(key, feature_dim, feature_dim)
     key_graph, key_head = jax.random.split(key)
-    if method == "vdfd":
+    if "class_graph" in run.method.auxiliary:
         auxiliary["class_graph"] = fresh_class_graph(key_graph, feature_dim, settings)
     if run.method.keeps_records and settings.self_supervision:
         shape = (3, feature_dim, run.stream.num_classes)
@@ -103,6 +127,10 @@ def pixel_moments(run: Run) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of pixels in [0, 1]: given, or of the first task."""
     config, stream = run.config, run.stream
     mean, std = config.data.mean, config.data.std
+    given = given_network(config.model)
+    if given is not None:
+        mean = mean or tuple(np.asarray(given.mean).tolist())
+        std = std or tuple(np.asarray(given.std).tolist())
     if mean is None or std is None:
         stream.begin(0)
         measured = channel_moments(stream.train_images(0)[..., : stream.image_shape[-1]])
@@ -121,17 +149,16 @@ def initial_state(run: Run, order: tuple[int, ...]) -> ContinualState:
     config = run.config
     mean, std = pixel_moments(run)
     key_network, *keys = jax.random.split(jax.random.key(config.seed), 4)
-    network = fresh_network(run, key_network)
+    network = fresh_network(run, key_network, mean, std)
     if run.method.keeps_records:
-        _check_records(run, network.head.shape[0])
+        _check_records(run, network.feature_dim)
     # One program: made one by one, the many small arrays would take seconds to compile.
     fill = jax.jit(functools.partial(_first_state, run))
-    moments = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
-    state = fill(network, jnp.asarray(order, jnp.int32), *moments, keys)
+    state = fill(network, jnp.asarray(order, jnp.int32), keys)
     return replicate(state, run.mesh)
 
 
-def _first_state(run, network, order, mean, std, keys):
+def _first_state(run, network, order, keys):
     config, stream = run.config, run.stream
     key_auxiliary, key_generator, key_run = keys
     generator = ()
@@ -143,7 +170,7 @@ def _first_state(run, network, order, mean, std, keys):
             latent_dim=settings.latent_dim,
             widths=settings.channels,
         )
-    auxiliary = fresh_auxiliary(run, key_auxiliary, network.head.shape[0])
+    auxiliary = fresh_auxiliary(run, key_auxiliary, network.feature_dim)
     unmeasured = jnp.full((stream.num_tasks, stream.num_tasks), jnp.nan)
     zero = jnp.zeros((), jnp.int32)
     return ContinualState(
@@ -151,15 +178,13 @@ def _first_state(run, network, order, mean, std, keys):
         teacher=network,
         auxiliary=auxiliary,
         opt_state=optimiser(config.train).init(trainable_parts(network, auxiliary)),
-        memory=empty_memory(run, network),
+        memory=_first_memory(run, network),
         generator=generator,
         replay=empty_replay(run, network, most_replay_samples(run)),
         class_counts=jnp.ones(stream.num_classes),
         accuracy=unmeasured,
         task_accuracy=unmeasured,
         class_order=order,
-        mean=mean,
-        std=std,
         key=key_run,
         task=zero,
         phase=zero,
@@ -168,13 +193,20 @@ def _first_state(run, network, order, mean, std, keys):
     )
 
 
+def _first_memory(run, network):
+    """Room for what is kept for inversion, if the method inverts."""
+    if run.method.replay != "inversion":
+        return ()
+    return empty_memory(network, run.config.inversion, run.config.cfs)
+
+
 def _empty_records(run, network):
     """Room for a record of every task, if the method keeps any."""
     if not run.method.keeps_records:
         return ()
     settings = run.config.losses.vdfd
     tensors = regularised_tensors(
-        run.model, network.variables.params, network.head, with_head=settings.regularised_head
+        network.model, network.variables.params, network.head, with_head=settings.regularised_head
     )
     most, num_tasks = most_classes(run), run.stream.num_tasks
     return empty_records(tensors, num_tasks=num_tasks, num_classes=most, rank=settings.rank)
@@ -198,7 +230,7 @@ def _check_records(run, feature_dim):
             f"losses.vdfd.self_supervision=True turns images, but these have {height} x {width} "
             "pixels; give square ones or set it to False."
         )
-    if run.config.method == "vdfd" and min(graph_dims(feature_dim, settings)) < 1:
+    if "class_graph" in run.method.auxiliary and min(graph_dims(feature_dim, settings)) < 1:
         raise ValueError(
             f"the class graph would have layers of {graph_dims(feature_dim, settings)} features, "
             f"for the backbone has {feature_dim}; give losses.vdfd.hidden_dim and output_dim."
@@ -211,56 +243,6 @@ def _from_noise(config):
     return dataclasses.replace(config, inversion=inversion)
 
 
-def empty_memory(run, network, layer_moments=None):
-    """Memory of no data; only what the method uses takes space.
-
-    `layer_moments` are given where the network keeps no running ones.
-    """
-    config, stream = run.config, run.stream
-    dim, num_classes = network.head.shape
-    if run.method.replay != "inversion":
-        dim = num_classes = 0
-    height, width, channels = stream.image_shape
-    inverses = ()
-    uses_inversion = run.method.replay == "inversion"
-    if uses_inversion and config.inversion.per_layer.start == "inverse":
-        inverses = init_block_inverses(
-            run.model,
-            network.variables,
-            stream.image_shape,
-            num_classes=num_classes,
-            rank=config.inversion.per_layer.inverse_rank,
-            first_block=config.inversion.first_block,
-        )
-    empty_models = jax.eval_shape(
-        functools.partial(
-            contrastive.init,
-            num_classes=num_classes if config.inversion.targets == "cfs" else 0,
-            feature_dim=max(dim, 1),
-            num_blocks=config.contrastive.num_blocks,
-        ),
-        jax.random.key(0),
-    )
-    return Memory(
-        class_stats=init_class_stats(num_classes, dim, full=config.inversion.covariance == "full"),
-        feature_models=jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), empty_models),
-        block_inputs=_standard_moments(run, network) if uses_inversion else (),
-        pixels=Moments(jnp.zeros(stream.image_shape), jnp.ones(stream.image_shape)),
-        histogram=jnp.zeros((256, channels)),
-        spectrum=jnp.zeros((height, width // 2 + 1, channels)),
-        layer_moments=layer_moments or {},
-        num_images=jnp.zeros(()),
-        inverses=inverses,
-    )
-
-
-def _standard_moments(run, network):
-    """Moments of a standard Gaussian for every block's input."""
-    image = jax.ShapeDtypeStruct((1, *run.stream.image_shape), jnp.float32)
-    seen = jax.eval_shape(functools.partial(forward, run.model), network.variables, image)
-    return tuple(Moments(jnp.zeros(m.mean.shape), jnp.ones(m.var.shape)) for m in seen.block_inputs)
-
-
 def most_replay_samples(run):
     """The most synthetic samples that any task needs."""
     if run.method.replay == "none":
@@ -271,7 +253,7 @@ def most_replay_samples(run):
 def empty_replay(run, network, count):
     """Room for that many synthetic samples."""
     first_block = run.config.inversion.first_block
-    shapes = block_input_shapes(run.model, network.variables, run.stream.image_shape)
+    shapes = block_input_shapes(network.model, network.variables, network.image_shape)
     return Replay(
         jnp.zeros((count, *shapes[first_block]), jnp.uint8 if first_block == 0 else jnp.float32),
         jnp.zeros(count, jnp.int32),

@@ -14,8 +14,8 @@ from jaxpmi.continual.gradient_records import GradientRecords
 from jaxpmi.continual.gradient_records import floats_per_task
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.state import ContinualState
-from jaxpmi.continual.state import Memory
 from jaxpmi.data import dataset_name
+from jaxpmi.memory import Memory
 
 
 def summarise_run(run: Run, state: ContinualState, accounts: Accounts) -> dict[str, Any]:
@@ -105,8 +105,10 @@ def bytes_kept(state: ContinualState) -> dict[str, int]:
     }
 
 
-def memory_kept(memory: Memory) -> dict[str, int]:
+def memory_kept(memory: Memory | tuple[()]) -> dict[str, int]:
     """Bytes of what is remembered of the data, part by part."""
+    if not memory:
+        return dict.fromkeys(("class_stats", "feature_models", "layer_stats", "block_inverses"), 0)
     return {
         "class_stats": num_bytes(memory.class_stats),
         "feature_models": num_bytes(memory.feature_models),
@@ -118,8 +120,6 @@ def memory_kept(memory: Memory) -> dict[str, int]:
                 memory.spectrum,
                 memory.layer_moments,
             )
-        )
-        if memory.block_inputs
-        else 0,
+        ),
         "block_inverses": num_bytes(memory.inverses),
     }

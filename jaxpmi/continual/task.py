@@ -10,10 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.augment import denormalise
-from jaxpmi.augment import pixel_range
 from jaxpmi.continual import evaluation
 from jaxpmi.continual.chunks import train_in_chunks
-from jaxpmi.continual.memory import update_memory
 from jaxpmi.continual.recording import record_task
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import class_masks
@@ -22,11 +20,10 @@ from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.run import training_masks
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.samples import evenly_spaced
+from jaxpmi.continual.samples import padded_batches
 from jaxpmi.continual.samples import put_samples
 from jaxpmi.continual.samples import scene_samples
-from jaxpmi.continual.samples import to_samples
 from jaxpmi.continual.state import ContinualState
-from jaxpmi.continual.state import Network
 from jaxpmi.continual.state import Replay
 from jaxpmi.continual.train import Learner
 from jaxpmi.continual.train import TaskData
@@ -37,17 +34,15 @@ from jaxpmi.continual.train import train_steps
 from jaxpmi.continual.train import trainable_parts
 from jaxpmi.continual.training_phase import Phase
 from jaxpmi.data import TaskStream
-from jaxpmi.features import contrastive
-from jaxpmi.features import gaussian
 from jaxpmi.inversion import generator as generators
-from jaxpmi.inversion.full_model import PixelStats
-from jaxpmi.inversion.per_layer import propagated_block_inputs
-from jaxpmi.inversion.synthesis import LayerKnowledge
 from jaxpmi.inversion.synthesis import synthesize
-from jaxpmi.inversion.targets import Targets
-from jaxpmi.models.blockwise import forward
+from jaxpmi.memory import draw_features
+from jaxpmi.memory import sample_by_cfs
+from jaxpmi.network import Network
 from jaxpmi.phases import PhaseFn
 from jaxpmi.phases import Tick
+from jaxpmi.remember import Samples
+from jaxpmi.remember import update_memory
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
 from jaxpmi.types import Params
@@ -60,11 +55,9 @@ def train_phase(run: Run, state: ContinualState, phase: Phase) -> Iterator[Tick]
     steps_per_epoch = math.ceil(len(real.labels) / train.batch_size)
     total = max(round(phase.share * train.epochs * steps_per_epoch), 1)
     rates = phase_learning_rates(phase, total)
-    program = TrainProgram(
-        run.model, phase, train, run.config.losses, run.config.data.augment, run.label_maps
-    )
+    program = TrainProgram(phase, train, run.config.losses, run.config.data.augment, run.label_maps)
     masks = training_masks(run, task)
-    data = TaskData(state.teacher, *masks, state.mean, state.std, state.records)
+    data = TaskData(state.teacher, *masks, state.records)
     data = replicate(data, run.mesh)
     if int(state.step) == 0:
         parts = trainable_parts(state.network, state.auxiliary)
@@ -96,45 +89,31 @@ def invert_phase(run: Run, state: ContinualState, network: Network | None = None
     features, labels = _draw_targets(run, state, key_targets)
     _, old_mask = class_masks(run.stream, task)
     network = state.teacher if network is None else network
-    knowledge = layer_knowledge(run, state, network)
     for batch in range(int(state.step), total):
         rows = slice(batch * inversion.batch_size, (batch + 1) * inversion.batch_size)
-        targets = shard_batch({"features": features[rows], "labels": labels[rows]}, run.mesh)
-        targets = Targets(**targets, head=network.head, class_mask=old_mask > 0)
-        key = jax.random.fold_in(key_batches, batch)
-        synthesis = synthesize(
-            run.model, network.variables, targets, knowledge, key, config=inversion
+        wanted = shard_batch({"features": features[rows], "labels": labels[rows]}, run.mesh)
+        made = synthesize(
+            network,
+            wanted["labels"],
+            jax.random.fold_in(key_batches, batch),
+            memory=state.memory,
+            config=inversion,
+            features=wanted["features"],
+            class_mask=old_mask > 0,
         )
-        first_block = inversion.first_block
-        samples = to_samples(synthesis.images, state.mean, state.std, first_block=first_block)
-        agreement = evaluation.label_agreement(
-            network, samples, targets.labels, state.mean, state.std,
-            model=run.model, class_mask=targets.class_mask, first_block=first_block,
-        )  # fmt: skip
         replay = put_samples(
-            state.replay, samples, targets.labels, rows.start, count=rows.stop, mesh=run.mesh
-        )
+            state.replay, made.images, wanted["labels"], rows.start, count=rows.stop,
+            mesh=run.mesh,
+        )  # fmt: skip
         state = state.replace(replay=replay, step=jnp.asarray(batch + 1, jnp.int32))
         scalars = {
-            "initial_loss": synthesis.initial_loss,
-            "final_loss": synthesis.final_loss,
-            "agreement": agreement,
-            **{f"final_{name}": term for name, term in synthesis.terms.items()},
+            "initial_loss": made.losses[0],
+            "final_loss": made.loss,
+            "agreement": made.agreement,
+            **{f"final_{name}": term for name, term in made.terms.items()},
         }
-        bad = {"inversion": jnp.where(synthesis.finite, -1, batch)}
+        bad = {"inversion": jnp.where(made.finite, -1, batch)}
         yield Tick(state, batch + 1, total, scalars, bad, inversion.batch_size)
-
-
-def layer_knowledge(run: Run, state: ContinualState, network: Network) -> LayerKnowledge:
-    """What `state.memory` holds, as inversion of `network` takes it."""
-    memory, source = state.memory, run.config.inversion.per_layer.block_statistics
-    limits = pixel_range(state.mean, state.std)
-    pixels = PixelStats(*limits, memory.pixels, memory.histogram, memory.spectrum)
-    block_inputs = memory.block_inputs
-    if source != "measured":
-        published = source == "affine"
-        block_inputs = propagated_block_inputs(run.model, network.variables, published=published)
-    return LayerKnowledge(block_inputs, memory.inverses, pixels)
 
 
 def generate_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
@@ -154,11 +133,9 @@ def generate_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
         generator = replicate(generator, run.mesh)
     generator, metrics = generators.train_generator(
         generator,
-        network.variables,
-        network.head,
+        network,
         old_mask > 0,
         key_train,
-        model=run.model,
         num_steps=settings.num_steps,
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
@@ -166,11 +143,9 @@ def generate_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
     count = num_replay_images(config, task)
     capacity = state.replay.samples.shape[0]
     images = generators.sample_images(generator, key_sample, capacity)
-    logits = forward(run.model, network.variables, images).features @ network.head
-    labels = jnp.argmax(jnp.where(old_mask > 0, logits, -jnp.inf), 1).astype(jnp.int32)
-    replay = Replay(
-        denormalise(images, state.mean, state.std), labels, jnp.asarray(count, jnp.int32)
-    )
+    labels = generators.label_images(network, old_mask, images)
+    images = denormalise(images, network.mean, network.std)
+    replay = Replay(images, labels, jnp.asarray(count, jnp.int32))
     state = state.replace(generator=generator, replay=replay, step=jnp.asarray(1, jnp.int32))
     scalars = {name: value[-1] for name, value in metrics.items()}
     bad = {"generator": jnp.where(jnp.isfinite(scalars["loss"]), -1, settings.num_steps)}
@@ -182,17 +157,13 @@ def remember_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
     task, config = int(state.task), run.config
     count = int(state.replay.count)
     sizes = [run.stream.train_size(t) for t in range(run.stream.num_tasks)]
-    read_real = functools.partial(run.stream.train_images, task)
     memory = update_memory(
         state.memory,
-        run.model,
-        state.network.variables,
-        LabelledSamples(read_real, run.stream.train_labels(task)),
-        replay_samples(run, state.replay),
-        state.mean,
-        state.std,
+        state.network,
+        task_samples(run, state),
         phase_key(state),
-        config=config,
+        config=config.inversion,
+        settings=config.cfs,
         capacity=max(sizes),
         max_images=max(sizes) + state.replay.samples.shape[0],
     )
@@ -204,9 +175,8 @@ def record_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
     task, config = int(state.task), run.config
     records = record_task(
         state.records, state.network, training_data(run, task), task,
-        run.stream.labelled_classes(task), state.mean, state.std, phase_key(state),
-        model=run.model, mesh=run.mesh, batch_size=config.train.batch_size,
-        config=config.losses.vdfd, label_maps=run.label_maps,
+        run.stream.labelled_classes(task), phase_key(state), mesh=run.mesh,
+        batch_size=config.train.batch_size, config=config.losses.vdfd, label_maps=run.label_maps,
     )  # fmt: skip
     rows = evenly_spaced(run.stream.train_size(task), config.losses.vdfd.record_images)
     yield Tick(state.replace(records=records), 1, 1, {}, {}, len(rows))
@@ -225,19 +195,12 @@ def evaluate_phase(
     accuracy, within_task = state.accuracy, state.task_accuracy
     for i in range(task + 1):
         own, _ = class_masks(stream, i)
-        result = measure(run, state, network, read_test(stream, i), new + old, own)
+        result = evaluation.evaluate(network, read_test(stream, i), new + old, own, mesh=run.mesh)
         accuracy = accuracy.at[task, i].set(result.seen)
         within_task = within_task.at[task, i].set(result.within_task)
     state = state.replace(accuracy=accuracy, task_accuracy=within_task)
     scalars = {f"accuracy/task{i}": accuracy[task, i] for i in range(task + 1)}
     yield Tick(state, 1, 1, scalars, {}, sum(len(stream.test_labels(i)) for i in range(task + 1)))
-
-
-def measure(run, state, network, samples, seen, own):
-    """`evaluation.evaluate` with what a run knows."""
-    return evaluation.evaluate(
-        network, samples, seen, own, state.mean, state.std, model=run.model, mesh=run.mesh
-    )
 
 
 def read_test(stream: TaskStream, task: int) -> LabelledSamples:
@@ -247,7 +210,7 @@ def read_test(stream: TaskStream, task: int) -> LabelledSamples:
 
 def begin_task(state: ContinualState, auxiliary: Params) -> ContinualState:
     """Freezes the network as the teacher of the next task; `auxiliary` is trained beside it."""
-    teacher = jax.tree.map(jnp.copy, Network(*state.network))
+    teacher = jax.tree.map(jnp.copy, state.network)
     return state.replace(teacher=teacher, auxiliary=auxiliary)
 
 
@@ -258,6 +221,21 @@ def training_data(run, task):
     if run.label_maps:
         return scene_samples(read, stream.seen_train_size() if every else stream.train_size(task))
     return LabelledSamples(read, stream.seen_train_labels() if every else stream.train_labels(task))
+
+
+def task_samples(run, state):
+    """Real images of the task's new classes and synthetic samples of the old, to be remembered."""
+    task, stream, size = int(state.task), run.stream, run.config.inversion.batch_size
+    read = functools.partial(stream.train_images, task)
+    real = LabelledSamples(read, stream.train_labels(task))
+    replay = replay_samples(run, state.replay)
+    return [
+        Samples(
+            functools.partial(padded_batches, part, size), len(part.labels), is_real,
+            part.first_block,
+        )
+        for part, is_real in ((real, True), (replay, False))
+    ]  # fmt: skip
 
 
 def replay_samples(run, replay):
@@ -283,20 +261,11 @@ def _draw_targets(run, state, key):
             math.ceil(num_replay_images(config, t) / stream.task_classes(t).start)
             for t in range(1, stream.num_tasks)
         )
-        drawn = contrastive.sample_features(
-            memory.feature_models,
-            memory.class_stats,
-            key,
-            num_per_class=most,
-            num_rounds=config.contrastive.num_rounds,
-            keep_rate=config.contrastive.keep_rate,
-            moment_match=config.contrastive.moment_match,
-            oversampling=config.contrastive.oversampling,
-        )
+        drawn = sample_by_cfs(memory, key, num_per_class=most, settings=config.cfs)
         places = np.zeros(count, np.int32)
         for label in range(num_old):
             members = np.flatnonzero(labels == label)
             places[members] = rng.permutation(most)[: len(members)]
         return np.asarray(drawn)[labels, places], labels
-    drawn = gaussian.sample_class_features(memory.class_stats, jnp.asarray(labels), key)
+    drawn = draw_features(memory, jnp.asarray(labels), key)
     return np.asarray(drawn), labels

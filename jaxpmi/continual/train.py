@@ -19,7 +19,6 @@ import optax
 from jaxpmi.augment import augment
 from jaxpmi.augment import augment_scenes
 from jaxpmi.augment import normalise
-from jaxpmi.augment import pixel_range
 from jaxpmi.augment import quarter_turns
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import MethodConfig
@@ -27,14 +26,14 @@ from jaxpmi.config import TrainConfig
 from jaxpmi.continual.gradient_records import GradientRecords
 from jaxpmi.continual.gradient_records import regularised_tensors
 from jaxpmi.continual.losses import inverse_count_weights
-from jaxpmi.continual.state import Network
 from jaxpmi.continual.training_phase import Phase
 from jaxpmi.continual.training_phase import Views
-from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_name
 from jaxpmi.models.blockwise import forward
 from jaxpmi.models.blockwise import update_batch_stats
+from jaxpmi.network import Network
+from jaxpmi.optimise import schedules
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 
@@ -48,7 +47,6 @@ NOT_DECAYED = ("scale", "bias", "class_token", "positions", "tokens", "logit_sca
 class TrainProgram:
     """Everything static about the steps of a phase; equal programs compile once."""
 
-    model: BlockwiseModel
     phase: Phase
     train: TrainConfig
     losses: MethodConfig
@@ -86,8 +84,6 @@ class TaskData(NamedTuple):
     teacher: Network
     new_mask: jax.Array  # f32[C]
     old_mask: jax.Array  # f32[C]
-    mean: jax.Array  # f32[channels], of pixels in [0, 1]
-    std: jax.Array  # f32[channels]
     records: GradientRecords | tuple[()] = ()
 
 
@@ -155,7 +151,7 @@ def optimiser(config: TrainConfig) -> optax.GradientTransformation:
 
 def _group(path):
     """Whose settings a leaf of `trainable_parts` has: backbone, head or class_graph."""
-    names = [key.key for key in path[:2]]
+    names = [getattr(key, "key", None) for key in path[:2]]
     if names[0] == "head" or names == ["auxiliary", "rotated_head"]:
         return "head"
     return "class_graph" if names == ["auxiliary", "class_graph"] else "backbone"
@@ -164,7 +160,7 @@ def _group(path):
 def decayed(params: Params) -> Params:
     """Which parameters of a transformer have weight decay: all but those named `NOT_DECAYED`."""
     return jax.tree.map_with_path(
-        lambda path, _: getattr(path[-1], "key", None) not in NOT_DECAYED, params
+        lambda path, _: jax.tree_util.keystr(path[-1:], simple=True) not in NOT_DECAYED, params
     )
 
 
@@ -184,17 +180,14 @@ def phase_learning_rates(phase: Phase, num_steps: int) -> np.ndarray:
     """
     warmup = min(phase.warmup_steps, num_steps - 1)
     if phase.schedule == "cosine":
-        schedule = optax.cosine_decay_schedule(phase.learning_rate, num_steps - warmup)
+        decay = schedules.cosine(num_steps - warmup)
     elif phase.schedule == "polynomial":
-        left = num_steps - warmup
-        schedule = optax.polynomial_schedule(phase.learning_rate, 0.0, POLYNOMIAL_POWER, left)
+        decay = schedules.polynomial(num_steps - warmup, POLYNOMIAL_POWER)
     else:
         edges = {round(m * num_steps) - warmup: phase.milestone_factor for m in phase.milestones}
-        schedule = optax.piecewise_constant_schedule(phase.learning_rate, edges)
-    if warmup:
-        ramp = optax.linear_schedule(0.0, phase.learning_rate, warmup)
-        schedule = optax.join_schedules([ramp, schedule], [warmup])
-    return np.asarray(jax.vmap(schedule)(jnp.arange(num_steps)), np.float32)
+        decay = schedules.falls(edges)
+    rates = schedules.learning_rates(num_steps, phase.learning_rate, decay, warmup_steps=warmup)
+    return np.asarray(rates)
 
 
 @functools.partial(jax.jit, static_argnames="program", donate_argnames="learner")
@@ -227,7 +220,7 @@ def train_steps(
 def _train_step(learner, batch, task, key, learning_rate, *, program):
     """One step on the trainable parts; also the weighted terms, and what is only monitored."""
     parts = trainable_parts(learner.network, learner.auxiliary)
-    trainable, frozen = _split_trainable(parts, program)
+    trainable, frozen = _split_trainable(parts, learner.network.model, program)
 
     def loss_fn(trainable):
         parts = _merge(trainable, frozen)
@@ -242,36 +235,40 @@ def _train_step(learner, batch, task, key, learning_rate, *, program):
     for labels in (batch[1], batch[3]):
         if labels is not None:
             counts = counts + jax.nn.one_hot(labels, counts.shape[0]).sum(0)
-    network = Network(Variables(parts["backbone"], batch_stats), parts["head"])
+    network = learner.network.replace(
+        variables=Variables(parts["backbone"], batch_stats), head=parts["head"]
+    )
     return Learner(network, parts["auxiliary"], opt_state, counts), terms, monitored
 
 
 def _losses(parts, learner, batch, task, key, program):
     images, labels, replay_images, replay_labels = batch
     key_real, key_replay = jax.random.split(key)
-    black, _ = pixel_range(task.mean, task.std)
+    network, moments = learner.network, (task.teacher.mean, task.teacher.std)
+    black, _ = task.teacher.pixel_range
     if program.label_maps:
-        real, labels = augment_scenes(images, key_real, program.augment, task.mean, task.std)
+        real, labels = augment_scenes(images, key_real, program.augment, *moments)
     else:
-        real = normalise(images, task.mean, task.std)
+        real = normalise(images, *moments)
         real = augment(real, key_real, program.augment, black)
     if program.phase.rotations:
         real = quarter_turns(real)
     replay = None
     if replay_images is not None:
-        replay = normalise(replay_images, task.mean, task.std)
+        replay = normalise(replay_images, *moments)
         if program.train.augment_replay:
             replay = augment(replay, key_replay, program.augment, black)
-    variables = Variables(parts["backbone"], learner.network.variables.batch_stats)
-    features, replay_features, batch_stats = _student(variables, real, replay, program)
+    variables = Variables(parts["backbone"], network.variables.batch_stats)
+    student = network.replace(variables=variables)
+    features, replay_features, batch_stats = _student(student, real, replay, program)
     teacher = lambda x: jax.lax.stop_gradient(  # noqa: E731
-        forward(program.model, task.teacher.variables, x).features
+        forward(task.teacher.model, task.teacher.variables, x).features
     )
     none = jnp.zeros((0, features.shape[-1]))
     tensors = {}
     if task.records:
         tensors = regularised_tensors(
-            program.model, parts["backbone"], parts["head"],
+            network.model, parts["backbone"], parts["head"],
             with_head=program.losses.vdfd.regularised_head,
         )  # fmt: skip
     views = Views(
@@ -296,10 +293,11 @@ def _losses(parts, learner, batch, task, key, program):
     return sum(terms.values()), (terms, monitored, batch_stats)
 
 
-def _student(variables, real, replay, program):
+def _student(network, real, replay, program):
     """Features of both batches in training mode, and the running statistics after them."""
-    model, names = program.model, [block_name(i) for i in range(len(program.model.blocks))]
-    modes = tuple(name in _trainable_blocks(program) for name in names)
+    model, variables = network.model, network.variables
+    names = [block_name(i) for i in range(len(model.blocks))]
+    modes = tuple(name in _trainable_blocks(model, program) for name in names)
     run = functools.partial(forward, model, train=modes)
 
     def running(batch_stats, moments):
@@ -319,15 +317,15 @@ def _student(variables, real, replay, program):
     return out.features, replay_out.features, running(batch_stats, replay_out.moments)
 
 
-def _trainable_blocks(program):
-    names = [block_name(i) for i in range(len(program.model.blocks))]
+def _trainable_blocks(model, program):
+    names = [block_name(i) for i in range(len(model.blocks))]
     start = {"all": 0, "body": 1, "last_block": len(names) - 1, "head": len(names)}
     return names[start[program.phase.trainable] :]
 
 
-def _split_trainable(parts, program):
+def _split_trainable(parts, model, program):
     """The parts that get a gradient, and the rest."""
-    blocks = set(_trainable_blocks(program))
+    blocks = set(_trainable_blocks(model, program))
     backbone = parts["backbone"]
     trainable = {**parts, "backbone": {k: v for k, v in backbone.items() if k in blocks}}
     frozen = {"backbone": {k: v for k, v in backbone.items() if k not in blocks}}
@@ -343,7 +341,7 @@ def _update_scales(parts, task, program):
 
     Per leaf a scalar or a row.
     """
-    train, blocks = program.train, set(_trainable_blocks(program))
+    train, blocks = program.train, set(_trainable_blocks(task.teacher.model, program))
     rates = {"head": train.head_learning_rate, "class_graph": train.graph_learning_rate}
     rate_of = lambda path: rates.get(_group(path)) or train.learning_rate  # noqa: E731
     scales = jax.tree.map_with_path(lambda path, _: rate_of(path) / train.learning_rate, parts)
@@ -351,7 +349,12 @@ def _update_scales(parts, task, program):
         if name not in blocks:
             scales["backbone"][name] = jax.tree.map(lambda _: 0.0, parts["backbone"][name])
     columns = task.new_mask if program.phase.new_columns_only else task.new_mask + task.old_mask
-    scales["head"] = scales["head"] * columns[None, :]
+    # The last axis of kernel and bias is that of the classes.
+    scales["head"] = jax.tree.map(
+        lambda scale, p: scale * columns.reshape((1,) * (p.ndim - 1) + (-1,)),
+        scales["head"],
+        parts["head"],
+    )
     return scales
 
 

@@ -13,6 +13,7 @@ from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.continual import losses
 from jaxpmi.continual.gradient_records import GradientRecords
+from jaxpmi.network import Head
 
 Terms = dict[str, jax.Array]
 
@@ -21,23 +22,39 @@ class Views(NamedTuple):
     """What a loss may look at. Replay fields are of the synthetic images of old classes.
 
     Teacher fields come from the network frozen before this task and carry no gradient.
+
+    Attributes:
+      labels: i32[B], of the real images of the new classes; of scenes i32[B, H, W].
+      replay_labels: i32[R].
+      features: f32[B, D]; of a phase with rotations [4B, D], an image's four adjacent; of scenes
+        f32[B, H, W, D].
+      replay_features: f32[R, D].
+      teacher_features: f32[B, D].
+      teacher_replay_features: f32[R, D].
+      head: logits are `head(features)`.
+      teacher_head: the same of the teacher.
+      auxiliary: what is trained beside the network; see `start.fresh_auxiliary`.
+      tensors: the weights that records are of; {} where there are none.
+      records: of old tasks.
+      new_mask: f32[C], 1 for classes of this task.
+      old_mask: f32[C], 1 for classes of the tasks before.
+      class_weights: f32[C], largest class count over each class's count.
     """
 
-    labels: jax.Array  # i32[B], of the real images of the new classes; of scenes i32[B, H, W]
-    replay_labels: jax.Array  # i32[R]
-    features: jax.Array  # f32[B, D]; of a phase with rotations [4B, D], an image's four adjacent;
-    # of scenes f32[B, H, W, D]
-    replay_features: jax.Array  # f32[R, D]
-    teacher_features: jax.Array  # f32[B, D]
-    teacher_replay_features: jax.Array  # f32[R, D]
-    head: jax.Array  # f32[D, C]
-    teacher_head: jax.Array  # f32[D, C]
-    auxiliary: Any  # what is trained beside the network; see `start.fresh_auxiliary`
-    tensors: dict[str, jax.Array]  # the weights that records are of; {} where there are none
-    records: GradientRecords | tuple[()]  # of old tasks
-    new_mask: jax.Array  # f32[C], classes of this task
-    old_mask: jax.Array  # f32[C], classes of the tasks before
-    class_weights: jax.Array  # f32[C], largest class count over each class's count
+    labels: jax.Array
+    replay_labels: jax.Array
+    features: jax.Array
+    replay_features: jax.Array
+    teacher_features: jax.Array
+    teacher_replay_features: jax.Array
+    head: Head
+    teacher_head: Head
+    auxiliary: Any
+    tensors: dict[str, jax.Array]
+    records: GradientRecords | tuple[()]
+    new_mask: jax.Array
+    old_mask: jax.Array
+    class_weights: jax.Array
 
     @property
     def seen_mask(self) -> jax.Array:

@@ -120,12 +120,6 @@ def resize_and_crop(image: "Image.Image", size: int) -> "Image.Image":
     return image.crop((left, top, left + size, top + size))
 
 
-def check_image_size(image_size: int | None) -> None:
-    """Raises if `image_size` is not a positive number of pixels or None."""
-    if image_size is not None and image_size < 1:
-        raise ValueError(f"image_size={image_size} must be a positive number of pixels, or None.")
-
-
 def _unreadable(where: str, error: Exception) -> str:
     reason = type(error).__name__  # Pillow's own text often repeats a memory address
     return f"{where} is not a readable image ({reason}); replace or remove it."

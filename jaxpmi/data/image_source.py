@@ -133,10 +133,6 @@ def hold_out_test_images(source: ImageSource, test_fraction: float) -> ImageSour
 
 def pad_images(source: ImageSource, padding: int) -> ImageSource:
     """Adds a black border of `padding` pixels to every side of every image."""
-    if padding < 0:
-        raise ValueError(
-            f"image_padding={padding} is negative; give a number of pixels, 0 or more."
-        )
     if padding == 0:
         return source
     height, width, channels = source.image_shape

@@ -26,9 +26,6 @@ def open_source(config: DataConfig) -> ImageSource:
             f"data source '{config.source}' has a class per pixel, none per image; open it with "
             f"open_scenes, or use one of {list(SOURCES)}."
         )
-    if config.source not in SOURCES:
-        raise ValueError(f"data source '{config.source}' is unknown; use one of {list(SOURCES)}.")
-    decoding.check_image_size(config.image_size)
     source = SOURCES[config.source](config)
     source = image_source.hold_out_test_images(source, config.test_fraction)
     source = name_classes(source, config.class_names)

@@ -9,11 +9,17 @@ from jaxpmi.types import PRNGKey
 
 
 class ClassStats(NamedTuple):
-    """One Gaussian per class. Classes never seen have count 0, mean 0, covariance identity."""
+    """One Gaussian per class. Classes never seen have count 0, mean 0, covariance identity.
 
-    count: jax.Array  # f32[C], number of features behind each Gaussian
-    mean: jax.Array  # f32[C, D]
-    cov: jax.Array  # f32[C, D] variances (diagonal) or f32[C, D, D] covariances (full)
+    Attributes:
+      count: f32[C], number of features behind each Gaussian.
+      mean: f32[C, D].
+      cov: f32[C, D] variances (diagonal) or f32[C, D, D] covariances (full).
+    """
+
+    count: jax.Array
+    mean: jax.Array
+    cov: jax.Array
 
     @property
     def std(self) -> jax.Array:

@@ -16,28 +16,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxpmi.memory import BlockInverse
 from jaxpmi.models import layers
-from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Stack
-from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_input_shapes
 from jaxpmi.models.blockwise import block_name
+from jaxpmi.network import Network
 from jaxpmi.types import PRNGKey
-
-
-class BlockInverse(NamedTuple):
-    """Linear map from a block's output to its input, and what the map leaves unexplained.
-
-    A feature map f32[B, h, w, C'] is read in 3 x 3 patches (P = 9 C' + 1, the last entry a one)
-    and gives s x s input pixels per output pixel (Q = s s C). Tokens f32[B, N, D] give their own
-    inputs, with an offset per position (P = D + N, Q = D); a class token that the block adds is
-    dropped. A feature vector f32[B, D] gives the whole input (Q = H W C or N D), with an offset
-    per class (P = D + C). The inverse of a stack has a leading axis L.
-    """
-
-    weight: jax.Array  # f32[P, Q]
-    residual_factor: jax.Array  # f32[R, Q], residual covariance = factor^T factor + diag(std^2)
-    residual_std: jax.Array  # f32[Q]
 
 
 class _NormalEquations(NamedTuple):
@@ -49,28 +34,23 @@ class _NormalEquations(NamedTuple):
 
 
 def init_block_inverses(
-    model: BlockwiseModel,
-    variables: Variables,
-    image_shape: tuple[int, int, int],
+    network: Network,
     *,
-    num_classes: int,
     rank: int = 0,
     first_block: int = 0,
 ) -> tuple[BlockInverse, ...]:
     """Inverses of zeros, for checkpoints and counting.
 
     Args:
-      model: the backbone.
-      variables: its parameters, of which only the shapes matter.
-      image_shape: (H, W, C).
-      num_classes: C.
+      network: of which only the shapes matter.
       rank: as in `fit_block_inverses`.
       first_block: as there.
 
     Returns:
       One `BlockInverse` per block, () for those before `first_block`.
     """
-    inverses, shapes = [()] * first_block, block_input_shapes(model, variables, image_shape)
+    model, num_classes, inverses = network.model, network.num_classes, [()] * first_block
+    shapes = block_input_shapes(model, network.variables, network.image_shape)
     for i in range(first_block, len(model.blocks)):
         block, inputs, outputs, kept = model.blocks[i], shapes[i], shapes[i + 1], 0
         if len(outputs) == 3:
@@ -87,11 +67,9 @@ def init_block_inverses(
 
 
 def fit_block_inverses(
-    model: BlockwiseModel,
-    variables: Variables,
+    network: Network,
     batches: Iterable[tuple[jax.Array, jax.Array, jax.Array]],
     *,
-    num_classes: int,
     rank: int = 0,
     ridge: float = 1e-4,
     first_block: int = 0,
@@ -99,11 +77,9 @@ def fit_block_inverses(
     """Fits the linear inverse of every block by ridge regression.
 
     Args:
-      model: the backbone, in evaluation mode.
-      variables: its parameters and running statistics.
+      network: run in evaluation mode.
       batches: normalised images f32[B, H, W, C] (or inputs of `first_block`), labels i32[B],
         weights f32[B] (0 for padding).
-      num_classes: number of label values.
       rank: directions of the residual covariance kept at a pooled block, by a Nystrom sketch.
       ridge: added to the diagonal of the regressors' second moments, relative to their mean.
       first_block: the first to be inverted.
@@ -114,15 +90,15 @@ def fit_block_inverses(
     total = None
     for images, labels, weights in batches:
         part = _normal_equations(
-            variables, images, labels, weights, model=model, num_classes=num_classes, rank=rank,
-            first_block=first_block,
+            network.variables, images, labels, weights, model=network.model,
+            num_classes=network.num_classes, rank=rank, first_block=first_block,
         )  # fmt: skip
         total = part if total is None else _add(total, part)
     if total is None:
         raise ValueError("fit_block_inverses got no batch of images; give at least one.")
     inverses = (
         _solve_stack(equations, ridge) if isinstance(block, Stack) else _solve(equations, ridge)
-        for block, equations in zip(model.blocks[first_block:], total, strict=True)
+        for block, equations in zip(network.model.blocks[first_block:], total, strict=True)
     )
     return ((),) * first_block + tuple(inverses)
 

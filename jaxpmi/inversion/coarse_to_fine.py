@@ -12,10 +12,10 @@ import jax.numpy as jnp
 
 from jaxpmi.config import PerLayerConfig
 from jaxpmi.inversion import objectives
-from jaxpmi.inversion.solver import Solution
-from jaxpmi.inversion.solver import minimise
 from jaxpmi.models import blockwise
 from jaxpmi.models.blockwise import Block
+from jaxpmi.optimise.minimise import Solution
+from jaxpmi.optimise.minimise import minimise
 from jaxpmi.types import Moments
 from jaxpmi.types import PRNGKey
 

@@ -11,9 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxpmi.models.blockwise import BlockwiseModel
-from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import forward
+from jaxpmi.network import Network
 from jaxpmi.types import Moments
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
@@ -29,7 +28,7 @@ class Observation(NamedTuple):
     moments: dict[str, Any]  # of every image, in the structure of `Variables.batch_stats`, [B, ...]
 
 
-def observe(model: BlockwiseModel, variables: Variables, images: jax.Array) -> Observation:
+def observe(network: Network, images: jax.Array) -> Observation:
     """Runs a network in evaluation mode on normalised images f32[B, H, W, C], one by one.
 
     The moments of a batch of one image are its own statistics, so the batched forward pass of
@@ -38,7 +37,7 @@ def observe(model: BlockwiseModel, variables: Variables, images: jax.Array) -> O
     """
 
     def one(image):
-        outputs = forward(model, variables, image[None])
+        outputs = forward(network.model, network.variables, image[None])
         return Observation(outputs.features[0], outputs.moments)
 
     return jax.vmap(one)(images)

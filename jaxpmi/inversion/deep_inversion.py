@@ -7,6 +7,7 @@ docs/methods/deep_inversion.md, eq. 1.)
 
 import dataclasses
 import functools
+from typing import Any
 from typing import NamedTuple
 
 import jax
@@ -18,45 +19,36 @@ from jax.sharding import PartitionSpec
 from jaxpmi.augment import draw_crop
 from jaxpmi.augment import resized_crop
 from jaxpmi.config import DeepInversionConfig
+from jaxpmi.doors import check_key
+from jaxpmi.doors import check_labels
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion import priors
 from jaxpmi.inversion import spectrum
+from jaxpmi.inversion.own_terms import OwnTerm
+from jaxpmi.inversion.own_terms import add_own_terms
+from jaxpmi.inversion.own_terms import find_own_terms
+from jaxpmi.inversion.own_terms import own_weights
 from jaxpmi.inversion.per_layer import batch_sharding
 from jaxpmi.inversion.per_layer import draw_start
-from jaxpmi.inversion.solver import Solution
-from jaxpmi.inversion.solver import minimise
-from jaxpmi.models.blockwise import BlockwiseModel
-from jaxpmi.models.blockwise import Variables
+from jaxpmi.inversion.synthetic import Synthetic
+from jaxpmi.inversion.synthetic import as_stored
+from jaxpmi.memory import Memory
 from jaxpmi.models.blockwise import forward
+from jaxpmi.network import Network
+from jaxpmi.optimise import schedules
+from jaxpmi.optimise.minimise import Solution
+from jaxpmi.optimise.minimise import minimise
 from jaxpmi.types import Moments
 from jaxpmi.types import PRNGKey
-
-
-class Classifier(NamedTuple):
-    """What a network and its head have learned."""
-
-    variables: Variables
-    head: jax.Array  # f32[D, C]
-
-
-class Inversion(NamedTuple):
-    """Synthetic images, and how they came about."""
-
-    images: jax.Array  # f32[B, H, W, C], normalised pixels
-    loss: jax.Array  # f32[], their loss
-    losses: tuple[jax.Array, ...]  # per stage, f32[S]: the loss before every step
-    terms: dict[str, jax.Array]  # their unweighted terms
-    finite: jax.Array  # bool[], False if any loss was NaN or infinite
 
 
 class _Problem(NamedTuple):
     """Everything that is the same for all images."""
 
-    teacher: Classifier
-    student: Classifier | None
+    teacher: Network
+    student: Network | None
     class_mask: jax.Array  # bool[C]
-    low: jax.Array  # f32[C]
-    high: jax.Array  # f32[C]
+    stored: dict[str, Any]  # moments of layer inputs that are aimed at
     rates: tuple[jax.Array, ...]  # per stage, f32[S]: the learning rate of every step
 
 
@@ -68,19 +60,13 @@ def noise_start(labels: jax.Array, key: PRNGKey, *, image_shape: tuple[int, int,
 
 
 def first_images(
-    labels: jax.Array,
-    key: PRNGKey,
-    low: jax.Array,
-    high: jax.Array,
-    *,
-    image_shape: tuple[int, int, int],
-    config: DeepInversionConfig,
+    network: Network, labels: jax.Array, key: PRNGKey, *, config: DeepInversionConfig
 ) -> jax.Array:
-    """The start from nothing that suits `config.parameters`; arguments as of `deep_inversion`."""
+    """The start from nothing that suits `config.parameters`, normalised f32[B, H, W, channels]."""
     if config.parameters == "pixels":
-        return noise_start(labels, key, image_shape=image_shape)
-    limits = (limit.reshape(1, 1, 1, -1) for limit in (low, high))
-    return spectrum.spectral_start(labels, key, *limits, image_shape=image_shape)
+        return noise_start(labels, key, image_shape=network.image_shape)
+    limits = (limit.reshape(1, 1, 1, -1) for limit in network.pixel_range)
+    return spectrum.spectral_start(labels, key, *limits, image_shape=network.image_shape)
 
 
 def learning_rates(config: DeepInversionConfig, num_steps: int) -> jax.Array:
@@ -90,13 +76,16 @@ def learning_rates(config: DeepInversionConfig, num_steps: int) -> jax.Array:
     `schedule="cosine"`, peak * (1 + cos(pi (e - warmup) / (S - warmup))) / 2 at step e
     (docs/methods/deep_inversion.md, eq. 7).
     """
-    index, warmup = np.arange(num_steps), config.warmup_steps
-    rates = np.ones(num_steps)
+    decay = schedules.constant()
     if config.schedule == "cosine":
-        # In float64, because the last rates are differences of nearly equal numbers.
-        rates = 0.5 * (1.0 + np.cos(np.pi * (index - warmup) / max(num_steps - warmup, 1)))
-    rates = np.where(index < warmup, (index + 1) / max(warmup, 1), rates)
-    return jnp.asarray(config.learning_rate * rates, jnp.float32)
+        decay = schedules.cosine(num_steps - config.warmup_steps)
+    return schedules.learning_rates(
+        num_steps,
+        config.learning_rate,
+        decay,
+        warmup_steps=config.warmup_steps,
+        warmup="to_peak",
+    )
 
 
 def random_view(
@@ -149,20 +138,17 @@ def competition(student: jax.Array, teacher: jax.Array, *, config: DeepInversion
 
 
 def deep_inversion(
-    variables: Variables,
-    head: jax.Array,
+    network: Network,
     labels: jax.Array,
-    start: jax.Array,
-    low: jax.Array,
-    high: jax.Array,
     key: PRNGKey,
     *,
-    model: BlockwiseModel,
-    config: DeepInversionConfig,
+    config: DeepInversionConfig | None = None,
+    start: jax.Array | None = None,
+    memory: Memory | None = None,
     class_mask: jax.Array | None = None,
-    student: Classifier | None = None,
-    student_model: BlockwiseModel | None = None,
-) -> Inversion:
+    student: Network | None = None,
+    own_terms: tuple[OwnTerm, ...] = (),
+) -> Synthetic:
     """Optimises images until the network sees the labels in them, and its own data's statistics.
 
     Every stage has a fresh Adam and its own best iterate. The published code compares stages, of
@@ -173,43 +159,56 @@ def deep_inversion(
     shifts and flips of its own; losses and terms are then means over devices.
 
     Args:
-      variables: the network's; its BatchNorms use the running moments.
-      head: f32[D, C], its classifier.
+      network: frozen; its BatchNorms use the running moments.
       labels: i32[B], each in [0, C).
-      start: f32[B, H, W, C] in normalised pixel units: `first_images`, or better ones.
-      low: f32[C], black in these units.
-      high: f32[C], white.
       key: key[], consumed.
-      model: the network.
-      config: stages, terms and their weights; terms of weight 0 are left out.
+      config: stages, terms and their weights; terms of weight 0 are left out. None: the defaults.
+      start: f32[B, H, W, channels] in normalised units; None: `first_images`.
+      memory: whose `layer_moments`, if it has any, are aimed at instead of those that the network
+        keeps: for networks without BatchNorm. None: the network's own.
       class_mask: bool[C], the classes that the head knows; None: all.
       student: the competitor in Adaptive DeepInversion, frozen and in evaluation mode.
-      student_model: its network.
+      own_terms: more terms of the loss, of the random views.
+
+    Returns:
+      The images, with the losses of all stages one after the other.
 
     Raises:
       ValueError: a label without a class, settings that contradict each other or the images, a
         competition without a student, or a network that keeps no moments.
     """
-    mask = jnp.ones(head.shape[1], bool) if class_mask is None else class_mask
-    _check_settings(config, start, student, student_model)
+    config = DeepInversionConfig() if config is None else config
+    check_labels(network, labels)
+    check_key(key)
+    labels = jnp.asarray(labels)
+    if start is None:
+        key_start, key = jax.random.split(key)
+        start = first_images(network, labels, key_start, config=config)
+    mask = jnp.ones(network.num_classes, bool) if class_mask is None else class_mask
+    own_terms += find_own_terms(config.own_terms, "deep_inversion.own_terms")
+    _check_settings(config, start, student, own_terms)
     _check_labels(labels, mask)
     # Rates are data: another learning rate needs no other program.
     rates = tuple(learning_rates(config, num_steps) for num_steps in config.stage_steps)
-    return _solve(
-        _Problem(Classifier(variables, head), student, mask, low, high, rates),
+    stored = network.variables.batch_stats
+    if memory is not None and memory.layer_moments:
+        stored = memory.layer_moments
+    solution = _solve(
+        _Problem(network, student, mask, stored, rates),
         labels,
         start,
         key,
-        models=(model, student_model),
         config=dataclasses.replace(config, learning_rate=1.0, warmup_steps=0, schedule="constant"),
+        own_terms=own_terms,
         sharding=batch_sharding(start) if config.statistics_scope == "device" else None,
     )
+    return as_stored(network, solution, labels, class_mask=class_mask)
 
 
-@functools.partial(jax.jit, static_argnames=("models", "config", "sharding"))
-def _solve(problem, labels, start, key, *, models, config, sharding: NamedSharding | None):
+@functools.partial(jax.jit, static_argnames=("config", "own_terms", "sharding"))
+def _solve(problem, labels, start, key, *, config, own_terms, sharding: NamedSharding | None):
     """`_invert` of the whole batch or, with a sharding, of every device's share by itself."""
-    invert = functools.partial(_invert, models=models, config=config)
+    invert = functools.partial(_invert, config=config, own_terms=own_terms)
     if sharding is None:
         return invert(problem, labels, start, key)
     (axis,) = sharding.spec
@@ -218,21 +217,21 @@ def _solve(problem, labels, start, key, *, models, config, sharding: NamedShardi
         share = invert(problem, labels, start, jax.random.fold_in(key, jax.lax.axis_index(axis)))
         means = jax.lax.pmean((share.loss, share.losses, share.terms), axis)
         finite = jax.lax.pmin(share.finite.astype(jnp.int32), axis) > 0
-        return Inversion(share.images, *means, finite)
+        return Solution(share.x, *means, finite)
 
     whole, split = PartitionSpec(), PartitionSpec(axis)
     return jax.shard_map(
         invert_share,
         mesh=sharding.mesh,
         in_specs=(whole, split, split, whole),
-        out_specs=Inversion(split, whole, whole, whole, whole),
+        out_specs=Solution(split, whole, whole, whole, whole),
         check_vma=False,
     )(problem, labels, start, key)
 
 
-def _invert(problem, labels, start, key, *, models, config):
+def _invert(problem, labels, start, key, *, config, own_terms):
     """All stages, one after the other, on one batch."""
-    low, high = problem.low.reshape(1, 1, 1, -1), problem.high.reshape(1, 1, 1, -1)
+    low, high = (limit.reshape(1, 1, 1, -1) for limit in problem.teacher.pixel_range)
     clip = (lambda x: jnp.clip(x, low, high)) if config.clip_pixels else None
     as_images = lambda x: x  # noqa: E731
     if config.parameters == "spectrum":
@@ -247,13 +246,13 @@ def _invert(problem, labels, start, key, *, models, config):
     x, solutions = start if clip is None else clip(start), []
     for i, (scale, rates) in enumerate(zip(config.stage_scales, problem.rates, strict=True)):
         terms = functools.partial(
-            _terms, problem, labels, scale=scale, models=models, config=config
+            _terms, problem, labels, scale=scale, config=config, own_terms=own_terms
         )
         solution = minimise(
             lambda x, key, terms=terms: terms(as_images(x), key),
             x,
             jax.random.fold_in(key, i),
-            weights=_weights(config),
+            weights=_weights(config) | own_weights(own_terms),
             learning_rates=rates,
             project=clip,
             iterate=config.iterate,
@@ -262,16 +261,16 @@ def _invert(problem, labels, start, key, *, models, config):
         x = solution.x
         solutions.append(solution)
     kept = functools.reduce(_better, solutions) if config.compare_stages else solutions[-1]
-    return Inversion(
+    return Solution(
         as_images(kept.x),
         kept.loss,
-        tuple(solution.losses for solution in solutions),
+        jnp.concatenate([solution.losses for solution in solutions]),
         kept.terms,
         jnp.stack([solution.finite for solution in solutions]).all(),
     )
 
 
-def _terms(problem, labels, x, key, *, scale, models, config):
+def _terms(problem, labels, x, key, *, scale, config, own_terms):
     """The unweighted terms of images `x`, all but one of them on a random view."""
     views = random_view(
         x,
@@ -283,15 +282,15 @@ def _terms(problem, labels, x, key, *, scale, models, config):
     )
     seen = views.astype(config.forward_precision)
     predict = functools.partial(_predict, images=seen, class_mask=problem.class_mask)
-    logits, moments = predict(models[0], problem.teacher)
+    logits, moments = predict(problem.teacher)
     terms = {}
     if config.cross_entropy_weight > 0:
         terms["cross_entropy"] = objectives.class_cross_entropy(logits, labels)
     if config.statistics_weight > 0:
         terms["statistics"] = objectives.batch_norm_distance(
-            models[0],
+            problem.teacher.model,
             moments,
-            problem.teacher.variables.batch_stats,
+            problem.stored,
             first_factor=config.first_statistics_factor,
             relative=config.statistics_distance == "relative",
         )
@@ -301,10 +300,10 @@ def _terms(problem, labels, x, key, *, scale, models, config):
     if config.pixel_norm_weight > 0:
         terms["pixel_norm"] = priors.pixel_norm(views, norm=config.pixel_norm)
     if config.competition_weight > 0:
-        others, _ = predict(models[1], problem.student)
+        others, _ = predict(problem.student)
         others = jax.lax.stop_gradient(others) if config.detach_student else others
         terms["competition"] = competition(others, logits, config=config)
-    return terms
+    return add_own_terms(terms, views, own_terms)
 
 
 def _weights(config):
@@ -313,19 +312,18 @@ def _weights(config):
     return {name: weight for name, weight in weights.items() if weight > 0}
 
 
-def _in_precision(classifier, precision):
-    """Casts the network's parameters; the stored moments, like those of a batch, stay f32."""
-    if classifier is None:
+def _in_precision(network, precision):
+    """Casts the blocks' parameters; the stored moments, like those of a batch, stay f32."""
+    if network is None:
         return None
-    params = jax.tree.map(lambda p: p.astype(precision), classifier.variables.params)
-    return classifier._replace(variables=classifier.variables._replace(params=params))
+    params = jax.tree.map(lambda p: p.astype(precision), network.variables.params)
+    return network.replace(variables=network.variables._replace(params=params))
 
 
-def _predict(model, classifier, *, images, class_mask):
+def _predict(network, *, images, class_mask):
     """Logits f32[B, C] of the classes that the head knows, and the moments of layer inputs."""
-    variables, head = classifier
-    outputs = forward(model, variables, images)
-    logits = outputs.features.astype(head.dtype) @ head
+    outputs = forward(network.model, network.variables, images)
+    logits = network.head(outputs.features.astype(network.head.kernel.dtype))
     return jnp.where(class_mask[None], logits, -1e9), outputs.moments
 
 
@@ -339,7 +337,7 @@ def _better(one: Solution, other: Solution) -> Solution:
     )
 
 
-def _check_settings(config, start, student, student_model):
+def _check_settings(config, start, student, own_terms):
     shape, scales, steps = start.shape, config.stage_scales, config.stage_steps
     if len(scales) != len(steps) or not scales:
         raise ValueError(
@@ -352,17 +350,17 @@ def _check_settings(config, start, student, student_model):
                 f"images of {shape[1]} x {shape[2]} pixels cannot be averaged down by "
                 f"stage_scales={scales}; use divisors of the image size."
             )
-    if not _weights(config):
+    if not _weights(config) and not own_terms:
         raise ValueError("every weight of DeepInversionConfig is 0; raise one of them.")
     if config.statistics_scope == "device" and isinstance(start, jax.core.Tracer):
         raise ValueError(
             "statistics_scope='device' needs to know on which devices the images lie; call "
             "deep_inversion outside jit, or set it to 'global'."
         )
-    if config.competition_weight > 0 and (student is None or student_model is None):
+    if config.competition_weight > 0 and student is None:
         raise ValueError(
             f"competition_weight={config.competition_weight:g} needs a network to compete with; "
-            "give student and student_model, or set it to 0."
+            "give student, or set it to 0."
         )
 
 

@@ -5,54 +5,32 @@ The loss is docs/methods/pmi.md, eq. 7.
 
 import functools
 from typing import Any
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 
 from jaxpmi.config import FullModelConfig
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion import priors
+from jaxpmi.inversion.own_terms import OwnTerm
+from jaxpmi.inversion.own_terms import add_own_terms
+from jaxpmi.inversion.own_terms import own_weights
 from jaxpmi.inversion.per_layer import MAX_BOOST
-from jaxpmi.inversion.solver import Solution
-from jaxpmi.inversion.solver import minimise
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.inversion.targets import target_terms
+from jaxpmi.memory import Memory
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Stack
-from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_name
 from jaxpmi.models.blockwise import forward
+from jaxpmi.network import Network
+from jaxpmi.optimise import schedules
+from jaxpmi.optimise.minimise import Solution
+from jaxpmi.optimise.minimise import minimise
 from jaxpmi.types import Moments
 from jaxpmi.types import PRNGKey
 
 HISTOGRAM_STRIDE = 16  # every 16th pixel, another 16th each step: sorting all costs a step's time
-
-
-class PixelStats(NamedTuple):
-    """What is known of images as such, in normalised pixel units."""
-
-    low: jax.Array  # f32[C], black
-    high: jax.Array  # f32[C], white
-    moments: Moments  # f32[H, W, C] each, of real images
-    histogram: jax.Array  # f32[256, C], how often real pixels have the values 0..255
-    spectrum: jax.Array  # f32[H, W//2+1, C], mean power spectrum of real images
-
-
-def measure_pixels(images: np.ndarray, mean: jax.Array, std: jax.Array) -> PixelStats:
-    """Describes real images u8[N, H, W, C]; `mean` and `std` f32[C] are of pixels in [0, 1]."""
-    mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
-    shape = (1, 1, 1, -1)
-    x = (jnp.asarray(images, jnp.float32) / 255.0 - mean.reshape(shape)) / std.reshape(shape)
-    return PixelStats(
-        -mean / std,
-        (1.0 - mean) / std,
-        Moments(x.mean(0), x.var(0)),
-        jnp.asarray(priors.pixel_histogram(images)),
-        priors.power_spectrum(x).mean(0),
-    )
 
 
 def learning_rates(config: FullModelConfig) -> jax.Array:
@@ -64,14 +42,16 @@ def learning_rates(config: FullModelConfig) -> jax.Array:
     `schedule_steps` these are the first `num_steps` rates of a run of that length.
     """
     length, warmup = config.schedule_steps or config.num_steps, config.warmup_steps
+    decay = schedules.falls({length // 2: 0.5, length * 3 // 4: 0.5})
     if config.schedule == "cosine":
-        decay = optax.cosine_decay_schedule(1.0, max(length - warmup, 1))
-    else:
-        decay = optax.piecewise_constant_schedule(1.0, {length // 2: 0.5, length * 3 // 4: 0.5})
-    index = jnp.arange(config.num_steps)
-    ramp = jnp.minimum(jnp.maximum(index, 1) / max(warmup, 1), 1.0)
-    after = jnp.maximum(index - warmup, 0)
-    return config.learning_rate * jnp.where(index < warmup, ramp, jax.vmap(decay)(after))
+        decay = schedules.cosine(length - warmup)
+    return schedules.learning_rates(
+        config.num_steps,
+        config.learning_rate,
+        decay,
+        warmup_steps=warmup,
+        warmup="first_twice",
+    )
 
 
 def network_statistics(
@@ -94,34 +74,36 @@ def network_statistics(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("model", "config", "first_block"), donate_argnames="start"
+    jax.jit, static_argnames=("config", "first_block", "own_terms"), donate_argnames="start"
 )
 def refine_images(
-    variables: Variables,
+    network: Network,
     start: jax.Array,
     targets: Targets,
-    pixels: PixelStats,
+    memory: Memory,
     key: PRNGKey,
     *,
-    model: BlockwiseModel,
     config: FullModelConfig,
     first_block: int = 0,
+    own_terms: tuple[OwnTerm, ...] = (),
 ) -> Solution:
     """Optimises images f32[B, H, W, C] end to end; every term of weight 0 is left out.
 
-    `start` is donated. The statistics couple the whole batch, so the batch is never split; on
-    several devices they are those of the global batch. With a `first_block` above 0 the images are
-    inputs of that block, such as patch embeddings: they have no valid range to be clipped to, and
-    `config` must not ask for terms of pixels.
+    `start`, in normalised units, is donated. The statistics couple the whole batch, so the batch is
+    never split; on several devices they are those of the global batch. With a `first_block` above 0
+    the images are inputs of that block, such as patch embeddings: they have no valid range to be
+    clipped to, and `config` must not ask for terms of pixels. Of `memory` the pixel moments,
+    the spectrum and the histogram are read, where the weights of their terms are above 0.
+    `own_terms` see the images themselves.
     """
-    low, high = pixels.low.reshape(1, 1, 1, -1), pixels.high.reshape(1, 1, 1, -1)
+    low, high = (limit.reshape(1, 1, 1, -1) for limit in network.pixel_range)
     clip = None
     if config.clip_pixels and first_block == 0:
         clip = lambda x: jnp.clip(x, low, high)  # noqa: E731
 
     def terms(x, key):
         views = priors.jitter(x, key, config.jitter_pixels) if config.jitter_pixels else x
-        outputs = forward(model, variables, views, first_block=first_block)
+        outputs = forward(network.model, network.variables, views, first_block=first_block)
         named = target_terms(
             outputs.features,
             targets,
@@ -129,18 +111,20 @@ def refine_images(
             cross_entropy_weight=config.cross_entropy_weight,
         )
         if config.statistics_weight > 0:
-            named["statistics"] = network_statistics(model, outputs.moments, variables.batch_stats)
+            named["statistics"] = network_statistics(
+                network.model, outputs.moments, network.variables.batch_stats
+            )
         if config.pixel_statistics_weight > 0:
             batch = Moments(x.mean(0), x.var(0))
-            named["pixel_statistics"] = objectives.moment_kl(batch, pixels.moments)
+            named["pixel_statistics"] = objectives.moment_kl(batch, memory.pixels)
         if config.total_variation_weight > 0:
             named["total_variation"] = priors.total_variation(x, norm=config.total_variation_norm)
         if config.spectrum_weight > 0:
-            named["spectrum"] = priors.spectrum_distance(x, pixels.spectrum)
+            named["spectrum"] = priors.spectrum_distance(x, memory.spectrum)
         if config.histogram_weight > 0:
             some = _some_pixels((x - low) / (high - low), key)
-            named["histogram"] = priors.histogram_distance(some, pixels.histogram)
-        return named
+            named["histogram"] = priors.histogram_distance(some, memory.histogram)
+        return add_own_terms(named, x, own_terms)
 
     weights = {
         "feature_match": config.feature_weight,
@@ -152,6 +136,7 @@ def refine_images(
         "histogram": config.histogram_weight,
     }
     weights = {name: weight for name, weight in weights.items() if weight > 0}
+    weights |= own_weights(own_terms)
     return minimise(
         terms,
         start if clip is None else clip(start),

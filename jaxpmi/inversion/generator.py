@@ -20,6 +20,7 @@ from jaxpmi.inversion import priors
 from jaxpmi.models import blockwise
 from jaxpmi.models.layers import conv
 from jaxpmi.models.layers import upsampled_conv
+from jaxpmi.network import Network
 from jaxpmi.types import Moments
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
@@ -132,12 +133,10 @@ def check_image_size(image_shape: tuple[int, int, int]) -> None:
 
 def generator_step(
     state: GeneratorState,
-    variables: blockwise.Variables,
-    head: jax.Array,
+    network: Network,
     seen_mask: jax.Array,
     key: PRNGKey,
     *,
-    model: blockwise.BlockwiseModel,
     batch_size: int,
     learning_rate: float | jax.Array,
     weights: Mapping[str, float | jax.Array] | None = None,
@@ -151,7 +150,7 @@ def generator_step(
         images, moments = generate(
             params, state.batch_stats, noise, train=True, hidden_epsilon=hidden_epsilon
         )
-        terms = generator_terms(variables, head, seen_mask, images, model=model)
+        terms = generator_terms(network, seen_mask, images)
         loss = sum(weights[name] * terms[name] for name in terms)
         return loss, ({**terms, "loss": loss}, moments)
 
@@ -163,12 +162,9 @@ def generator_step(
 
 
 def generator_terms(
-    variables: blockwise.Variables,
-    head: jax.Array,
+    network: Network,
     seen_mask: jax.Array,
     images: jax.Array,
-    *,
-    model: blockwise.BlockwiseModel,
 ) -> dict[str, jax.Array]:
     """The four terms of the generator's loss on images f32[B, H, W, C].
 
@@ -177,27 +173,27 @@ def generator_terms(
     content: cross-entropy of logits / 1000 to their own argmax; balance: see `class_imbalance`;
     statistics: mean over layers of KL(stored || batch); prior: distance to the blurred image.
     """
-    teacher = blockwise.forward(model, variables, images, train=False)
-    logits = teacher.features @ head
+    teacher = blockwise.forward(network.model, network.variables, images, train=False)
+    logits = network.head(teacher.features)
     return {
         "content": objectives.self_cross_entropy(
             logits, seen_mask, temperature=CONTENT_TEMPERATURE
         ),
         "balance": objectives.class_imbalance(logits, seen_mask),
-        "statistics": objectives.reverse_statistics_loss(teacher.moments, variables.batch_stats),
+        "statistics": objectives.reverse_statistics_loss(
+            teacher.moments, network.variables.batch_stats
+        ),
         "prior": priors.blur_distance(images),
     }
 
 
-@functools.partial(jax.jit, static_argnames=("model", "num_steps", "batch_size", "hidden_epsilon"))
+@functools.partial(jax.jit, static_argnames=("num_steps", "batch_size", "hidden_epsilon"))
 def train_generator(
     state: GeneratorState,
-    variables: blockwise.Variables,
-    head: jax.Array,
+    network: Network,
     seen_mask: jax.Array,
     key: PRNGKey,
     *,
-    model: blockwise.BlockwiseModel,
     num_steps: int,
     batch_size: int = 128,
     learning_rate: float | jax.Array = 1e-3,
@@ -208,11 +204,9 @@ def train_generator(
 
     Args:
       state: the start: fresh (R-DFCIL) or the last task's (ABD).
-      variables: of the teacher `model`, whose stored moments are the target statistics.
-      head: f32[D, C], the teacher's classifier.
+      network: the teacher, whose stored moments are the target statistics.
       seen_mask: bool[C] or f32[C], the classes the teacher has learned.
       key: consumed.
-      model: the teacher's backbone.
       num_steps: Adam steps; call again with the returned state for more.
       batch_size: noise vectors per step.
       learning_rate: of Adam.
@@ -224,14 +218,13 @@ def train_generator(
     """
     step = functools.partial(
         generator_step,
-        model=model,
         batch_size=batch_size,
         learning_rate=learning_rate,
         weights=weights,
         hidden_epsilon=hidden_epsilon,
     )
     return jax.lax.scan(
-        lambda state, key: step(state, variables, head, seen_mask, key),
+        lambda state, key: step(state, network, seen_mask, key),
         state,
         jax.random.split(key, num_steps),
     )
@@ -251,17 +244,15 @@ def sample_images(
     return generate(params, batch_stats, noise, hidden_epsilon=hidden_epsilon)[0]
 
 
-@functools.partial(jax.jit, static_argnames=("model",))
+@jax.jit
 def label_images(
-    variables: blockwise.Variables,
-    head: jax.Array,
+    network: Network,
     seen_mask: jax.Array,
     images: jax.Array,
-    *,
-    model: blockwise.BlockwiseModel,
 ) -> jax.Array:
     """The teacher's best seen class i32[B] for each image f32[B, H, W, C]."""
-    logits = blockwise.forward(model, variables, images, train=False).features @ head
+    seen = blockwise.forward(network.model, network.variables, images, train=False)
+    logits = network.head(seen.features)
     return jnp.argmax(jnp.where((seen_mask > 0)[None], logits, -jnp.inf), axis=1)
 
 

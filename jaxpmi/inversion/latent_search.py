@@ -14,24 +14,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxpmi.config import ContrastiveInversionConfig
+from jaxpmi.config import CmiConfig
 from jaxpmi.inversion import objectives
-from jaxpmi.models.blockwise import BlockwiseModel
-from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import forward
+from jaxpmi.network import Network
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 
 Parts = dict[str, Params]  # what is optimised, by name: each part has an Adam of its own
 TermsFn = Callable[[Parts, PRNGKey], tuple[dict[str, jax.Array], Any]]
-
-
-class Networks(NamedTuple):
-    """The frozen networks that judge images."""
-
-    variables: Variables  # of the teacher
-    head: jax.Array  # f32[D, C], the teacher's classifier
-    student: tuple[Variables, jax.Array] | None  # variables and classifier; None: no student
 
 
 class Found(NamedTuple):
@@ -57,7 +48,7 @@ class _Carry(NamedTuple):
     loss: jax.Array
 
 
-def optimisers(config: ContrastiveInversionConfig) -> dict[str, optax.GradientTransformation]:
+def optimisers(config: CmiConfig) -> dict[str, optax.GradientTransformation]:
     """Adam for the generator, its latents and the projection head, which alone is never reset."""
     latent_rate = config.latent_learning_rate
     latent_rate = config.learning_rate if latent_rate is None else latent_rate
@@ -68,7 +59,7 @@ def optimisers(config: ContrastiveInversionConfig) -> dict[str, optax.GradientTr
     }
 
 
-def term_weights(config: ContrastiveInversionConfig, student: Any) -> dict[str, float]:
+def term_weights(config: CmiConfig, student: Any) -> dict[str, float]:
     """Weights of the terms of `network_terms` that are used, those above 0."""
     weights = {
         "statistics": config.statistics_weight,
@@ -83,10 +74,9 @@ def network_terms(
     features: jax.Array,
     moments: dict[str, Any],
     labels: jax.Array,
-    networks: Networks,
+    teacher: Network,
+    student: Network | None,
     *,
-    model: BlockwiseModel,
-    student_model: BlockwiseModel | None,
     names: Mapping[str, Any],
 ) -> dict[str, jax.Array]:
     """The terms `names` of what the teacher shows of normalised views f32[B, H, W, C].
@@ -95,16 +85,16 @@ def network_terms(
     `labels`; adversarial: minus the divergence of the student where both name the same class
     (docs/methods/cmi.md, eqs. 5, 6).
     """
-    logits = features @ networks.head
+    logits = teacher.head(features)
     terms = {}
     if "statistics" in names:
-        stored = networks.variables.batch_stats
-        terms["statistics"] = objectives.batch_norm_distance(model, moments, stored)
+        stored = teacher.variables.batch_stats
+        terms["statistics"] = objectives.batch_norm_distance(teacher.model, moments, stored)
     if "cross_entropy" in names:
         terms["cross_entropy"] = objectives.class_cross_entropy(logits, labels)
     if "adversarial" in names:
-        variables, head = networks.student
-        student_logits = forward(student_model, variables, views).features @ head
+        seen = forward(student.model, student.variables, views)
+        student_logits = student.head(seen.features)
         terms["adversarial"] = -objectives.agreed_divergence(logits, student_logits)
     return terms
 

@@ -15,20 +15,19 @@ from jax.sharding import PartitionSpec
 
 from jaxpmi.config import PerLayerConfig
 from jaxpmi.inversion import objectives
-from jaxpmi.inversion.block_inverse import BlockInverse
 from jaxpmi.inversion.block_inverse import invert_linearly
 from jaxpmi.inversion.coarse_to_fine import invert_coarse_to_fine
-from jaxpmi.inversion.solver import Solution
-from jaxpmi.inversion.solver import minimise
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.inversion.targets import target_terms
+from jaxpmi.memory import BlockInverse
 from jaxpmi.models import blockwise
 from jaxpmi.models.blockwise import Block
-from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Stack
-from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_input_shapes
 from jaxpmi.models.blockwise import block_name
+from jaxpmi.network import Network
+from jaxpmi.optimise.minimise import Solution
+from jaxpmi.optimise.minimise import minimise
 from jaxpmi.types import Moments
 from jaxpmi.types import PRNGKey
 
@@ -53,27 +52,25 @@ def draw_start(
     return _draw_start(moments, key, shape=(like.shape[0], *shape), sharding=batch_sharding(like))
 
 
-def propagated_block_inputs(
-    model: BlockwiseModel, variables: Variables, *, published: bool = False
-) -> tuple[Moments, ...]:
+def propagated_block_inputs(network: Network, *, published: bool = False) -> tuple[Moments, ...]:
     """Block-input moments without data, from the affine parameters of the BatchNorms.
 
     Starts from standard-normal pixels and asks every block for `propagate(params, moments)`. With
     `published`, each block's input has the affine parameters (beta, gamma^2) of the last BatchNorm
     before it, which ignores the shortcut (docs/methods/pmi.md, eq. 4).
     """
-    for block in model.blocks[:-1]:
+    blocks, params = network.model.blocks, network.variables.params
+    for block in blocks[:-1]:
         if not hasattr(block, "propagate"):
             raise ValueError(
                 f"{type(block).__name__} cannot propagate moments; use "
                 "per_layer.block_statistics='measured'."
             )
-    first = jax.tree.leaves(variables.params[block_name(0)])
-    channels = next(leaf.shape[-2] for leaf in first if leaf.ndim == 4)
+    channels = network.image_shape[-1]
     moments = [Moments(jnp.zeros(channels), jnp.ones(channels))]
-    for i, block in enumerate(model.blocks[:-1]):
-        params = variables.params[block_name(i)]
-        moments.append(block.propagate(params, None if published else moments[-1]))
+    for i, block in enumerate(blocks[:-1]):
+        known = None if published else moments[-1]
+        moments.append(block.propagate(params[block_name(i)], known))
     return tuple(moments)
 
 
@@ -180,14 +177,12 @@ def search_block(
 
 
 def invert_blocks(
-    model: BlockwiseModel,
-    variables: Variables,
+    network: Network,
     targets: Targets,
     block_inputs: Sequence[Moments],
     key: PRNGKey,
     *,
     config: PerLayerConfig,
-    image_shape: tuple[int, int, int],
     inverses: Sequence[BlockInverse] | None = None,
     scales: Sequence[tuple[jax.Array, jax.Array]] | None = None,
     labels_only: bool = False,
@@ -196,13 +191,11 @@ def invert_blocks(
     """Inverts all blocks from the last to `first_block`.
 
     Args:
-      model: the frozen backbone.
-      variables: its parameters and running statistics.
+      network: frozen, in evaluation mode.
       targets: what the last block's output must mean.
       block_inputs: stored moments of every block's input, as `Forward.block_inputs`.
       key: key[], consumed.
       config: start, steps and weights per block.
-      image_shape: (H, W, C) of the images.
       inverses: linear block inverses, for `config.start == "inverse"`.
       scales: per block, from `search_block` (stacked for a stack); None: searched for if the
         config asks for it.
@@ -214,7 +207,8 @@ def invert_blocks(
       and the solution of every block from last to first (empty when `config.num_steps` is 0).
       The solution of a stack has a leading axis L, first block first, and no `x`.
     """
-    shapes = block_input_shapes(model, variables, image_shape)
+    model, variables = network.model, network.variables
+    shapes = block_input_shapes(model, variables, network.image_shape)
     sharding = batch_sharding(targets.features)
     last = len(model.blocks) - 1
     target, solutions = (targets if labels_only else targets.features), []

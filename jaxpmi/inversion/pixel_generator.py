@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpmi.config import ContrastiveInversionConfig
+from jaxpmi.config import CmiConfig
 from jaxpmi.inversion.generator import check_image_size
 from jaxpmi.inversion.generator import decode
 from jaxpmi.models import layers
@@ -53,7 +53,7 @@ def init_pixel_generator(
 
 
 def generator_of(
-    config: ContrastiveInversionConfig,
+    config: CmiConfig,
     key: PRNGKey,
     image_shape: tuple[int, int, int],
     mean: jax.Array,

@@ -4,105 +4,132 @@ Or, where inversion stops before the first block, of that block's inputs (`Inver
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxpmi.config import InversionConfig
+from jaxpmi.doors import check_key
+from jaxpmi.doors import check_labels
 from jaxpmi.inversion import priors
-from jaxpmi.inversion.block_inverse import BlockInverse
-from jaxpmi.inversion.full_model import PixelStats
 from jaxpmi.inversion.full_model import refine_images
+from jaxpmi.inversion.memory_check import check_memory
+from jaxpmi.inversion.own_terms import OwnTerm
+from jaxpmi.inversion.own_terms import find_own_terms
 from jaxpmi.inversion.per_layer import draw_start
 from jaxpmi.inversion.per_layer import invert_blocks
+from jaxpmi.inversion.per_layer import propagated_block_inputs
+from jaxpmi.inversion.synthetic import Synthetic
+from jaxpmi.inversion.synthetic import as_stored
 from jaxpmi.inversion.targets import Targets
-from jaxpmi.models.blockwise import BlockwiseModel
-from jaxpmi.models.blockwise import Variables
+from jaxpmi.memory import Memory
+from jaxpmi.memory import draw_features
 from jaxpmi.models.blockwise import block_input_shapes
+from jaxpmi.network import Network
 from jaxpmi.types import Moments
 from jaxpmi.types import PRNGKey
 
 
-class LayerKnowledge(NamedTuple):
-    """What is stored of the data's way through the network; no field is per image."""
-
-    block_inputs: tuple[Moments, ...]  # per-channel moments of every block's input
-    inverses: tuple[BlockInverse, ...]  # linear block inverses; () where not used
-    pixels: PixelStats  # black, white and per-pixel moments
-
-
-class Synthesis(NamedTuple):
-    """Synthetic images with the losses of the full-model phase."""
-
-    images: jax.Array  # f32[B, H, W, C], normalised pixels; or patch embeddings f32[B, h, w, D]
-    initial_loss: jax.Array  # f32[], of the start
-    final_loss: jax.Array  # f32[], of the returned images
-    terms: dict[str, jax.Array]  # unweighted terms of the returned images
-    finite: jax.Array  # bool[], False if any loss was NaN or infinite
-
-
 def synthesize(
-    model: BlockwiseModel,
-    variables: Variables,
-    targets: Targets,
-    knowledge: LayerKnowledge,
+    network: Network,
+    labels: jax.Array,
     key: PRNGKey,
     *,
-    config: InversionConfig,
+    memory: Memory,
+    config: InversionConfig | None = None,
+    features: jax.Array | None = None,
+    class_mask: jax.Array | None = None,
     scales: Sequence[tuple[jax.Array, jax.Array]] | None = None,
-) -> Synthesis:
-    """Synthesises one batch of images for `targets` by PMI and full-model refinement.
+    own_terms: tuple[OwnTerm, ...] = (),
+) -> Synthetic:
+    """Synthesises one batch of images by PMI and full-model refinement.
 
     With `config.per_layer.start == "noise"` the full model starts from noise (the
     DeepInversion-style baseline): standard-normal images, or patch embeddings with their moments.
+
+    Args:
+      network: frozen, in evaluation mode.
+      labels: i32[B], each in [0, C).
+      key: key[], consumed.
+      memory: what is known of the data, for this network.
+      config: of every part; None: the defaults.
+      features: f32[B, D] to reach; None: drawn by `draw_features`.
+      class_mask: bool[C], the classes that the head knows; None: all.
+      scales: as in `invert_blocks`.
+      own_terms: more terms of the refinement's loss.
+
+    Raises:
+      ValueError: a label without a class, or one of a class that the memory has never seen.
     """
+    config = InversionConfig() if config is None else config
+    check_labels(network, labels)
+    check_key(key)
+    labels = jnp.asarray(labels)
+    if features is None:
+        key_features, key = jax.random.split(key)
+        features = draw_features(memory, labels, key_features, targets=config.targets)
+    known = jnp.ones(network.num_classes, bool) if class_mask is None else class_mask
+    check_memory(network, memory, config)
+    own_terms += find_own_terms(config.full_model.own_terms, "full_model.own_terms")
+    targets = Targets(features, labels, network.head, known)
     key_start, key_refine = jax.random.split(key)
-    first_block, image_shape = config.first_block, knowledge.pixels.moments.mean.shape
-    finite = jnp.asarray(True)
-    if config.per_layer.start == "noise":
-        moments = Moments(jnp.zeros(image_shape[-1]), jnp.ones(image_shape[-1]))
-        if first_block > 0:
-            moments = knowledge.block_inputs[first_block]
-        shape = block_input_shapes(model, variables, image_shape)[first_block]
-        start = draw_start(moments, shape, key_start, targets.features)
-    else:
-        start, solutions = invert_blocks(
-            model,
-            variables,
-            targets,
-            knowledge.block_inputs,
-            key_start,
-            config=config.per_layer,
-            image_shape=image_shape,
-            inverses=knowledge.inverses,
-            scales=scales,
-            labels_only=config.targets == "label",
-            first_block=first_block,
-        )
-        for solution in solutions:
-            finite = finite & solution.finite.all()
+    start, finite = _start(network, targets, memory, key_start, config, scales)
     solution = refine_images(
-        variables,
+        network,
         start,
         targets,
-        knowledge.pixels,
+        memory,
         key_refine,
-        model=model,
         config=config.full_model,
+        first_block=config.first_block,
+        own_terms=own_terms,
+    )
+    if config.full_model.histogram_weight > 0:
+        solution = solution._replace(x=_match_histogram(solution.x, network, memory.histogram))
+    return as_stored(
+        network,
+        solution._replace(finite=finite & solution.finite),
+        labels,
+        class_mask=class_mask,
+        first_block=config.first_block,
+    )
+
+
+def _start(network, targets, memory, key, config, scales):
+    """Where refinement begins, and whether all losses on the way were finite."""
+    first_block, per_layer = config.first_block, config.per_layer
+    if per_layer.start == "noise":
+        channels = network.image_shape[-1]
+        moments = Moments(jnp.zeros(channels), jnp.ones(channels))
+        if first_block > 0:
+            moments = memory.block_inputs[first_block]
+        shapes = block_input_shapes(network.model, network.variables, network.image_shape)
+        start = draw_start(moments, shapes[first_block], key, targets.features)
+        return start, jnp.asarray(True)
+    block_inputs = memory.block_inputs
+    if per_layer.block_statistics != "measured":
+        published = per_layer.block_statistics == "affine"
+        block_inputs = propagated_block_inputs(network, published=published)
+    start, solutions = invert_blocks(
+        network,
+        targets,
+        block_inputs,
+        key,
+        config=per_layer,
+        inverses=memory.inverses,
+        scales=scales,
+        labels_only=config.targets == "label",
         first_block=first_block,
     )
-    images = solution.x
-    if config.full_model.histogram_weight > 0:
-        images = _match_histogram(images, knowledge.pixels)
-    return Synthesis(
-        images, solution.losses[0], solution.loss, solution.terms, finite & solution.finite
-    )
+    finite = jnp.asarray(True)
+    for solution in solutions:
+        finite = finite & solution.finite.all()
+    return start, finite
 
 
 @jax.jit
-def _match_histogram(images, pixels):
-    low, high = pixels.low.reshape(1, 1, 1, -1), pixels.high.reshape(1, 1, 1, -1)
+def _match_histogram(images, network, histogram):
+    low, high = (limit.reshape(1, 1, 1, -1) for limit in network.pixel_range)
     span = high - low
-    matched = priors.match_histogram((images - low) / span, pixels.histogram)
+    matched = priors.match_histogram((images - low) / span, histogram)
     return low + span * matched

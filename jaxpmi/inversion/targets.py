@@ -6,15 +6,23 @@ import jax
 import jax.numpy as jnp
 
 from jaxpmi.inversion import objectives
+from jaxpmi.network import Head
 
 
 class Targets(NamedTuple):
-    """Per image: a feature to reach and the class that it was drawn from."""
+    """Per image: a feature to reach and the class that it was drawn from.
 
-    features: jax.Array  # f32[B, D]
-    labels: jax.Array  # i32[B]
-    head: jax.Array  # f32[D, C], the network's classifier
-    class_mask: jax.Array  # bool[C], classes the classifier knows
+    Attributes:
+      features: f32[B, D].
+      labels: i32[B].
+      head: the network's classifier.
+      class_mask: bool[C], the classes that it knows.
+    """
+
+    features: jax.Array
+    labels: jax.Array
+    head: Head
+    class_mask: jax.Array
 
 
 def target_terms(
@@ -25,6 +33,6 @@ def target_terms(
     if feature_weight > 0:
         terms["feature_match"] = objectives.feature_match(features, targets.features)
     if cross_entropy_weight > 0:
-        logits = jnp.where(targets.class_mask[None], features @ targets.head, -1e9)
+        logits = jnp.where(targets.class_mask[None], targets.head(features), -1e9)
         terms["cross_entropy"] = objectives.class_cross_entropy(logits, targets.labels)
     return terms

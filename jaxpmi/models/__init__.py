@@ -1,7 +1,9 @@
 """Backbones by name: a plain dict of constructors, each taking `width`."""
 
 import functools
+from typing import Any
 
+from jaxpmi.lookup import find
 from jaxpmi.models import efficientnet_lite
 from jaxpmi.models import encoder_decoder
 from jaxpmi.models import plain_cnn
@@ -21,3 +23,8 @@ MODELS = {
     "vit_small": vit.vit_small,
     "vit_small_patch7": functools.partial(vit.vit_small, patch_size=7),
 }
+
+
+def make_model(name: str, width: int) -> Any:
+    """A backbone by its name: a key of `MODELS`, or `module:name` of a function of the width."""
+    return find(name, MODELS, "model.name")(width)

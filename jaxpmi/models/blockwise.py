@@ -52,6 +52,10 @@ class Stack:
     """`depth` equal blocks in a row, whose output has the shape of their input.
 
     Parameters and stored moments have a leading axis L, so one program serves all blocks.
+
+    Attributes:
+      block: that every one is equal to.
+      depth: L, how many there are.
     """
 
     block: Block
@@ -106,18 +110,29 @@ class BlockwiseModel(Protocol):
 
 
 class Variables(NamedTuple):
-    """What a backbone has learned: two dicts keyed by `block_name(i)`."""
+    """What a backbone has learned: two dicts keyed by `block_name(i)`.
+
+    Attributes:
+      params: trainable, by block.
+      batch_stats: of every layer whose input moments are kept, its `Moments`, by block.
+    """
 
     params: dict[str, Params]
     batch_stats: dict[str, Any]
 
 
 class Forward(NamedTuple):
-    """Everything one pass through a backbone shows."""
+    """Everything one pass through a backbone shows.
 
-    features: jax.Array  # f32[B, D], or f32[B, H, W, D] of a network for segmentation
-    moments: dict[str, Any]  # batch moments, in the structure of `Variables.batch_stats`
-    block_inputs: tuple[Moments, ...]  # moments of every block's input; of a stack, [L, ...]
+    Attributes:
+      features: f32[B, D], or f32[B, H, W, D] of a network for segmentation.
+      moments: of the batch, in the structure of `Variables.batch_stats`.
+      block_inputs: moments of every block's input; of a stack, [L, ...].
+    """
+
+    features: jax.Array
+    moments: dict[str, Any]
+    block_inputs: tuple[Moments, ...]
 
 
 def block_name(index: int) -> str:

@@ -41,13 +41,6 @@ class PrunableBlock(Protocol):
         """The same block with other numbers of channels, given for every name."""
 
 
-class FilterGroup(NamedTuple):
-    """Channels of which each is removed as a whole."""
-
-    size: int  # channels
-    num_filters: int  # that write each of them: one channel removed is this many filters removed
-
-
 class Layer(NamedTuple):
     """The channels of one layer in terms of the whole network."""
 
@@ -69,31 +62,12 @@ class Layout(NamedTuple):
     blocks: list[BlockLayout]
 
 
-def filter_groups(model: BlockwiseModel, variables: Variables) -> dict[str, FilterGroup]:
-    """Everything that can be removed from a network, by names that removal does not change.
-
-    Args:
-      model: the backbone; its blocks must be prunable.
-      variables: its parameters, of which only the shapes matter.
-
-    Returns:
-      Groups in the order of the blocks. The sum of `size * num_filters` counts every filter once.
+def channel_layout(model: BlockwiseModel, variables: Variables) -> Layout:
+    """Follows the channels through a network; of `variables` only the shapes matter.
 
     Raises:
       ValueError: a block is not a `PrunableBlock`.
     """
-    layout = channel_layout(model, variables)
-    counts = dict.fromkeys(layout.sizes, 0)
-    for block in layout.blocks:
-        for layer in block.layers.values():
-            for name in layer.axes[-1] if layer.has_filters else ():
-                counts[name] += 1
-    del counts[IMAGES]  # a depthwise convolution of them would count
-    return {name: FilterGroup(layout.sizes[name], count) for name, count in counts.items() if count}
-
-
-def channel_layout(model: BlockwiseModel, variables: Variables) -> Layout:
-    """Follows the channels through the network; arguments and errors as of `filter_groups`."""
     sizes, blocks, stream = {}, [], ()
     for i, block in enumerate(model.blocks):
         prefix = block_name(i)

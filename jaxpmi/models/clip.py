@@ -56,19 +56,31 @@ class TextTransformer:
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """Both towers, and the images they take."""
+    """Both towers, and the images they take.
+
+    Attributes:
+      image: the image tower.
+      text: the text tower.
+      image_size: pixels, of square RGB images.
+    """
 
     image: VisionTransformer
     text: TextTransformer
-    image_size: int  # pixels, of square RGB images
+    image_size: int
 
 
 class ClipVariables(NamedTuple):
-    """What a CLIP model has learned, and the stored moments of its image tower."""
+    """What a CLIP model has learned, and the stored moments of its image tower.
+
+    Attributes:
+      image: of the image tower.
+      text: of the text tower.
+      logit_scale: f32[], logarithm of the factor on cosines.
+    """
 
     image: Variables
     text: Params
-    logit_scale: jax.Array  # f32[], logarithm of the factor on cosines
+    logit_scale: jax.Array
 
 
 def clip(

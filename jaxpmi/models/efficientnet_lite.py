@@ -130,11 +130,9 @@ class InvertedResidual:
 
 @dataclasses.dataclass(frozen=True)
 class PooledConv:
-    """conv1x1 - BN - ReLU6 - global average pooling: f32[B, channels] or one wider."""
+    """conv1x1 - BN - ReLU6 - global average pooling: f32[B, channels]."""
 
     channels: int
-    # Appends a feature that is always 1: its row of a classifier without a bias is the bias.
-    constant_feature: bool = False
 
     def init(self, key, input_shape):
         """See `Block.init`."""
@@ -145,10 +143,7 @@ class PooledConv:
     def apply(self, params, batch_stats, x, *, train=False):
         """See `Block.apply`."""
         x, moments = _batch_norm(params["bn"], batch_stats["bn"], x @ params["conv"], train)
-        features = _relu6(x).mean((1, 2))
-        if self.constant_feature:
-            features = jnp.pad(features, ((0, 0), (0, 1)), constant_values=1.0)
-        return features, {"bn": moments}
+        return _relu6(x).mean((1, 2)), {"bn": moments}
 
     def channel_axes(self, params):
         """See `PrunableBlock.channel_axes`."""
@@ -167,13 +162,12 @@ class EfficientNetLite:
     blocks: tuple
 
 
-def efficientnet_lite0(width: int = 32, *, constant_feature: bool = False) -> EfficientNetLite:
+def efficientnet_lite0(width: int = 32) -> EfficientNetLite:
     """EfficientNet-Lite0: 18 blocks, 49 BatchNorms, feature 40 x `width`.
 
     Args:
       width: channels of the stem. The others are scaled with it, to multiples of 8 as by the
         width multiplier of EfficientNet.
-      constant_feature: see `PooledConv`.
     """
     if width < 1:
         raise ValueError(f"efficientnet_lite0 needs width >= 1, got {width=}.")
@@ -194,8 +188,7 @@ def efficientnet_lite0(width: int = 32, *, constant_feature: bool = False) -> Ef
                 )
             )
             in_channels = channels
-    last = PooledConv(_round_channels(multiplier * _FEATURES), constant_feature)
-    return EfficientNetLite((*blocks, last))
+    return EfficientNetLite((*blocks, PooledConv(_round_channels(multiplier * _FEATURES))))
 
 
 def _round_channels(channels):

@@ -15,8 +15,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from jaxpmi import experiment
-from jaxpmi.config_check import validate
-from jaxpmi.config_file import load_config
+from jaxpmi.config.check import validate
+from jaxpmi.config.load import load_config
 from jaxpmi.continual import clip_start
 from jaxpmi.continual.run import num_replay_images
 from jaxpmi.data import builders
@@ -28,7 +28,7 @@ NAMES = ("clip_cifar100", "clip_imagenet_r", "clip_cub")
 WEIGHTS = ROOT / "tests/golden/hugging_face_gelu"  # 12 x 12 pixels, texts of 20 tokens
 SMALL = f"""--clip.weights {WEIGHTS} --clip.adapter-rank 4 --data.image-size 12 --data.num-tasks 2
   --data.class-order None --clip.train.epochs 1 --clip.train.batch-size 4
-  --clip.train.replay-batch-size 4 --contrastive.num-epochs 1 --inversion.batch-size 8
+  --clip.train.replay-batch-size 4 --cfs.num-epochs 1 --inversion.batch-size 8
   --inversion.images-per-task 8 --inversion.per-layer.num-steps 2
   --inversion.per-layer.coarse-to-fine-steps 4 --inversion.full-model.num-steps 2
   --clip.name-only.images-per-class 2 --clip.name-only.epochs 1
@@ -55,7 +55,7 @@ TABLE = {
 def test_the_numbers_are_the_published_ones(name):
     config = config_of(name)
     epochs, alpha, rate, hkd, tkd, ft, boost, keep, prompt = TABLE[name]
-    train, inversion, features = config.clip.train, config.inversion, config.contrastive
+    train, inversion, features = config.clip.train, config.inversion, config.cfs
     assert (train.epochs, train.batch_size, train.replay_batch_size) == (epochs, 64, 64)
     assert (train.learning_rate, train.weight_decay, train.warmup_steps) == (1e-3, 0.0, 30)
     assert (train.ce_weight, train.hkd_weight) == (1.0, hkd)
@@ -85,7 +85,7 @@ def test_what_is_not_sound_is_not_taken_over(name):
         assert getattr(config.clip, field) == getattr(default.clip, field)
     for field in ("schedule", "schedule_epochs", "teacher_texts"):
         assert getattr(config.clip.train, field) == getattr(default.clip.train, field)
-    assert config.contrastive.moment_match == "sound" and not config.clip.refresh_old_classes
+    assert config.cfs.moment_match == "sound" and not config.clip.refresh_old_classes
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -102,7 +102,7 @@ def test_the_first_lines_say_how_much_is_replayed(name):
     per_task = len(config.data.class_order) // config.data.num_tasks
     counts = {t: num_replay_images(config, t) for t in range(1, config.data.num_tasks)}
     most = max(math.ceil(count / (per_task * t)) for t, count in counts.items())
-    boost = config.contrastive.oversampling
+    boost = config.cfs.oversampling
     assert re.search(rf"up to {most} \D*, out of {boost * most} drawn by CFS, not 5 out of", text)
     assert f"not 5 out of {5 * boost}." in text
     sample = 14 * 14 * 768 * 4 / 1e6  # MB

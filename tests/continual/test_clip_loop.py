@@ -9,7 +9,7 @@ import pytest
 
 from jaxpmi import experiment
 from jaxpmi.checkpoint import Checkpointer
-from jaxpmi.config_file import load_config
+from jaxpmi.config.load import load_config
 from jaxpmi.continual import clip_start
 from jaxpmi.continual.chunks import CHUNK_STEPS
 from jaxpmi.continual.chunks import chunk_steps
@@ -26,7 +26,7 @@ SMALL = """--clip.pretraining.num-steps 4 --clip.pretraining.batch-size 8 --clip
   --clip.pretraining-classes 34 --continual.num-unseen-classes 2 --data.num-tasks 2
   --clip.train.epochs 1 --clip.train.replay-batch-size 8 --clip.name-only.epochs 1
   --clip.name-only.images-per-class 8 --clip.name-only.num-neighbours 2
-  --contrastive.num-epochs 1 --contrastive.num-rounds 4 --inversion.images-per-task 16
+  --cfs.num-epochs 1 --cfs.num-rounds 4 --inversion.images-per-task 16
   --inversion.batch-size 16 --inversion.per-layer.inverse-rank 4
   --inversion.full-model.num-steps 2 --checkpoint-every 2""".split()
 
@@ -122,7 +122,7 @@ PUBLISHED = """--inversion.space patch_embeddings
   --clip.train.teacher-texts live --clip.train.schedule quarter_cosine
   --clip.train.schedule-epochs 3 --clip.statistics-axis token --clip.layer-statistics previous
   --clip.no-merge-head-statistics --clip.name-only.match directions --clip.name-only.average
-  --contrastive.oversampling 2 --contrastive.moment-match published
+  --cfs.oversampling 2 --cfs.moment-match published
   --inversion.covariance diagonal --inversion.per-layer.start gaussian
   --inversion.per-layer.num-steps 1 --inversion.per-layer.no-boost-weights
   --inversion.per-layer.coarse-to-fine-steps 5

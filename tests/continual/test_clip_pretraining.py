@@ -10,7 +10,7 @@ import pytest
 from jaxpmi.config import ClipPretrainingConfig
 from jaxpmi.continual.clip_pretraining import contrastive_loss
 from jaxpmi.continual.clip_pretraining import pretrain_clip
-from jaxpmi.continual.clip_pretraining import zero_shot_network
+from jaxpmi.continual.clip_train import zero_shot_network
 from jaxpmi.continual.evaluation import evaluate
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.models import clip
@@ -46,6 +46,13 @@ def pretrain(seed=0, mean=BLACK):
     return pretrain_clip(TINY, images, labels, TOKENS, key, config=CONFIG, mean=mean, std=UNIT)
 
 
+def recogniser(model, variables):
+    return zero_shot_network(
+        model, variables, jnp.asarray(TOKENS), ("red", "green", "blue"),
+        mean=jnp.asarray(BLACK), std=jnp.asarray(UNIT),
+    )  # fmt: skip
+
+
 def test_captions_of_a_class_are_positives_of_all_its_images():
     logits = np.random.default_rng(0).standard_normal((3, 3)).astype(np.float32)
     rows = logits - np.log(np.exp(logits).sum(1, keepdims=True))
@@ -70,12 +77,9 @@ def test_colours_are_learnt_and_recognised():
     assert float(metrics.losses[:3].mean()) > math.log(6) > 1.0 > float(metrics.losses[-9:].mean())
     assert float(variables.logit_scale) <= math.log(100)
     images, labels = plain_colours(1)
-    network, everything = zero_shot_network(TINY, variables, jnp.asarray(TOKENS)), np.ones(3)
+    network, everything = recogniser(TINY, variables), np.ones(3)
     samples = LabelledSamples(images.__getitem__, labels)
-    accuracies = evaluate(
-        network, samples, everything, everything, jnp.asarray(BLACK), jnp.asarray(UNIT),
-        model=TINY.image, mesh=make_mesh(1),
-    )  # fmt: skip
+    accuracies = evaluate(network, samples, everything, everything, mesh=make_mesh(1))
     assert accuracies == (1.0, 1.0)
 
 
@@ -129,8 +133,8 @@ def test_images_like_the_texts_of_their_classes_are_recognised():
     head = said.mean(1) / np.linalg.norm(said.mean(1), axis=-1, keepdims=True)
     image = Variables({"block00": jnp.asarray(head[[0, 2, 1]])}, {"block00": {}})
     model = dataclasses.replace(TINY, image=ColourTower())
-    network = zero_shot_network(model, variables._replace(image=image), jnp.asarray(TOKENS))
-    np.testing.assert_allclose(network.head, head.T, atol=1e-6)
+    network = recogniser(model, variables._replace(image=image))
+    np.testing.assert_allclose(network.head.kernel, head.T, atol=1e-6)
     images, labels = plain_colours(2)
     for mapping, masks, expected in (
         ([0, 2, 1], ([1, 1, 1], [1, 1, 1]), (1.0, 1.0)),
@@ -138,8 +142,6 @@ def test_images_like_the_texts_of_their_classes_are_recognised():
         ([0, 2, 1], ([0, 1, 1], [1, 1, 0]), (2 / 3, 2 / 3)),
     ):
         samples = LabelledSamples(images.__getitem__, np.asarray(mapping)[labels])
-        accuracies = evaluate(
-            network, samples, *(np.asarray(m) for m in masks),
-            jnp.asarray(BLACK), jnp.asarray(UNIT), model=model.image, mesh=make_mesh(1),
-        )  # fmt: skip
+        masks = (np.asarray(mask) for mask in masks)
+        accuracies = evaluate(network, samples, *masks, mesh=make_mesh(1))
         np.testing.assert_allclose(accuracies, expected, atol=1e-6)

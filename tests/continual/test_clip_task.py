@@ -16,6 +16,7 @@ from jaxpmi.continual.clip_task import invert_names_phase
 from jaxpmi.continual.clip_task import remember_phase
 from jaxpmi.continual.state import Replay
 from jaxpmi.features.gaussian import fit_class_stats
+from jaxpmi.inversion import synthesis
 from jaxpmi.models.blockwise import forward
 from jaxpmi.sharding import make_mesh
 
@@ -76,7 +77,7 @@ def looked(run, state, adapters, images):
     """One pass of all images through the tower with these adapters."""
     variables = run.network(adapters, state.memory).variables
     return jax.jit(functools.partial(forward, run.model))(
-        variables, normalise(jnp.asarray(images), state.mean, state.std)
+        variables, normalise(jnp.asarray(images), run.mean, run.std)
     )
 
 
@@ -164,28 +165,32 @@ def test_old_classes_are_described_anew_only_if_asked(workdir, refresh):
 
 @pytest.fixture(scope="module")
 def aims(workdir):
-    """Runs the inversion of names; also returns what `synthesize` was given and gave."""
+    """Runs the inversion of names; also returns its targets and the images before rounding."""
     base, state = open_task(workdir, 0, *FEATURES_ALONE)
     state = remembered(base, state)
 
     def aim(**options):
-        given, synthesize = [], clip_task.synthesize
+        given, solved, synthesize, as_stored = [], [], clip_task.synthesize, synthesis.as_stored
 
-        def spy(model, variables, targets, *args, **kwargs):
-            result = synthesize(model, variables, targets, *args, **kwargs)
-            given.append((targets.features, result))
-            return result
+        def asked(*args, **options):
+            given.append(options["features"])
+            return synthesize(*args, **options)
+
+        def stored(network, solution, *args, **options):
+            solved.append(solution)
+            return as_stored(network, solution, *args, **options)
 
         settings = dataclasses.replace(base.config.clip.name_only, **options)
         clip = dataclasses.replace(base.config.clip, name_only=settings)
         run = dataclasses.replace(base, config=dataclasses.replace(base.config, clip=clip))
         last = state.replace(task=jnp.asarray(run.stream.num_tasks - 1, jnp.int32))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(clip_task, "synthesize", spy)
+            patch.setattr(clip_task, "synthesize", asked)
+            patch.setattr(synthesis, "as_stored", stored)
             patch.setattr(run.stream, "task_classes", classes)
             list(invert_names_phase(run, last))
-        ((features, result),) = given
-        return run, state, np.asarray(features), result
+        (features,), (solution,) = given, solved
+        return run, state, np.asarray(features), solution
 
     def classes(task):
         """As if the names came after the first task, all that is remembered here."""
@@ -197,26 +202,26 @@ def aims(workdir):
 
 
 def test_directions_are_matched_at_length_1(aims):
-    run, state, features, result = aims(match="directions")
+    run, state, features, solution = aims(match="directions")
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1.0, rtol=1e-5)
     variables = run.network(None, state.base_memory).variables
-    reached = np.asarray(forward(run.model, variables, result.images).features)
+    reached = np.asarray(forward(run.model, variables, solution.x).features)
     reached = reached / np.linalg.norm(reached, axis=1, keepdims=True)
     np.testing.assert_allclose(
-        result.terms["feature_match"], np.square(reached - features).mean(), rtol=1e-3
+        solution.terms["feature_match"], np.square(reached - features).mean(), rtol=1e-3
     )
 
 
 def test_features_are_as_long_as_those_of_seen_classes(aims):
-    run, state, features, result = aims()
+    run, state, features, solution = aims()
     seen = state.base_memory.class_stats.mean[: run.stream.task_classes(0).stop]
     length = float(jnp.linalg.norm(seen, axis=1).mean())
     assert abs(length - 1.0) > 0.1
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), length, rtol=1e-4)
     variables = run.network(None, state.base_memory).variables
-    reached = np.asarray(forward(run.model, variables, result.images).features)
+    reached = np.asarray(forward(run.model, variables, solution.x).features)
     np.testing.assert_allclose(
-        result.terms["feature_match"], np.square(reached - features).mean(), rtol=1e-3
+        solution.terms["feature_match"], np.square(reached - features).mean(), rtol=1e-3
     )
 
 

@@ -10,8 +10,8 @@ import pytest
 from jaxpmi.augment import normalise
 from jaxpmi.continual import evaluation
 from jaxpmi.continual.samples import LabelledSamples
-from jaxpmi.continual.state import Network
 from jaxpmi.models.blockwise import init_variables
+from jaxpmi.network import from_blocks
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
 
@@ -98,25 +98,25 @@ def setting():
     random = np.random.default_rng(0)
     head = random.normal(size=(16, 6))
     head[:, 0] -= 1.0  # black images, as padding has, get class 0, the label of padding
-    network = Network(variables, jnp.asarray(head, jnp.float32))
+    network = from_blocks(
+        model, variables, jnp.asarray(head, jnp.float32),
+        mean=[0.3], std=[0.2], image_shape=(4, 4, 1),
+    )  # fmt: skip
     images = random.integers(0, 256, (45, 4, 4, 1), np.uint8)
     labels = random.integers(2, 4, 45)
     seen = np.array([1, 1, 1, 1, 0, 0], np.float32)
     task = np.array([0, 0, 1, 1, 0, 0], np.float32)
-    return model, network, images, labels, seen, task, jnp.array([0.3]), jnp.array([0.2])
+    return network, images, labels, seen, task
 
 
 def evaluate(setting, mesh, batch_size):
-    model, network, images, labels, seen, task, mean, std = setting
+    network, images, labels, seen, task = setting
     network = replicate(network, mesh)
     return evaluation.evaluate(
         network,
         LabelledSamples(images.__getitem__, labels),
         seen,
         task,
-        mean,
-        std,
-        model=model,
         mesh=mesh,
         batch_size=batch_size,
     )
@@ -124,9 +124,9 @@ def evaluate(setting, mesh, batch_size):
 
 @pytest.mark.parametrize(("num_devices", "batch_size"), [(1, 7), (1, 45), (1, 100), (8, 10)])
 def test_evaluator_equals_a_plain_loop(setting, num_devices, batch_size):
-    model, network, images, labels, seen, task, mean, std = setting
-    x = normalise(jnp.asarray(images), mean, std)
-    logits = np.asarray(x.reshape(45, 16) @ network.head)
+    network, images, labels, seen, task = setting
+    x = normalise(jnp.asarray(images), network.mean, network.std)
+    logits = np.asarray(x.reshape(45, 16) @ network.head.kernel)
     right_seen = sum(logits[i, :4].argmax() == labels[i] for i in range(45))
     right_task = sum(2 + logits[i, 2:4].argmax() == labels[i] for i in range(45))
     assert 0 < right_seen < right_task < 45  # else the masks would not be tested
@@ -137,25 +137,25 @@ def test_evaluator_equals_a_plain_loop(setting, num_devices, batch_size):
 
 
 def test_evaluator_compiles_once_for_all_tasks(setting):
-    model, network, images, labels, seen, task, mean, std = setting
+    network, images, labels, seen, task = setting
     mesh = make_mesh(1)
     evaluate(setting, mesh, 16)
     size = evaluation.count_correct._cache_size()
     for count, mask in ((3, seen), (40, task), (16, np.ones(6, np.float32))):
-        changed = (model, network, images[:count], labels[:count], mask, mask, mean, std)
+        changed = (network, images[:count], labels[:count], mask, mask)
         evaluate(changed, mesh, 16)
     assert evaluation.count_correct._cache_size() == size
 
 
 def test_evaluator_needs_images(setting):
-    model, network, images, labels, *rest = setting
+    network, images, labels, *rest = setting
     with pytest.raises(ValueError, match="got no test images"):
-        evaluate((model, network, images[:0], labels[:0], *rest), make_mesh(1), 8)
+        evaluate((network, images[:0], labels[:0], *rest), make_mesh(1), 8)
 
 
 def test_evaluator_reads_a_batch_when_the_one_before_is_through(setting, monkeypatch):
     """Every image once, and of earlier batches only the last may still be in work."""
-    model, network, images, labels, *rest = setting
+    network, images, labels, seen, task = setting
     events, count, wait = [], evaluation.count_correct, jax.block_until_ready
 
     def read(rows):
@@ -172,11 +172,9 @@ def test_evaluator_reads_a_batch_when_the_one_before_is_through(setting, monkeyp
 
     monkeypatch.setattr(evaluation, "count_correct", counted)
     monkeypatch.setattr(evaluation.jax, "block_until_ready", waited)
-    seen, task, mean, std = rest
     result = evaluation.evaluate(
-        network, LabelledSamples(read, labels), seen, task, mean, std,
-        model=model, mesh=make_mesh(1), batch_size=16,
-    )  # fmt: skip
+        network, LabelledSamples(read, labels), seen, task, mesh=make_mesh(1), batch_size=16
+    )
     reads = [rows for name, rows in events if name == "read"]
     assert reads == [list(range(0, 16)), list(range(16, 32)), list(range(32, 45))]
     assert [n for n, _ in events] == ["read", "count", "wait"] * 3

@@ -21,6 +21,7 @@ from jaxpmi.continual.summary import record_floats
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
+from jaxpmi.network import Head
 from jaxpmi.sharding import make_mesh
 
 NUM_CLASSES, NUM_IMAGES = 3, 7
@@ -350,8 +351,8 @@ def network():
     fresh = fresh_network(MODEL)
     params = jax.tree.map(lambda p: p + 0.1, fresh.variables.params)
     stats = jax.tree.map(lambda s: 1.3 * s + 0.2, fresh.variables.batch_stats)
-    head = jnp.asarray(normal(3, *fresh.head.shape), jnp.float32)
-    return fresh._replace(variables=blockwise.Variables(params, stats), head=head)
+    kernel = jnp.asarray(normal(3, *fresh.head.kernel.shape), jnp.float32)
+    return fresh.replace(variables=blockwise.Variables(params, stats), head=Head(kernel))
 
 
 def recorded(batch_size, num_devices=1, task=1, rows=slice(7), **settings):
@@ -360,9 +361,8 @@ def recorded(batch_size, num_devices=1, task=1, rows=slice(7), **settings):
     empty = gr.empty_records(tensors, num_tasks=2, num_classes=3, rank=2)
     images = LabelledSamples(raw.__getitem__, labels)
     return raw, record_task(
-        empty, network(), images, task, range(2, 4), MEAN, STD, jax.random.key(0),
-        model=MODEL, mesh=make_mesh(num_devices), batch_size=batch_size,
-        config=VdfdConfig(**settings),
+        empty, network(), images, task, range(2, 4), jax.random.key(0),
+        mesh=make_mesh(num_devices), batch_size=batch_size, config=VdfdConfig(**settings),
     )  # fmt: skip
 
 
@@ -370,13 +370,13 @@ def recorded(batch_size, num_devices=1, task=1, rows=slice(7), **settings):
 def test_a_record_is_of_mean_logits_in_evaluation_mode(over):
     """Against one batch of all images; the last of three is padded. Five images are of class 2."""
     raw, records = recorded(3, mean_logits=over)
-    variables, head = network()
+    variables, kernel = network().variables, network().head.kernel
     x = normalise(raw, MEAN, STD)
 
     @jax.jit
     def mean(params):
         out = blockwise.forward(MODEL, blockwise.Variables(params, variables.batch_stats), x)
-        logits = out.features @ head[:, 2:4]
+        logits = out.features @ kernel[:, 2:4]
         if over == "all":
             return logits.mean(0)
         first = logits[:5, 0] - logits[:5].mean(1)

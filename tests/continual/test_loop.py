@@ -26,7 +26,7 @@ from jaxpmi.config import Config
 from jaxpmi.continual import loop
 from jaxpmi.continual import methods
 from jaxpmi.continual import task as tasks
-from jaxpmi.continual.methods import METHODS
+from jaxpmi.continual.learners import METHODS
 from jaxpmi.continual.start import open_run
 from jaxpmi.data import PastDataError
 from jaxpmi.phases import NonFiniteLossError

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from jaxpmi.continual import losses
+from jaxpmi.network import Head
 
 NUM_CLASSES = 6
 OLD = np.asarray([1, 1, 1, 0, 0, 0], np.float32)
@@ -51,12 +52,25 @@ def test_a_label_outside_the_mask_is_noticed():
 def test_head_cross_entropy_trains_the_head_only():
     head, features, labels = normal(3, 4, NUM_CLASSES), normal(4, 5, 4), np.asarray([0, 1, 3, 4, 2])
     loss = jax.jit(jax.value_and_grad(losses.head_cross_entropy, argnums=(0, 1)))
-    value, (head_grad, features_grad) = loss(head, features, labels, SEEN)
+    value, (head_grad, features_grad) = loss(Head(head), features, labels, SEEN)
+    head_grad = head_grad.kernel
     want = losses.masked_cross_entropy(features @ head, labels, SEEN)
     np.testing.assert_allclose(value, want, rtol=1e-5)
     np.testing.assert_array_equal(features_grad, 0.0)
     assert np.abs(head_grad).max() > 0
     np.testing.assert_array_equal(head_grad[:, 5], 0.0)
+
+
+def test_the_bias_of_a_head_is_trained_with_it():
+    head = Head(normal(3, 4, NUM_CLASSES), normal(32, NUM_CLASSES))
+    features, labels = normal(4, 5, 4), np.asarray([0, 1, 3, 4, 2])
+    logits, ones = features @ head.kernel + head.bias, np.ones(NUM_CLASSES)
+    wanted = jax.grad(losses.masked_cross_entropy)(logits, labels, SEEN).sum(0)
+    for loss, rest in ((losses.head_cross_entropy, ()), (losses.abd_head_loss, (ones,))):
+        value, grad = jax.value_and_grad(loss)(head, features, labels, SEEN, *rest)
+        want = losses.masked_cross_entropy(logits, labels, SEEN)
+        np.testing.assert_allclose(value, want, rtol=1e-5)
+        np.testing.assert_allclose(grad.bias, wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_head_tuning_weights_are_those_of_r_dfcil_too():
@@ -291,26 +305,27 @@ def test_abd_head_loss_trains_the_head_only():
     head, features, labels = normal(27, 4, NUM_CLASSES), normal(28, 3, 4), np.asarray([0, 2, 4])
     weights = losses.abd_class_weights(NEW, OLD)
     loss = jax.value_and_grad(losses.abd_head_loss, argnums=(0, 1))
-    value, (head_grad, features_grad) = loss(head, features, labels, SEEN, weights)
+    value, (head_grad, features_grad) = loss(Head(head), features, labels, SEEN, weights)
+    head_grad = head_grad.kernel
     each = -log_softmax(features @ head, SEEN)[np.arange(3), labels]
     np.testing.assert_allclose(value, (each * [0.6, 0.6, 0.4]).mean(), rtol=1e-5)
     np.testing.assert_array_equal(features_grad, 0.0)
     assert (np.abs(head_grad[:, SEEN > 0]) > 0).all()
     np.testing.assert_array_equal(head_grad[:, 5], 0.0)
-    _, (released, _) = loss(head, features, labels, np.ones(NUM_CLASSES), weights)
-    assert (np.abs(released[:, 5]) > 0).all()
+    _, (released, _) = loss(Head(head), features, labels, np.ones(NUM_CLASSES), weights)
+    assert (np.abs(released.kernel[:, 5]) > 0).all()
 
 
 def test_abd_feature_loss_sees_the_change_through_the_old_head():
     features, teacher, head = normal(29, 3, 4), normal(30, 3, 4), normal(31, 4, NUM_CLASSES)
     loss = jax.value_and_grad(losses.abd_feature_loss, argnums=(0, 1, 2))
-    value, (grad, teacher_grad, head_grad) = loss(features, teacher, head, OLD)
+    value, (grad, teacher_grad, head_grad) = loss(features, teacher, Head(head), OLD)
     change = (features - teacher) @ head[:, :3]
     np.testing.assert_allclose(value, np.square(change).sum(1).mean() / 3, rtol=1e-5)
     assert np.abs(grad).max() > 0
     np.testing.assert_array_equal(teacher_grad, 0.0)
-    np.testing.assert_array_equal(head_grad, 0.0)
-    assert losses.abd_feature_loss(teacher, teacher, head, OLD) == 0.0
+    np.testing.assert_array_equal(head_grad.kernel, 0.0)
+    assert losses.abd_feature_loss(teacher, teacher, Head(head), OLD) == 0.0
     null = np.linalg.svd(head[:, :3].T)[2][-1]  # four dimensions, three old classes
-    moved = losses.abd_feature_loss(features + 5.0 * null[None], teacher, head, OLD)
+    moved = losses.abd_feature_loss(features + 5.0 * null[None], teacher, Head(head), OLD)
     np.testing.assert_allclose(moved, value, rtol=1e-4)

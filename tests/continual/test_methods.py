@@ -7,13 +7,15 @@ import pytest
 
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
+from jaxpmi.continual import learners
 from jaxpmi.continual import methods
 from jaxpmi.continual.class_graph import init_class_graph
 from jaxpmi.continual.gradient_records import add_record
 from jaxpmi.continual.gradient_records import empty_records
+from jaxpmi.continual.learners import METHODS
 from jaxpmi.continual.losses import init_angle_projections
-from jaxpmi.continual.methods import METHODS
 from jaxpmi.continual.training_phase import Views
+from jaxpmi.network import Head
 
 BATCH, REPLAY, WIDTH, NUM_CLASSES = 6, 4, 5, 7
 OLD = np.asarray([1, 1, 1, 0, 0, 0, 0], np.float32)
@@ -49,8 +51,8 @@ def views(replay=REPLAY):
         replay_features=normal(1, replay, WIDTH),
         teacher_features=normal(2, BATCH, WIDTH),
         teacher_replay_features=normal(3, replay, WIDTH),
-        head=normal(4, WIDTH, NUM_CLASSES),
-        teacher_head=normal(5, WIDTH, NUM_CLASSES),
+        head=Head(normal(4, WIDTH, NUM_CLASSES)),
+        teacher_head=Head(normal(5, WIDTH, NUM_CLASSES)),
         auxiliary={
             "angle_maps": init_angle_projections(jax.random.key(0), WIDTH, WIDTH),
             "class_graph": init_class_graph(jax.random.key(1), WIDTH, 4, 4),
@@ -104,8 +106,8 @@ def test_every_term_of_every_method_is_a_finite_scalar_that_trains_something(nam
         assert value.shape == () and np.isfinite(value), term
         assert value > 0.0, term
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
-    np.testing.assert_array_equal(grads["head"][:, 5:], 0.0)  # classes not seen yet
-    assert np.abs(grads["head"]).max() > 0.0
+    np.testing.assert_array_equal(grads["head"].kernel[:, 5:], 0.0)  # classes not seen yet
+    assert np.abs(grads["head"].kernel).max() > 0.0
     if phase.trainable != "head":
         assert np.abs(grads["features"]).max() > 0.0
 
@@ -150,7 +152,8 @@ def test_the_default_recipe_separates_old_from_new_in_the_head_alone():
     config = MethodConfig(abd_weight=0.0, hkd_weight=0.0, joint_weight=0.0)
     grads, terms = terms_and_gradients(phase, config)
     assert {"local", "replay_local", "head"} <= set(terms)
-    moved = views()._replace(head=np.where(OLD > 0, 50.0, 1.0)[None] * views().head)
+    larger = Head(np.where(OLD > 0, 50.0, 1.0)[None] * views().head.kernel)
+    moved = views()._replace(head=larger)
 
     def gradient_to_real_features(seen):
         loss = lambda f: sum(phase.loss(seen._replace(features=f), config).values())  # noqa: E731
@@ -171,7 +174,7 @@ def test_the_joint_term_trains_the_backbone_alone():
         return phase.loss(seen._replace(head=head, features=features), config)["joint"]
 
     to_head, to_features = jax.grad(joint, (0, 1))(seen.head, seen.features)
-    np.testing.assert_array_equal(to_head, 0.0)
+    np.testing.assert_array_equal(to_head.kernel, 0.0)
     assert np.abs(to_features).max() > 0
 
 
@@ -203,7 +206,7 @@ def test_phases_share_a_task_and_agree_with_the_method(name, config):
 
 
 def test_the_first_task_is_the_same_for_every_method():
-    (phase,) = methods.first_phases(TRAIN, MethodConfig())
+    (phase,) = learners.first_phases(TRAIN, MethodConfig())
     assert (phase.learning_rate, phase.share, phase.trainable) == (0.2, 1.0, "all")
     assert phase.schedule == "cosine" and not phase.replay
     assert phase.loss is methods.classification

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_network import as_network
 from tiny_run import set_up
 
 from jaxpmi import experiment
@@ -23,8 +24,8 @@ from jaxpmi.config import MethodConfig
 from jaxpmi.config import ModelConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.config import VdfdConfig
-from jaxpmi.config_check import validate
-from jaxpmi.config_file import load_config
+from jaxpmi.config.check import validate
+from jaxpmi.config.load import load_config
 from jaxpmi.continual import chunks
 from jaxpmi.continual import gradient_records as gr
 from jaxpmi.continual import methods
@@ -33,7 +34,6 @@ from jaxpmi.continual.losses import pixel_cross_entropy
 from jaxpmi.continual.recording import record_task
 from jaxpmi.continual.run import training_masks
 from jaxpmi.continual.samples import LabelledSamples
-from jaxpmi.continual.state import Network
 from jaxpmi.continual.task import training_data
 from jaxpmi.continual.train import train_steps
 from jaxpmi.continual.training_phase import Views
@@ -41,6 +41,7 @@ from jaxpmi.data import PastDataError
 from jaxpmi.data import SceneStream
 from jaxpmi.models import blockwise
 from jaxpmi.models.encoder_decoder import encoder_decoder
+from jaxpmi.network import Head
 from jaxpmi.sharding import make_mesh
 from jaxpmi.types import IGNORED_LABEL
 
@@ -113,7 +114,7 @@ def test_the_reading_of_the_background_is_a_setting(background):
     features = jnp.asarray(random.normal(size=(1, 4, 4, 3)))
     labels = jnp.zeros((1, 4, 4), jnp.int32)
     old, new = np.asarray([1, 1, 0]), np.asarray([0, 0, 1])
-    fields = {"features": features, "labels": labels, "head": jnp.eye(3)}
+    fields = {"features": features, "labels": labels, "head": Head(jnp.eye(3))}
     nothing = Views(**dict.fromkeys(Views._fields))
     views = nothing._replace(**fields, old_mask=old, new_mask=new)
     terms = methods.new_classification(views, MethodConfig(background=background))
@@ -155,13 +156,22 @@ def network():
     random = np.random.default_rng(0)
     draw = lambda shape: jnp.asarray(0.3 * random.normal(size=shape), jnp.float32)  # noqa: E731
     params = jax.tree.map(lambda p: draw(p.shape), variables.params)
-    return model, Network(variables._replace(params=params), draw((2, 4)))
+    return as_network(
+        model, variables._replace(params=params), draw((2, 4)), image_shape=(8, 8, 1),
+        mean=MEAN, std=STD,
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize(("num_devices", "over"), [(1, "all"), (8, "all"), (8, "own_class")])
-def test_a_record_is_of_the_mean_over_pixels_that_count(num_devices, over):
+@pytest.mark.parametrize(
+    ("num_devices", "over", "with_bias"),
+    [(1, "all", False), (8, "all", False), (8, "own_class", False), (1, "own_class", True)],
+)
+def test_a_record_is_of_the_mean_over_pixels_that_count(num_devices, over, with_bias):
     """Of scenes with differing numbers of them; backbone and classifier, seven scenes of eight."""
-    model, net = network()
+    net = network()
+    if with_bias:
+        net = net.replace(head=net.head._replace(bias=jnp.asarray([0.3, -0.1, 0.2, 0.4])))
+    model, columns = net.model, jnp.asarray([0, 2, 3])
     scenes = random_scenes(7)
     scenes[0, :7, :, 1] = IGNORED_LABEL
     settings = VdfdConfig(regularised_head=True, mean_logits=over)
@@ -169,14 +179,14 @@ def test_a_record_is_of_the_mean_over_pixels_that_count(num_devices, over):
     empty = gr.empty_records(tensors, num_tasks=1, num_classes=3, rank=3)
     records = record_task(
         empty, net, LabelledSamples(scenes.__getitem__, np.zeros(7, np.int32)), 0, [0, 2, 3],
-        MEAN, STD, jax.random.key(0), model=model, mesh=make_mesh(num_devices), batch_size=8,
-        config=settings, label_maps=True,
+        jax.random.key(0), mesh=make_mesh(num_devices), batch_size=8, config=settings,
+        label_maps=True,
     )  # fmt: skip
     x, counted = normalise(scenes[..., :1], MEAN, STD), scenes[..., 1] != IGNORED_LABEL
 
     def mean(params, head):
         variables = net.variables._replace(params=params)
-        logits = blockwise.forward(model, variables, x).features @ head[:, jnp.asarray([0, 2, 3])]
+        logits = head(blockwise.forward(model, variables, x).features)[..., columns]
         if over == "all":
             return logits[counted].mean(0)
         margins = logits - logits.mean(-1, keepdims=True)
@@ -184,8 +194,9 @@ def test_a_record_is_of_the_mean_over_pixels_that_count(num_devices, over):
         return jnp.stack(own)
 
     jacobian = jax.jacrev(mean, argnums=(0, 1))(net.variables.params, net.head)
-    jacobian = blockwise.named_tensors(model, jacobian[0]) | {"head": jacobian[1]}
-    assert sorted(jacobian) == sorted(records.left) and len(jacobian) == 13
+    of_head = {"head": jacobian[1].kernel} | ({"head/bias": jacobian[1].bias} if with_bias else {})
+    jacobian = blockwise.named_tensors(model, jacobian[0]) | of_head
+    assert sorted(jacobian) == sorted(records.left) and len(jacobian) == 13 + with_bias
     for index, name in enumerate(sorted(jacobian)):
         want = jacobian[name].reshape(3, -1, jacobian[name].shape[-1]).mean(1).T
         got = (records.left[name][0] * records.scale[0, index][None]) @ records.right[0, index].T
@@ -198,15 +209,15 @@ def test_a_record_is_of_the_mean_over_pixels_that_count(num_devices, over):
 
 def test_pixels_are_counted_by_truth_and_prediction():
     """With the class that would be predicted most often not seen yet."""
-    model, net = network()
+    net = network()
     scenes = random_scenes(5)
     x = normalise(scenes[..., :1], MEAN, STD)
-    logits = np.asarray(blockwise.forward(model, net.variables, x).features @ net.head)
+    logits = np.asarray(net.head(blockwise.forward(net.model, net.variables, x).features))
     unseen = np.bincount(logits.argmax(-1).reshape(-1)).argmax()
     seen = np.arange(4) != unseen
     counts = segmentation.confusion_counts(
         net, LabelledSamples(scenes.__getitem__, np.zeros(5, np.int32)), jnp.asarray(seen),
-        MEAN, STD, model=model, mesh=make_mesh(1), batch_size=2,
+        mesh=make_mesh(1), batch_size=2,
     )  # fmt: skip
     want = np.zeros((4, 4), np.int64)
     for index in np.ndindex(scenes.shape[:3]):
@@ -329,10 +340,7 @@ def test_a_task_of_domains_is_judged_by_its_own_scenes(tmp_path):
     parts = []
     for task in (0, 1):
         scenes = run.stream.test_images(task)
-        seen, moments = jnp.ones(11), (state.mean, state.std)
-        predicted = segmentation.predict_labels(
-            state.network, scenes[..., :1], seen, *moments, model=run.model
-        )
+        predicted = segmentation.predict_labels(state.network, scenes[..., :1], jnp.ones(11))
         parts.append(np.zeros((11, 11), np.int64))
         np.add.at(parts[-1], (scenes[..., 1], np.asarray(predicted)), 1)
     miou = [np.nanmean(segmentation.class_ious(part)) for part in parts]
@@ -402,7 +410,7 @@ def test_the_classifier_rests_or_is_held(tmp_path, monkeypatch):
 
     def kept(self, task):
         work(self, task)
-        ends.append(np.asarray(self.state.network.head))
+        ends.append(np.asarray(self.state.network.head.kernel))
         records.append(self.state.records)
 
     monkeypatch.setattr(session.Session, "_task", kept)

@@ -18,8 +18,8 @@ from jaxpmi.config import AugmentConfig
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.continual import losses
+from jaxpmi.continual.learners import first_phases
 from jaxpmi.continual.methods import classification
-from jaxpmi.continual.methods import first_phases
 from jaxpmi.continual.train import Chunk
 from jaxpmi.continual.train import Learner
 from jaxpmi.continual.train import TaskData
@@ -30,6 +30,7 @@ from jaxpmi.continual.train import train_steps
 from jaxpmi.continual.training_phase import Phase
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
+from jaxpmi.network import Head
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
@@ -47,7 +48,7 @@ KEY = jax.random.key(0)
 def both(views, config):
     """Classification of real and of synthetic images."""
     replay = losses.masked_cross_entropy(
-        views.replay_features @ views.head, views.replay_labels, views.seen_mask
+        views.head(views.replay_features), views.replay_labels, views.seen_mask
     )
     return {**classification(views, config), "replay": replay}
 
@@ -57,15 +58,16 @@ NO_VIEWS = AugmentConfig()
 
 def program(loss=classification, *, augment=NO_VIEWS, train=TRAIN, **options):
     phase = Phase("test", loss, 1.0, 0.1, **options)
-    return TrainProgram(MODEL, phase, train, MethodConfig(), augment)
+    return TrainProgram(phase, train, MethodConfig(), augment)
 
 
 def network(seed=0):
     """A network whose zero-initialised gammas are alive, or most gradients were 0."""
     fresh = fresh_network(MODEL, seed=seed)
     alive = jax.tree.map(lambda x: x + 0.1, fresh.variables.params)
-    head = jnp.asarray(np.random.default_rng(seed).normal(size=fresh.head.shape), jnp.float32)
-    return fresh._replace(variables=fresh.variables._replace(params=alive), head=head)
+    shape = fresh.head.kernel.shape
+    head = Head(jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32))
+    return fresh.replace(variables=fresh.variables._replace(params=alive), head=head)
 
 
 def batches(seed=0):
@@ -82,7 +84,7 @@ def chunk_of(batches, *, rates=(0.1, 0.05, 0.2, 0.1), first=0, count=STEPS):
 
 
 def task_of(teacher=None, new=NEW, old=OLD):
-    return TaskData(network(1) if teacher is None else teacher, new, old, MEAN, STD)
+    return TaskData(network(1) if teacher is None else teacher, new, old)
 
 
 def run(static, chunk, *, task=None, learner=None, key=KEY):
@@ -147,12 +149,16 @@ def plain_result():
     return as_numpy(learner), as_numpy(metrics)
 
 
-def test_steps_are_sgd_with_momentum_and_weight_decay_written_out():
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_steps_are_sgd_with_momentum_and_weight_decay_written_out(with_bias):
     """Two of them, on every part, the batch statistics included."""
-    got, _ = run(program(), chunk_of(batches(), count=2))
-    images, labels, _, _ = batches()
     start = network()
-    params, head, batch_stats = start.variables.params, start.head, start.variables.batch_stats
+    if with_bias:
+        start = start.replace(head=start.head._replace(bias=jnp.asarray([0.3, -0.1, 0.2, 0.4])))
+    (params, batch_stats), head = start.variables, start.head
+    learner, task = learner_of(start, TRAIN), task_of(start)
+    got, _ = run(program(), chunk_of(batches(), count=2), learner=learner, task=task)
+    images, labels, _, _ = batches()
     velocity = jax.tree.map(jnp.zeros_like, (params, head))
 
     @jax.jit
@@ -160,7 +166,7 @@ def test_steps_are_sgd_with_momentum_and_weight_decay_written_out():
         def loss(params, head):
             x = normalise(images, MEAN, STD)
             out = blockwise.forward(MODEL, blockwise.Variables(params, batch_stats), x, train=True)
-            logits = jnp.where((OLD + NEW > 0)[None], out.features @ head, -1e9)
+            logits = jnp.where((OLD + NEW > 0)[None], head(out.features), -1e9)
             picked = jax.nn.log_softmax(logits)[jnp.arange(BATCH), labels]
             return -picked.mean(), out.moments
 
@@ -173,7 +179,8 @@ def test_steps_are_sgd_with_momentum_and_weight_decay_written_out():
         decayed = jax.tree.map(lambda g, p: g + 0.01 * p, grads, parts)
         velocity = jax.tree.map(lambda v, g: 0.9 * v + g, velocity, decayed)
         params, new_head = jax.tree.map(lambda p, v, r=rate: p - r * v, parts, velocity)
-        head = jnp.where((OLD + NEW > 0)[None], new_head, head)  # unseen columns rest
+        rest = lambda new, old: jnp.where(np.resize(OLD + NEW > 0, new.shape), new, old)  # noqa: E731
+        head = jax.tree.map(rest, new_head, head)  # unseen columns rest
     assert_close(got.network.variables.params, params, rtol=1e-3, atol=2e-5)
     assert_close(got.network.head, head, rtol=1e-3, atol=2e-5)
     assert_close(got.network.variables.batch_stats, batch_stats, rtol=1e-3, atol=2e-5)
@@ -184,7 +191,8 @@ def test_adamw_is_that_of_optax_with_gains_and_biases_left_out():
     rng = np.random.default_rng(0)
     names = ("kernel", "scale", "bias", "positions", "class_token")
     params = {name: jnp.asarray(rng.standard_normal((3, 4), np.float32)) for name in names}
-    mask = {name: name == "kernel" for name in names}
+    mask = {name: name == "kernel" for name in names} | {"head": Head(True, False)}
+    params["head"] = Head(params["kernel"] + 1.0, params["bias"] + 1.0)
     ours, theirs = optimiser(config), optax.adamw(0.01, weight_decay=0.01, mask=mask)
     got, want = params, params
     ours_state, theirs_state = ours.init(params), theirs.init(params)
@@ -223,7 +231,7 @@ def test_chunks_continue_each_other():
     # Without the right number of the first step the noise is another.
     learner, _ = run(static, chunk_of(batches(), count=2))
     other, _ = run(static, chunk_of(later, rates=(0.2, 0.1, 0, 0), count=2), learner=learner)
-    assert np.abs(other.network.head - want.network.head).max() > 1e-5
+    assert np.abs(other.network.head.kernel - want.network.head.kernel).max() > 1e-5
 
 
 def test_metrics_are_sums_over_the_steps():
@@ -282,14 +290,16 @@ def test_frozen_blocks_stay_bit_equal(trainable, first):
             new = getattr(after.network.variables, part)[name]
             assert changed(old, new) == (i >= first), (name, part)
     resting = NEW == 0
-    np.testing.assert_array_equal(after.network.head[:, resting], before.head[:, resting])
-    assert (np.abs(after.network.head - before.head)[:, ~resting] > 0).all()
+    new, old = after.network.head.kernel, before.head.kernel
+    np.testing.assert_array_equal(new[:, resting], old[:, resting])
+    assert (np.abs(new - old)[:, ~resting] > 0).all()
 
 
 def test_columns_of_unseen_classes_always_rest():
     before, (after, _) = as_numpy(network()), plain_result()
-    np.testing.assert_array_equal(after.network.head[:, 3], before.head[:, 3])
-    assert (np.abs(after.network.head - before.head)[:, :3] > 0).all()
+    new, old = after.network.head.kernel, before.head.kernel
+    np.testing.assert_array_equal(new[:, 3], old[:, 3])
+    assert (np.abs(new - old)[:, :3] > 0).all()
 
 
 # What a batch is.
@@ -359,7 +369,7 @@ def test_eight_devices_train_as_one():
         learner = Learner(*replicate(tuple(learner_of(network(), TRAIN)), mesh))
         results.append(run(static, chunk, task=replicate(task_of(), mesh), learner=learner))
     (one, one_metrics), (eight, eight_metrics) = results
-    assert eight.network.head.sharding.is_fully_replicated
-    assert len(eight.network.head.sharding.device_set) == 8
+    assert eight.network.head.kernel.sharding.is_fully_replicated
+    assert len(eight.network.head.kernel.sharding.device_set) == 8
     assert_close(as_numpy(one), as_numpy(eight), rtol=1e-3, atol=1e-4)
     assert_close(as_numpy(one_metrics.terms), as_numpy(eight_metrics.terms), rtol=1e-4)

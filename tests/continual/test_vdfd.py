@@ -26,13 +26,13 @@ from jaxpmi.config import AugmentConfig
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.config import VdfdConfig
-from jaxpmi.config_file import load_config
+from jaxpmi.config.load import load_config
 from jaxpmi.continual import chunks
 from jaxpmi.continual import losses
 from jaxpmi.continual.drift_penalty import fresh_class_graph
 from jaxpmi.continual.gradient_records import drift
 from jaxpmi.continual.gradient_records import empty_records
-from jaxpmi.continual.methods import METHODS
+from jaxpmi.continual.learners import METHODS
 from jaxpmi.continual.recording import record_task
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.start import initial_state
@@ -48,6 +48,7 @@ from jaxpmi.continual.train import trainable_parts
 from jaxpmi.data import TaskStream
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
+from jaxpmi.network import Head
 from jaxpmi.sharding import make_mesh
 
 MODEL = resnet.ResNet((resnet.Stem(4), resnet.ResidualBlock(8, stride=2, pool=True)))
@@ -77,8 +78,9 @@ def tiny(monkeypatch):
 def network():
     fresh = fresh_network(MODEL)
     params = jax.tree.map(lambda p: p + 0.1, fresh.variables.params)
-    head = np.random.default_rng(0).normal(size=fresh.head.shape).astype(np.float32)
-    return fresh._replace(variables=fresh.variables._replace(params=params), head=jnp.asarray(head))
+    kernel = np.random.default_rng(0).normal(size=fresh.head.kernel.shape).astype(np.float32)
+    head = Head(jnp.asarray(kernel))
+    return fresh.replace(variables=fresh.variables._replace(params=params), head=head)
 
 
 @functools.cache
@@ -88,7 +90,7 @@ def old_records():
     empty = empty_records(tensors, num_tasks=2, num_classes=2, rank=1)
     return record_task(
         empty, network(), LabelledSamples(images.__getitem__, labels), 0, range(2),
-        MEAN, STD, jax.random.key(0), model=MODEL, mesh=make_mesh(1), batch_size=8, config=SETTINGS,
+        jax.random.key(0), mesh=make_mesh(1), batch_size=8, config=SETTINGS,
     )  # fmt: skip
 
 
@@ -96,7 +98,7 @@ def steps(method, train=TRAIN, settings=SETTINGS, count=STEPS, records=None):
     """The learner before (as numpy) and after some steps on the new classes, and the metrics."""
     (phase,) = METHODS[method].phases(train, MethodConfig(vdfd=settings))
     start = jax.tree.map(jnp.array, network())
-    dim = start.head.shape[0]
+    dim = start.feature_dim
     auxiliary = {"class_graph": fresh_class_graph(jax.random.key(1), dim, settings)}
     if settings.self_supervision:
         auxiliary["rotated_head"] = 0.01 * jax.random.normal(
@@ -117,8 +119,8 @@ def steps(method, train=TRAIN, settings=SETTINGS, count=STEPS, records=None):
         np.int32(count),
     )
     records = old_records() if records is None else records
-    data = TaskData(network(), NEW, OLD, MEAN, STD, records)
-    program = TrainProgram(MODEL, phase, train, MethodConfig(vdfd=settings), AugmentConfig())
+    data = TaskData(network(), NEW, OLD, records)
+    program = TrainProgram(phase, train, MethodConfig(vdfd=settings), AugmentConfig())
     after, metrics = train_steps(learner, chunk, data, jax.random.key(0), program=program)
     return before, jax.tree.map(np.asarray, after), metrics
 
@@ -169,8 +171,9 @@ def test_old_columns_rest_and_new_ones_compete_among_themselves(method, turns):
     settings = dataclasses.replace(SETTINGS, self_supervision=turns)
     train = dataclasses.replace(TRAIN, head_weight_decay=0.3)
     before, after, _ = steps(method, train=train, settings=settings)
-    np.testing.assert_array_equal(after.network.head[:, :2], before["head"][:, :2])
-    assert (np.abs(after.network.head - before["head"])[:, 2:] > 0).all()
+    got, start = after.network.head.kernel, before["head"].kernel
+    np.testing.assert_array_equal(got[:, :2], start[:, :2])
+    assert (np.abs(got - start)[:, 2:] > 0).all()
 
 
 def test_cross_entropy_is_among_the_new_classes():
@@ -182,7 +185,7 @@ def test_cross_entropy_is_among_the_new_classes():
     out = jax.jit(functools.partial(blockwise.forward, MODEL, train=True))(
         network().variables, jnp.asarray(x, jnp.float32)
     )
-    logits = (out.features @ network().head)[:, 2:]
+    logits = network().head(out.features)[:, 2:]
     want = -jax.nn.log_softmax(logits)[jnp.arange(8), labels[rows] - 2].mean()
     np.testing.assert_allclose(metrics.terms["cross_entropy"], want, rtol=1e-4)
 
@@ -193,11 +196,11 @@ def test_cross_entropy_is_among_the_new_classes():
 def test_adam_has_l2_in_its_gradient_and_rates_and_decays_of_its_own_per_part():
     """Against optax, a chain per part."""
     rng = np.random.default_rng(0)
-    shapes = {"backbone": {"kernel": (3, 4), "scale": (4,)}, "head": (4, 2)}
+    shapes = {"backbone": {"kernel": (3, 4), "scale": (4,)}, "head": Head((4, 2), (2,))}
     shapes["auxiliary"] = {"class_graph": {"weight": (2, 2)}, "rotated_head": (3, 4, 2)}
     draw = lambda: jax.tree.map(  # noqa: E731
         lambda s: jnp.asarray(rng.normal(size=s), jnp.float32),
-        shapes, is_leaf=lambda node: isinstance(node, tuple),
+        shapes, is_leaf=lambda node: type(node) is tuple,
     )  # fmt: skip
     params = got = want = draw()
     decays = {"backbone": TRAIN.weight_decay, "head": 0.0, "class_graph": 0.5}
@@ -228,7 +231,7 @@ def test_first_adam_steps_are_of_the_rates():
     np.testing.assert_allclose(
         largest(conv, after.network.variables.params["block00"]["conv"]), 1e-2, rtol=1e-2
     )
-    np.testing.assert_allclose(largest(before["head"], after.network.head), 5e-2, rtol=1e-2)
+    np.testing.assert_allclose(gap(before["head"], after.network.head), 5e-2, rtol=1e-2)
     rotated = before["auxiliary"]["rotated_head"]
     np.testing.assert_allclose(largest(rotated, after.auxiliary["rotated_head"]), 5e-2, rtol=1e-2)
     graph = before["auxiliary"]["class_graph"]
@@ -270,14 +273,22 @@ def test_views_are_quarter_turns_and_adjacent():
             np.testing.assert_array_equal(views[4 * image + turn], want)
 
 
-def test_joint_classification_is_that_of_one_interleaved_head():
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_joint_classification_is_that_of_one_interleaved_head(with_bias):
+    """Only the classifier of upright images may have a bias."""
     rng = np.random.default_rng(0)
     features, heads = rng.normal(size=(8, 5)), rng.normal(size=(4, 5, 3))
     labels, mask = np.asarray([1, 2]), np.asarray([0.0, 1.0, 1.0])
-    got = losses.rotation_cross_entropy(*map(jnp.asarray, (features, heads, labels, mask)))
+    bias = rng.normal(size=3) if with_bias else None
+    upright, *arrays = map(jnp.asarray, (heads[0], heads[1:], labels, mask))
+    head = Head(upright, jnp.asarray(bias) if with_bias else None)
+    got = losses.rotation_cross_entropy(jnp.asarray(features), head, *arrays)
     interleaved = heads.transpose(1, 2, 0).reshape(5, 12)  # column 4 c + k
     np.testing.assert_array_equal(interleaved[:, ::4], heads[0])  # what classes are predicted by
-    logits = (features @ interleaved)[:, 4:]
+    logits = features @ interleaved
+    if with_bias:
+        logits[:, ::4] += bias
+    logits = logits[:, 4:]
     targets = np.asarray([4, 5, 6, 7, 8, 9, 10, 11]) - 4
     log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     np.testing.assert_allclose(got, -log_probabilities[np.arange(8), targets].mean(), rtol=1e-5)
@@ -333,7 +344,8 @@ def test_what_is_kept_of_old_tasks_never_changes(name, tmp_path, monkeypatch):
     sizes = [2, 4] if name == "unequal tasks" else [2] * NUM_TASKS
     for task, (earlier, later) in enumerate(zip(states, states[1:], strict=False)):
         done += sizes[task]
-        np.testing.assert_array_equal(later.network.head[:, :done], earlier.network.head[:, :done])
+        kernels = [state.network.head.kernel[:, :done] for state in (earlier, later)]
+        np.testing.assert_array_equal(*kernels)
         rows = slice(0, task + 1)
         jax.tree.map(
             lambda a, b, r=rows: np.testing.assert_array_equal(a[r], b[r]),

@@ -13,14 +13,16 @@ import PIL.Image
 import pytest
 from drawn_images import draw_image
 
+from jaxpmi.data import imagenet_class_names
 from jaxpmi.models import MODELS
 from jaxpmi.models import blockwise
 from jaxpmi.models import efficientnet_lite
-from jaxpmi.models import imagenet
 from jaxpmi.models import layers
+from jaxpmi.models.cost import count_parameters
 from jaxpmi.models.efficientnet_lite import InvertedResidual
 from jaxpmi.models.efficientnet_lite import efficientnet_lite0
 from jaxpmi.types import Moments
+from jaxpmi.weights import imagenet
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "efficientnet_lite0"
 MILITARY_UNIFORM = 652  # a label of ImageNet
@@ -44,7 +46,7 @@ def logits_of(image):
     for i, block in enumerate(network.model.blocks):
         own = (part[blockwise.block_name(i)] for part in network.variables)
         x, _ = apply(*own, x, block=block, train=False)
-    return np.asarray(x @ network.head)[0]
+    return np.asarray(network.head(x))[0]
 
 
 # The published network.
@@ -71,13 +73,13 @@ def test_a_photo_is_recognised():
 
 
 def test_the_published_network_has_its_published_size():
-    model, variables, head, *_ = load()
-    num_params = sum(x.size for x in jax.tree.leaves(variables.params)) + head.size
-    assert num_params == 4_652_008
+    network = load()
+    model, variables = network.model, network.variables
+    assert count_parameters((variables.params, network.head)) == 4_652_008
     is_moments = lambda node: isinstance(node, Moments)  # noqa: E731
     norms = jax.tree.leaves(variables.batch_stats, is_leaf=is_moments)
     assert len(norms) == 49 and sum(int((norm.var == 0).sum()) for norm in norms) == 130
-    assert model == efficientnet_lite0(constant_feature=True)
+    assert model == efficientnet_lite0()
     shapes = functools.partial(jax.tree.map, lambda leaf: (leaf.shape, leaf.dtype))
     fresh = jax.eval_shape(
         lambda: blockwise.init_variables(model, jax.random.key(0), (224, 224, 3))
@@ -86,7 +88,18 @@ def test_the_published_network_has_its_published_size():
     got = blockwise.block_input_shapes(model, variables, (224, 224, 3))
     want = [(224, 224, 3), (112, 112, 32), (112, 112, 16)] + [(56, 56, 24)] * 2
     want += [(28, 28, 40)] * 2 + [(14, 14, 80)] * 3 + [(14, 14, 112)] * 3 + [(7, 7, 192)] * 4
-    assert list(got) == [*want, (7, 7, 320), (1281,)]
+    assert list(got) == [*want, (7, 7, 320), (1280,)]
+
+
+def test_it_comes_with_all_that_its_user_needs():
+    network = load()
+    assert (network.image_shape, network.num_classes) == ((224, 224, 3), 1000)
+    assert network.feature_dim == 1280 and network.head.bias.shape == (1000,)
+    assert network.class_names == imagenet_class_names()
+    assert network.class_names[MILITARY_UNIFORM] == "military uniform"
+    # What it takes is (pixel - 127) / 128 of 0 .. 255.
+    for bound, level in zip(network.pixel_range, (0, 255), strict=True):
+        np.testing.assert_allclose(bound, (level - 127) / 128, rtol=1e-6)
 
 
 # What is read.
@@ -98,7 +111,11 @@ def test_weights_may_be_elsewhere(tmp_path):
     path = tmp_path / "weights.pth"
     path.write_bytes(content.read_bytes())
     loaded = imagenet.load_efficientnet_lite0(path)
-    jax.tree.map(np.testing.assert_array_equal, loaded.variables, load().variables)
+    jax.tree.map(np.testing.assert_array_equal, loaded, load())
+    tensors = imagenet.read_torch_checkpoint(path)
+    np.testing.assert_array_equal(loaded.head.kernel, tensors["_fc.weight"].T)
+    np.testing.assert_array_equal(loaded.head.bias, tensors["_fc.bias"])
+    assert tensors["_fc.bias"].any()
 
 
 def test_all_that_does_not_fit_is_listed(monkeypatch):
@@ -186,16 +203,13 @@ def test_a_narrower_block_is_a_block():
     np.testing.assert_allclose(apply(*kept, x, block=narrow, train=False)[0], want, atol=1e-5)
 
 
-def test_the_last_block_pools_and_may_append_a_one():
+def test_the_last_block_pools():
     x = 4.0 * normal(0, 3, 5, 5, 8)
     block = efficientnet_lite.PooledConv(16)
     params, batch_stats = block.init(jax.random.key(0), x.shape[1:])
     features, _ = apply(params, batch_stats, x, block=block, train=False)
     want = np.clip(x @ np.asarray(params["conv"]) / np.sqrt(1.001), 0, 6).mean((1, 2))
     np.testing.assert_allclose(features, want, rtol=1e-4, atol=1e-5)
-    longer = efficientnet_lite.PooledConv(16, constant_feature=True)
-    with_one, _ = apply(params, batch_stats, x, block=longer, train=False)
-    np.testing.assert_array_equal(with_one, np.pad(features, ((0, 0), (0, 1)), constant_values=1))
 
 
 def test_a_block_trains():

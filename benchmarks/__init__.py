@@ -1,0 +1,1 @@
+"""What `launch/bench.py` measures, a module per question, beside the results."""

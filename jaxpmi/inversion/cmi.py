@@ -1,0 +1,184 @@
+"""Contrastive model inversion (CMI): batches of images, each unlike all that were made before.
+
+One call makes one batch: a generator and its latents are fitted to a frozen teacher, while a
+projection head learns to tell the images apart, from each other and from those remembered of
+earlier calls (docs/methods/cmi.md, eqs. 1 to 6).
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxpmi.augment import augment
+from jaxpmi.config import AugmentConfig
+from jaxpmi.config import CmiConfig
+from jaxpmi.doors import check_key
+from jaxpmi.doors import check_labels
+from jaxpmi.inversion import contrast
+from jaxpmi.inversion import memory_bank
+from jaxpmi.inversion.latent_search import network_terms
+from jaxpmi.inversion.latent_search import optimisers
+from jaxpmi.inversion.latent_search import search
+from jaxpmi.inversion.latent_search import term_weights
+from jaxpmi.inversion.latent_search import to_normalised
+from jaxpmi.inversion.memory_bank import MemoryBank
+from jaxpmi.inversion.pixel_generator import generate_pixels
+from jaxpmi.inversion.pixel_generator import generator_of
+from jaxpmi.inversion.synthetic import Synthetic
+from jaxpmi.inversion.synthetic import as_stored
+from jaxpmi.network import Network
+from jaxpmi.optimise.minimise import Solution
+from jaxpmi.types import Params
+from jaxpmi.types import PRNGKey
+
+
+class CmiState(NamedTuple):
+    """What goes from call to call."""
+
+    projection: Params
+    opt_state: optax.OptState  # of the projection head's Adam
+    bank: MemoryBank  # rows [local | global] of embeddings before the projection, f32[n, 2 D]
+    generator: Params  # that the last call ended with, or a fresh one; () if every call draws one
+
+
+def init_cmi(network: Network, key: PRNGKey, *, config: CmiConfig | None = None) -> CmiState:
+    """A fresh projection head and an empty bank for a teacher.
+
+    A generator that is kept from call to call makes at first pixels of the network's `mean`.
+
+    The bank takes `bank_size` x 2 D x 4 bytes, D being the channels of all layers whose moments the
+    teacher keeps: 0.9 GB for a WRN-40-2 and 40,960 images.
+    """
+    config = CmiConfig() if config is None else config
+    width = jax.eval_shape(
+        lambda x: contrast.embed(contrast.observe(network, x).moments),
+        jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32),
+    ).shape[1]
+    key_projection, key_generator = jax.random.split(key)
+    projection = contrast.init_projection(key_projection, width, config.projection_dim)
+    opt_state = optimisers(config)["projection"].init(projection)
+    bank = memory_bank.init_bank(config.bank_size, 2 * width)
+    generator = ()
+    if config.generator_start == "last":
+        generator = generator_of(config, key_generator, network.image_shape, network.mean)
+    return CmiState(projection, opt_state, bank, generator)
+
+
+def cmi(
+    state: CmiState,
+    network: Network,
+    labels: jax.Array,
+    key: PRNGKey,
+    *,
+    config: CmiConfig | None = None,
+    student: Network | None = None,
+) -> tuple[CmiState, Synthetic]:
+    """Makes one batch of images; all steps are one compiled program.
+
+    Args:
+      state: of `init_cmi` or of the last call; donated.
+      network: the teacher, of images whose height and width are divisible by 4.
+      labels: i32[B], the class that each image is to show; `bank_size` is a multiple of B.
+      key: consumed.
+      config: `num_steps` steps are taken. None: the defaults.
+      student: the network to disagree with; None: no such term.
+
+    Returns:
+      The next state, and the images of the least loss.
+    """
+    config = CmiConfig() if config is None else config
+    check_labels(network, labels)
+    check_key(key)
+    state, solution = _call(state, network, labels, student, key, config=config)
+    return state, as_stored(network, solution, labels)
+
+
+@functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
+def _call(state, network, labels, student, key, *, config):
+    """The next state, and normalised images of the least loss."""
+    key_start, key_steps = jax.random.split(key)
+    batch, mean, std = labels.shape[0], network.mean, network.std
+    weights = term_weights(config, student)
+    num_drawn = min(config.num_negatives, config.bank_size)
+
+    def terms_fn(parts, key):
+        key_views, key_draw = jax.random.split(key)
+        pixels = generate_pixels(parts["generator"], parts["latents"])
+        views = to_normalised(two_views(pixels, key_views, config), mean, std)
+        shown = contrast.observe(network, views)
+        embeddings = contrast.embed(shown.moments)
+        whole, local = embeddings[:batch], embeddings[batch:]
+        terms = network_terms(
+            views[:batch],
+            shown.features[:batch],
+            contrast.batch_moments(jax.tree.map(lambda each: each[:batch], shown.moments)),
+            labels,
+            network,
+            student,
+            names=weights,
+        )
+        terms["contrastive"] = contrast.contrastive_loss(
+            parts["projection"],
+            local,
+            whole,
+            *memory_bank.draw(state.bank, key_draw, num_drawn),
+            temperature=config.temperature,
+        )
+        return terms, (pixels, jnp.concatenate([local, whole], 1))
+
+    found = search(
+        terms_fn,
+        *_begin_call(state, batch, network, key_start, config),
+        key_steps,
+        optimisers=optimisers(config),
+        weights=weights | {"contrastive": config.contrastive_weight},
+        num_steps=config.num_steps,
+    )
+    pixels, rows = found.best
+    state = CmiState(
+        found.parts["projection"],
+        found.opt_states["projection"],
+        memory_bank.push(state.bank, rows),
+        found.parts["generator"] if config.generator_start == "last" else (),
+    )
+    images = to_normalised(pixels, mean, std)
+    return state, Solution(images, found.loss, found.losses, found.terms, found.finite)
+
+
+def two_views(pixels: jax.Array, key: PRNGKey, config: CmiConfig) -> jax.Array:
+    """Random views of f32[B, H, W, C] in [0, 1]: B global and then B local ones.
+
+    Global: a crop of the image in a black border. Local: a crop of `local_scale` of its area,
+    enlarged. Either is mirrored at random where `flip` says so.
+    """
+    key_global, key_local = jax.random.split(key)
+    local = AugmentConfig(crop_scale=config.local_scale, flip=config.flip)
+    return jnp.concatenate(
+        [
+            global_view(pixels, key_global, config),
+            augment(pixels, key_local, local, interpolation="linear"),
+        ]
+    )
+
+
+def global_view(pixels: jax.Array, key: PRNGKey, config: CmiConfig) -> jax.Array:
+    """The first half of `two_views`."""
+    return augment(pixels, key, AugmentConfig(crop_padding=config.crop_padding, flip=config.flip))
+
+
+def _begin_call(state, batch, network, key, config):
+    """What is optimised, and its optimisers' states: new ones but for the projection head."""
+    key_generator, key_latents = jax.random.split(key)
+    generator = state.generator
+    if config.generator_start == "fresh":
+        generator = generator_of(config, key_generator, network.image_shape, network.mean)
+    latents = jax.random.normal(key_latents, (batch, config.latent_dim))
+    new = {"generator": generator, "latents": latents}
+    opt_states = {name: optimisers(config)[name].init(part) for name, part in new.items()}
+    return (
+        new | {"projection": state.projection},
+        opt_states | {"projection": state.opt_state},
+    )

@@ -1,0 +1,163 @@
+"""FastDFKD: contrastive inversion's generator, with a start that is learned over the calls.
+
+A few steps then make a batch. There is no contrast and no memory; instead, what the images of
+earlier calls showed the teacher counts in the statistics that are matched (docs/methods/cmi.md,
+eqs. 7 to 10).
+"""
+
+import functools
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxpmi.config import CmiConfig
+from jaxpmi.doors import check_key
+from jaxpmi.doors import check_labels
+from jaxpmi.inversion.cmi import global_view
+from jaxpmi.inversion.latent_search import Found
+from jaxpmi.inversion.latent_search import network_terms
+from jaxpmi.inversion.latent_search import optimisers
+from jaxpmi.inversion.latent_search import search
+from jaxpmi.inversion.latent_search import term_weights
+from jaxpmi.inversion.latent_search import to_normalised
+from jaxpmi.inversion.pixel_generator import generate_pixels
+from jaxpmi.inversion.pixel_generator import generator_of
+from jaxpmi.inversion.pixel_generator import redraw_first_layer
+from jaxpmi.inversion.synthetic import Synthetic
+from jaxpmi.inversion.synthetic import as_stored
+from jaxpmi.models.blockwise import forward
+from jaxpmi.network import Network
+from jaxpmi.optimise.minimise import Solution
+from jaxpmi.types import Params
+from jaxpmi.types import PRNGKey
+
+REPTILE_FACTOR = 67.0  # on the way that the generator went, as its gradient
+
+
+class FastDfkdState(NamedTuple):
+    """What goes from call to call."""
+
+    generator: Params  # where every call starts
+    opt_state: optax.OptState  # of its Adam
+    statistics: dict[str, Any]  # moving average of the teacher's batch moments; 0 before a call
+    num_calls: jax.Array  # i32[]
+
+
+def init_fast_dfkd(
+    network: Network, key: PRNGKey, *, config: CmiConfig | None = None
+) -> FastDfkdState:
+    """A fresh generator for a teacher, at first of pixels of the network's `mean`."""
+    config = CmiConfig() if config is None else config
+    generator = generator_of(config, key, network.image_shape, network.mean)
+    statistics = jax.tree.map(jnp.zeros_like, network.variables.batch_stats)
+    opt_state = _meta_optimiser(config).init(generator)
+    return FastDfkdState(generator, opt_state, statistics, jnp.zeros((), jnp.int32))
+
+
+def fast_dfkd(
+    state: FastDfkdState,
+    network: Network,
+    labels: jax.Array,
+    key: PRNGKey,
+    *,
+    config: CmiConfig | None = None,
+    student: Network | None = None,
+) -> tuple[FastDfkdState, Synthetic]:
+    """Makes one batch of images and improves the generator's start; one compiled program.
+
+    The arguments are those of `cmi`, with a state of `init_fast_dfkd`; any number of labels will
+    do. Published settings have `num_steps` of 2 to 10. The student is left out of the loss before
+    call `adversarial_warmup_calls`.
+    """
+    config = CmiConfig() if config is None else config
+    check_labels(network, labels)
+    check_key(key)
+    state, solution = _call(state, network, labels, student, key, config=config)
+    return state, as_stored(network, solution, labels)
+
+
+@functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
+def _call(state, network, labels, student, key, *, config):
+    """The next state, and normalised images of the least loss."""
+    mean, std = network.mean, network.std
+    key_latents, key_layer, key_steps = jax.random.split(key, 3)
+    call = state.num_calls + 1
+    weights = term_weights(config, student)
+    if "adversarial" in weights:
+        late = call >= config.adversarial_warmup_calls
+        weights["adversarial"] = jnp.where(late, weights["adversarial"], 0.0)
+    redraw = call == config.reset_call + config.adversarial_warmup_calls
+    start = jax.tree.map(
+        functools.partial(jnp.where, redraw),
+        redraw_first_layer(state.generator, key_layer),
+        state.generator,
+    )
+
+    def terms_fn(parts, key):
+        pixels = generate_pixels(parts["generator"], parts["latents"])
+        views = to_normalised(global_view(pixels, key, config), mean, std)
+        shown = forward(network.model, network.variables, views)
+        terms = network_terms(
+            views,
+            shown.features,
+            blend_statistics(state, shown.moments, config.statistics_momentum),
+            labels,
+            network,
+            student,
+            names=weights,
+        )
+        return terms, (pixels, shown.moments)
+
+    latents = jax.random.normal(key_latents, (labels.shape[0], config.latent_dim))
+    parts = {"generator": start, "latents": latents}
+    adams = {name: optimisers(config)[name] for name in parts}
+    found = search(
+        terms_fn,
+        parts,
+        {name: adams[name].init(parts[name]) for name in parts},
+        key_steps,
+        optimisers=adams,
+        weights=weights,
+        num_steps=config.num_steps,
+    )
+    gradient = meta_gradient(start, found, config)
+    updates, opt_state = _meta_optimiser(config).update(gradient, state.opt_state)
+    (pixels, _), (_, moments) = found.best, found.last
+    state = FastDfkdState(
+        optax.apply_updates(start, updates),
+        opt_state,
+        blend_statistics(state, moments, config.statistics_momentum),
+        call,
+    )
+    images = to_normalised(pixels, mean, std)
+    return state, Solution(images, found.loss, found.losses, found.terms, found.finite)
+
+
+def blend_statistics(
+    state: FastDfkdState, moments: dict[str, Any], momentum: float | jax.Array
+) -> dict[str, Any]:
+    """momentum * those of earlier calls + (1 - momentum) * `moments`; in the first call `moments`.
+
+    Gradients flow through `moments` alone.
+    """
+    momentum = jnp.where(state.num_calls > 0, momentum, 0.0)
+    earlier = jax.lax.stop_gradient(state.statistics)
+    return jax.tree.map(lambda old, new: momentum * old + (1.0 - momentum) * new, earlier, moments)
+
+
+def meta_gradient(start: Params, found: Found, config: CmiConfig) -> Params:
+    """The gradient for the generator's start, of what a call `found` from it.
+
+    fomaml: the sum of the gradients of all steps; reptile: 67 times the way they went, backwards.
+    """
+    if config.meta_learning == "fomaml":
+        return found.grads["generator"]
+    end = found.parts["generator"]
+    return jax.tree.map(lambda old, new: REPTILE_FACTOR * (old - new), start, end)
+
+
+def _meta_optimiser(config):
+    return optax.adam(config.num_steps * config.learning_rate, b1=0.5)

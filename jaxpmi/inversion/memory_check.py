@@ -1,0 +1,66 @@
+"""Whether a memory is one of the network that is inverted by it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jaxpmi.config import InversionConfig
+from jaxpmi.inversion.block_inverse import init_block_inverses
+from jaxpmi.memory import Memory
+from jaxpmi.models.blockwise import forward
+from jaxpmi.network import Network
+
+
+def check_memory(network: Network, memory: Memory, config: InversionConfig) -> None:
+    """Raises if a memory is not one of this network, as far as shapes and settings tell."""
+    counts = network.num_classes, memory.class_stats.count.shape[0]
+    if counts[0] != counts[1]:
+        raise ValueError(
+            f"the memory is of {counts[1]} classes, but the network has {counts[0]}; remember the "
+            "data with this network."
+        )
+    block_inputs, inverses = _block_shapes(_Shapes(network))
+    seen = tuple(jax.tree.map(jnp.shape, moments) for moments in memory.block_inputs)
+    if seen != block_inputs or memory.pixels.mean.shape != network.image_shape:
+        raise ValueError(
+            f"the memory is of another network: it has moments of {len(seen)} blocks' inputs and "
+            f"of {memory.pixels.mean.shape} pixels, this one {len(block_inputs)} blocks and "
+            f"{network.image_shape}, or other channels; remember the data with this network."
+        )
+    if config.per_layer.start != "inverse":
+        return
+    found = tuple(inverse and inverse.weight.shape for inverse in memory.inverses)
+    if found[config.first_block :] != inverses[config.first_block :]:
+        raise ValueError(
+            f"the memory has block inverses of shapes {found}, but this network needs {inverses}; "
+            "remember the data with this network and per_layer.start='inverse'."
+        )
+
+
+class _Shapes:
+    """A network of which only the shapes count: equal ones are asked for theirs once."""
+
+    def __init__(self, network):
+        self.network = jax.eval_shape(lambda x: x, network)
+        leaves, treedef = jax.tree.flatten(self.network)
+        self._compared = treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+
+    def __hash__(self):
+        return hash(self._compared)
+
+    def __eq__(self, other):
+        return self._compared == other._compared
+
+
+@functools.lru_cache(maxsize=16)
+def _block_shapes(shapes):
+    """Shapes of the moments of every block's input, and of the weights of its inverse."""
+    network = shapes.network
+    image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
+    seen = jax.eval_shape(functools.partial(forward, network.model), network.variables, image)
+    inverses = jax.eval_shape(init_block_inverses, network)
+    return (
+        tuple(jax.tree.map(jnp.shape, moments) for moments in seen.block_inputs),
+        tuple(inverse.weight.shape for inverse in inverses),
+    )

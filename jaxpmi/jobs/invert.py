@@ -1,0 +1,352 @@
+"""Pictures of what a trained network knows; and, with them as replay, learning of new classes.
+
+The network is trained in the run, or comes with weights of ImageNet. In the latter case the classes
+of `data` can be learnt on top of it as DeepInversion does (docs/pictures.md): with real images of
+the new classes, and synthetic ones of the old.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpmi.accounting import Accounts
+from jaxpmi.config import Config
+from jaxpmi.continual import task as tasks
+from jaxpmi.continual.evaluation import evaluate
+from jaxpmi.continual.learners import METHODS
+from jaxpmi.continual.learners import first_phases
+from jaxpmi.continual.run import Run
+from jaxpmi.continual.run import class_masks
+from jaxpmi.continual.run import phase_key
+from jaxpmi.continual.samples import LabelledSamples
+from jaxpmi.continual.samples import put_samples
+from jaxpmi.continual.start import HEAD_STD
+from jaxpmi.continual.start import backbone
+from jaxpmi.continual.state import ContinualState
+from jaxpmi.continual.state import Replay
+from jaxpmi.continual.train import optimiser
+from jaxpmi.continual.train import trainable_parts
+from jaxpmi.data import ImageSource
+from jaxpmi.data import TaskStream
+from jaxpmi.data import append_classes
+from jaxpmi.data import dataset_name
+from jaxpmi.data import imagenet_labels
+from jaxpmi.data import open_source
+from jaxpmi.data import relabel
+from jaxpmi.data import without_images
+from jaxpmi.inversion.deep_inversion import deep_inversion
+from jaxpmi.inversion.deep_inversion import first_images
+from jaxpmi.inversion.per_layer import invert_blocks
+from jaxpmi.inversion.per_layer import propagated_block_inputs
+from jaxpmi.inversion.targets import Targets
+from jaxpmi.jobs.state import given_or_fresh
+from jaxpmi.jobs.state import save_result
+from jaxpmi.network import Head
+from jaxpmi.network import Network
+from jaxpmi.phases import PhaseFn
+from jaxpmi.phases import System
+from jaxpmi.phases import Tick
+from jaxpmi.sharding import make_mesh
+from jaxpmi.sharding import replicate
+from jaxpmi.sharding import shard_batch
+from jaxpmi.types import PRNGKey
+from jaxpmi.weights.imagenet import load_efficientnet_lite0
+from jaxpmi.writers import write_image_folders
+from jaxpmi.writers import write_image_grid
+
+PER_ROW = 8  # images of a class in the grid
+REAL_IMAGES = "real images"
+HELD_OUT = "synthetic images held out of training; no real ones were given"
+
+
+@dataclasses.dataclass(frozen=True)
+class InvertRun(Run):
+    """What stays the same during a job."""
+
+    classes: tuple[int, ...]  # whose pictures are made
+    real: ImageSource | None  # test images of the network's own classes, labelled as these
+
+
+def begin(config: Config) -> tuple[InvertRun, ContinualState]:
+    """Opens the data, makes or loads the network, and room for all pictures."""
+    config = _with_pixels_of(config) if config.model.weights else config
+    return (_begin_pretrained if config.model.weights else _begin_fresh)(config)
+
+
+def begin_task(run: InvertRun, task: int) -> list[tuple[str, PhaseFn]]:
+    """The phases of making pictures (the first task) and of learning with them (the second)."""
+    run.stream.begin(task)
+    if task == 0:
+        given = run.config.model.weights or run.config.model.factory
+        plan = [] if given else _training(first_phases, run.config)
+        return [*plan, ("invert", invert_phase), ("evaluate", evaluate_phase)]
+    training = _training(METHODS["deep_inversion"].phases, run.config)
+    return [("begin", begin_phase), *training, ("evaluate", evaluate_phase)]
+
+
+def invert_phase(run: InvertRun, state: ContinualState) -> Iterator[Tick]:
+    """Pictures, batch by batch: a start (noise or PMI), refined through the whole network."""
+    config = run.config.deep_inversion
+    total, key = num_pictures(run) // config.batch_size, phase_key(state)
+    for index in range(int(state.step), total):
+        key_start, key_refine = jax.random.split(jax.random.fold_in(key, index))
+        places = np.arange(index * config.batch_size, (index + 1) * config.batch_size)
+        labels = shard_batch(np.resize(run.classes, places[-1] + 1)[places], run.mesh)
+        made = deep_inversion(
+            state.network,
+            labels,
+            key_refine,
+            config=config,
+            start=start_images(run, state.network, labels, key_start),
+            class_mask=_known(run),
+        )
+        replay = put_samples(
+            state.replay, made.images, labels, places[0], count=_num_learnt(run), mesh=run.mesh
+        )
+        state = state.replace(replay=replay, step=jnp.asarray(index + 1, jnp.int32))
+        scalars = {
+            "initial_loss": made.losses[0],
+            "final_loss": made.loss,
+            "agreement": made.agreement,
+            **{f"final_{name}": term for name, term in made.terms.items()},
+        }
+        bad = {"inversion": jnp.where(made.finite, -1, index)}
+        yield Tick(state, index + 1, total, scalars, bad, config.batch_size)
+
+
+def start_images(run: InvertRun, network: Network, labels: jax.Array, key: PRNGKey) -> jax.Array:
+    """Where refinement starts, f32[B, H, W, C]: noise, or per-layer inversion from the labels.
+
+    No data was seen, so the moments of block inputs are those that BatchNorms imply.
+    """
+    config = run.config
+    if config.method == "deep_inversion":
+        return first_images(network, labels, key, config=config.deep_inversion)
+    settings = config.inversion.per_layer
+    features = jnp.zeros((labels.shape[0], network.feature_dim))
+    images, _ = invert_blocks(
+        network,
+        Targets(features, labels, network.head, _known(run)),
+        propagated_block_inputs(network, published=settings.block_statistics == "affine"),
+        key,
+        config=settings,
+        labels_only=True,
+    )
+    return images
+
+
+def begin_phase(run: InvertRun, state: ContinualState) -> Iterator[Tick]:
+    """Freezes the network as the teacher of the new classes."""
+    yield Tick(tasks.begin_task(state, {}), 1, 1, {}, {}, 0)
+
+
+def evaluate_phase(run: InvertRun, state: ContinualState) -> Iterator[Tick]:
+    """Accuracy on the network's own classes, real or held out, and on those learnt since."""
+    task, everything = int(state.task), np.ones(run.stream.num_classes, np.float32)
+    seen = np.asarray(sum(class_masks(run.stream, task)))
+    found = {0: _own_samples(run, state)} | {
+        i: tasks.read_test(run.stream, i) for i in range(1, task + 1)
+    }
+    accuracy = state.accuracy
+    for i, samples in found.items():
+        if len(samples.labels):
+            own = evaluate(state.network, samples, seen, everything, mesh=run.mesh)
+            accuracy = accuracy.at[task, i].set(own.seen)
+    scalars = {f"accuracy/task{i}": accuracy[task, i] for i in found}
+    count = sum(len(samples.labels) for samples in found.values())
+    yield Tick(state.replace(accuracy=accuracy), 1, 1, scalars, {}, count)
+
+
+def draw(run: InvertRun, state: ContinualState, phase: str, folder: Path) -> str:
+    """Writes the pictures: all in one grid, and each into a folder of its class."""
+    if phase != "invert":
+        return ""
+    images, labels = jax.device_get((state.replay.samples, state.replay.labels))
+    names = run.stream.class_names[: run.stream.task_classes(0).stop]
+    write_image_grid(folder / "grid.png", images, labels, None, None, names, PER_ROW)
+    write_image_folders(folder, images, labels, names)
+    return ""
+
+
+def summarise(run: InvertRun, state: ContinualState, accounts: Accounts) -> dict[str, Any]:
+    """The content of summary.json."""
+    config, accuracy = run.config, np.asarray(state.accuracy)
+    summary = {
+        "job": config.job,
+        "method": config.method,
+        "network": config.model.name,
+        "dataset": dataset_name(config.data),
+        "seed": config.seed,
+        "classes": {str(label): run.stream.class_names[label] for label in run.classes},
+        "num_synthesized": num_pictures(run),
+        "own_accuracy_measured_on": REAL_IMAGES if _has_real(run) else HELD_OUT,
+        "own_accuracy_before": float(accuracy[0, 0]),
+        "inversion": accounts.inversion,
+        **accounts.cost(run.mesh.size),
+    }
+    if len(accuracy) > 1:
+        summary["own_accuracy_after"] = float(accuracy[1, 0])
+        summary["new_accuracy"] = float(accuracy[1, 1])
+        first = run.stream.task_classes(1).start
+        summary["new_classes"] = list(run.stream.class_names[first:])
+    return summary
+
+
+def save(run: InvertRun, state: ContinualState, folder: Path) -> dict[str, str]:
+    """Writes the network where the job has trained it."""
+    config = run.config
+    if config.model.weights and not config.invert.learn_data:
+        return {}
+    return save_result(folder, state.network, config.model)
+
+
+def num_pictures(run: InvertRun) -> int:
+    """Pictures in all, rounded up to whole batches."""
+    wanted = len(run.classes) * run.config.invert.images_per_class
+    size = run.config.deep_inversion.batch_size
+    return -(-wanted // size) * size
+
+
+def find_classes(wanted: tuple[str, ...], names: tuple[str, ...]) -> tuple[int, ...]:
+    """Labels of classes given by name or by number; () stands for all.
+
+    Raises:
+      ValueError: a class that the network does not know, or one given twice.
+    """
+    positions = {}
+    for label, name in reversed(list(enumerate(names))):  # the first of equal names counts
+        positions[name.lower()] = label
+    found = []
+    for text in wanted or map(str, range(len(names))):
+        label = int(text) if text.isdecimal() else positions.get(text.lower())
+        if label is None or label >= len(names):
+            raise ValueError(
+                f"invert.classes names {text!r}, which is none of the {len(names)} classes "
+                f"({names[0]}, {names[1]}, ...); give a name or a number from 0 to "
+                f"{len(names) - 1}."
+            )
+        if label in found:
+            raise ValueError(f"invert.classes names class {label} twice; give every class once.")
+        found.append(label)
+    return tuple(found)
+
+
+def _begin_fresh(config):
+    """A network to be trained on all classes of the data."""
+    source = open_source(config.data)
+    everything = tuple(range(source.num_classes))
+    stream = TaskStream(source, (everything,), allow_past=True)
+    stream.begin(0)
+    classes = find_classes(config.invert.classes, source.class_names)
+    blocks = backbone(config.model)
+    run = InvertRun(config, METHODS["joint"], blocks, stream, make_mesh(), classes, None)
+    network = given_or_fresh(run, config.model, jax.random.key(config.seed))
+    return run, _first_state(run, network)
+
+
+def _begin_pretrained(config):
+    """ImageNet's network; the classes of the data, where they are to be learnt, follow its own."""
+    settings, size = config.invert, config.data.image_size
+    network = load_efficientnet_lite0()
+    names = network.class_names
+    known = without_images("imagenet", names, (size, size, 3))
+    tasks_of = [tuple(range(len(names)))]
+    source = known
+    if settings.learn_data:
+        source = append_classes(known, open_source(config.data))
+        tasks_of.append(tuple(range(len(names), source.num_classes)))
+    real = None
+    if settings.test_name is not None:
+        data = dataclasses.replace(
+            config.data, source="tfds", name=settings.test_name, path=settings.test_path
+        )
+        real = open_source(data)
+        real = relabel(real, imagenet_labels(real.class_names), names)
+    stream = TaskStream(source, tuple(tasks_of))
+    classes = find_classes(settings.classes, names)
+    run = InvertRun(
+        config, METHODS["deep_inversion"], network.model, stream, make_mesh(), classes, real
+    )
+    new = stream.num_classes - len(names)
+    columns = HEAD_STD * jax.random.normal(jax.random.key(config.seed), (network.feature_dim, new))
+    kernel, bias = network.head
+    network = network.replace(
+        head=Head(jnp.concatenate([kernel, columns], 1), jnp.concatenate([bias, jnp.zeros(new)])),
+        image_shape=stream.image_shape,
+        class_names=stream.class_names,
+    )
+    return run, _first_state(run, network)
+
+
+def _first_state(run, network):
+    num_tasks, zero = run.stream.num_tasks, jnp.zeros((), jnp.int32)
+    shape, count = run.stream.image_shape, num_pictures(run)
+    unmeasured = jnp.full((num_tasks, num_tasks), jnp.nan)
+    state = ContinualState(
+        network=network,
+        teacher=jax.tree.map(jnp.copy, network),
+        auxiliary={},
+        opt_state=optimiser(run.config.train).init(trainable_parts(network, {})),
+        memory=(),
+        generator=(),
+        replay=Replay(jnp.zeros((count, *shape), jnp.uint8), jnp.zeros(count, jnp.int32), zero),
+        class_counts=jnp.ones(run.stream.num_classes),
+        accuracy=unmeasured,
+        task_accuracy=unmeasured,
+        class_order=jnp.arange(run.stream.num_classes, dtype=jnp.int32),
+        key=jax.random.key(run.config.seed + 1),
+        task=zero,
+        phase=zero,
+        step=zero,
+    )
+    return replicate(state, run.mesh)
+
+
+def _with_pixels_of(config):
+    """The data as ImageNet's network takes them: in colour, of one size."""
+    size = config.data.image_size or 224
+    data = dataclasses.replace(config.data, image_size=size, rgb=True, mean=None, std=None)
+    return dataclasses.replace(config, data=data)
+
+
+def _training(make, config):
+    """Phases of supervised training, by name."""
+    phases = make(config.train, config.losses)
+    if config.model.weights:
+        phases = [dataclasses.replace(p, trainable=config.invert.trainable) for p in phases]
+    return tasks.train_plan(phases)
+
+
+def _known(run):
+    """bool[C], the classes that the network knows before it learns any."""
+    return jnp.arange(run.stream.num_classes) < run.stream.task_classes(0).stop
+
+
+def _num_learnt(run):
+    """Pictures that serve as replay; those after them are held out."""
+    held_out = run.config.invert.held_out_share if run.stream.num_tasks > 1 else 0.0
+    return num_pictures(run) - round(held_out * num_pictures(run))
+
+
+def _has_real(run):
+    return run.real is not None or not run.config.model.weights
+
+
+def _own_samples(run, state):
+    """Images of the network's own classes to measure on."""
+    if run.real is not None:
+        return LabelledSamples(functools.partial(run.real.read, "test"), run.real.labels["test"])
+    if not run.config.model.weights:
+        return tasks.read_test(run.stream, 0)
+    first = _num_learnt(run)
+    images, labels = jax.device_get((state.replay.samples[first:], state.replay.labels[first:]))
+    return LabelledSamples(images.__getitem__, labels)
+
+
+INVERT = System(begin, lambda run: run.stream.num_tasks, begin_task, draw, summarise, save=save)

@@ -1,0 +1,1 @@
+"""Descents and learning rates, for whatever is optimised."""

@@ -1,0 +1,172 @@
+"""A trained network in one file: what a job leaves to be used elsewhere.
+
+The file is an archive of NumPy arrays, of which none is a pickle: parameters, running moments, the
+classifier and the moments of pixels by name, and a JSON text of all else. It does not hold the
+model but how to build it: its `ModelConfig` and, if it is pruned, the channels that were kept.
+"""
+
+import dataclasses
+import json
+import os
+import zipfile
+import zlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpmi.config import ModelConfig
+from jaxpmi.lookup import find
+from jaxpmi.models import make_model
+from jaxpmi.models.blockwise import block_input_shapes
+from jaxpmi.models.blockwise import init_variables
+from jaxpmi.network import Head
+from jaxpmi.network import Network
+from jaxpmi.pruning import Kept
+from jaxpmi.pruning import remove_filters
+from jaxpmi.weights.weight_names import check_tensors
+from jaxpmi.writers.files import replace_file
+
+FORMAT_VERSION = 2  # raised whenever the meaning of the file changes
+_ABOUT = "about"  # the array that holds the JSON text
+_DAMAGE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, zlib.error)
+_DAMAGE += (zipfile.BadZipFile, NotImplementedError)  # whatever reading a damaged archive raises
+
+
+def save_network(
+    path: str | os.PathLike,
+    network: Network,
+    config: ModelConfig,
+    kept: Kept | None = None,
+) -> None:
+    """Writes a network to a file that `load_network` reads; the file is complete or not there.
+
+    Args:
+      path: of the file, by custom `network.npz`; its folder is created if there is none.
+      network: what is written.
+      config: what its model was built by, see `make_model`.
+      kept: what `remove_filters` was given, for a pruned network; None: it is whole.
+
+    Raises:
+      ValueError: the network is not what `config` and `kept` build.
+      OSError: the file cannot be written.
+    """
+    fresh = _build(
+        config, kept, network.image_shape, network.class_names, network.head.bias is not None
+    )
+    if fresh.model != network.model:
+        raise ValueError(
+            f"the network is no {config.name} of width {config.width} with the given filters kept; "
+            "give the ModelConfig that its model was built by, and what was kept of it."
+        )
+    arrays = _by_name(jax.device_get(network))
+    _check_arrays(Path(path), arrays, fresh)
+    about = {
+        "version": FORMAT_VERSION,
+        "model": dataclasses.asdict(config),
+        "kept": None if kept is None else {name: list(map(int, kept[name])) for name in kept},
+        "image_shape": network.image_shape,
+        "class_names": network.class_names,
+    }
+    with replace_file(path) as file:
+        np.savez(file, **{_ABOUT: np.asarray(json.dumps(about))}, **arrays)
+
+
+def load_network(path: str | os.PathLike) -> Network:
+    """Reads what `save_network` or a job wrote (its `network.npz`); executes nothing of it.
+
+    A network of your own backbone needs the module that it was named by, or its entry in `MODELS`.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is damaged, something else, or of another version or an unknown backbone.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist or is no file; give the network.npz that a job wrote."
+        )
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            about = json.loads(str(file[_ABOUT]))
+            version = about["version"]
+            arrays = {name: file[name] for name in file.files if name != _ABOUT}
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
+    if version not in (1, FORMAT_VERSION):
+        raise ValueError(
+            f"{path} has format version {version}, but this jaxpmi reads versions 1 and "
+            f"{FORMAT_VERSION}; load it with the jaxpmi that wrote it."
+        )
+    if version == 1:
+        arrays = _from_version_1(arrays, about)
+    try:
+        config, kept = ModelConfig(**about["model"]), about["kept"]
+        shape, names = tuple(about["image_shape"]), tuple(about["class_names"])
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
+    fresh = _build(config, kept, shape, names, "head/bias" in arrays)
+    _check_arrays(path, arrays, fresh)
+    leaves = [jnp.asarray(arrays[name]) for name in _by_name(fresh)]
+    return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
+
+
+def _from_version_1(arrays, about):
+    """Arrays as version 1 named them: a head without a bias, or with one as its last row."""
+    arrays = dict(arrays)
+    head = arrays.pop("head", None)
+    if head is None:
+        return arrays
+    if head.ndim and isinstance(about.get("model"), dict) and about["model"].get("weights"):
+        return {**arrays, "head/kernel": head[:-1], "head/bias": head[-1]}
+    return {**arrays, "head/kernel": head}
+
+
+def _build(config, kept, image_shape, class_names, has_bias):
+    """The network, with shapes and types in place of its arrays."""
+    if config.factory is None:
+        model, given = make_model(config.name, config.width), None
+    else:
+        given = find(config.factory, {}, "model.factory")()
+        model = given.model
+
+    def fresh():
+        if given is None:
+            variables = init_variables(model, jax.random.key(0), image_shape)
+        else:
+            variables = given.variables
+        (dim,) = block_input_shapes(model, variables, image_shape)[-1]
+        bias = jnp.zeros(len(class_names)) if has_bias else None
+        head, pixels = Head(jnp.zeros((dim, len(class_names))), bias), jnp.zeros(image_shape[-1])
+        network = Network(variables, head, pixels, pixels, model, image_shape, class_names)
+        return network if kept is None else remove_filters(network, kept)
+
+    return jax.eval_shape(fresh)
+
+
+def _by_name(network):
+    """Its arrays by their paths, such as `variables/params/block00/conv`."""
+    leaves = jax.tree_util.tree_leaves_with_path(network)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _check_arrays(path, arrays, fresh):
+    """Raises if arrays by name are not those of the model, in shape and type."""
+    needed = _by_name(fresh)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    check_tensors(path, shapes, {name: leaf.shape for name, leaf in needed.items()}, ())
+    for name, leaf in needed.items():
+        if arrays[name].dtype != leaf.dtype:
+            raise ValueError(
+                f"{path}: {name} is {arrays[name].dtype}, but the model has {leaf.dtype}; convert "
+                "it before the network is saved."
+            )
+
+
+def _damaged(path, error):
+    reason = str(error).splitlines()[0] if str(error) else "no reason given"
+    return ValueError(
+        f"{path} is damaged or no file of a network ({type(error).__name__}: {reason}); give the "
+        "network.npz that a job wrote, or write it anew."
+    )

@@ -1,0 +1,278 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from small_network import MEAN
+from small_network import SHAPE
+from small_network import STD
+from small_network import trained
+
+from jaxpmi.augment import padded_crop
+from jaxpmi.config import CmiConfig
+from jaxpmi.inversion import contrast
+from jaxpmi.inversion import latent_search
+from jaxpmi.inversion import objectives
+from jaxpmi.inversion.cmi import cmi
+from jaxpmi.inversion.cmi import init_cmi
+from jaxpmi.inversion.cmi import two_views
+from jaxpmi.inversion.latent_search import Networks
+from jaxpmi.models import blockwise
+from jaxpmi.models import resnet
+from jaxpmi.models import vit
+
+CONFIG = CmiConfig(
+    batch_size=8,
+    num_steps=12,
+    latent_dim=8,
+    channels=(8, 8, 4),
+    learning_rate=5e-3,
+    projection_dim=6,
+    bank_size=16,
+    num_negatives=12,
+    crop_padding=1,
+)
+LABELS = np.arange(8, dtype=np.int32) % 4
+STUDENT_MODEL = resnet.ResNet((resnet.Stem(3), resnet.ResidualBlock(4, stride=2, pool=True)))
+
+
+@functools.cache
+def student():
+    variables = blockwise.init_variables(STUDENT_MODEL, jax.random.key(5), SHAPE)
+    return variables, jnp.asarray(np.random.default_rng(0).normal(size=(4, 4)), jnp.float32)
+
+
+def fresh(config=CONFIG, seed=0, model=None, variables=None):
+    net = trained()
+    return init_cmi(
+        jax.random.key(seed),
+        variables or net.variables,
+        SHAPE,
+        mean=MEAN,
+        model=model or net.model,
+        config=config,
+    )
+
+
+def call(state, seed, config=CONFIG, *, against=None, labels=LABELS):
+    """Invert the small network once; a state of which parts are to be used again is copied."""
+    net = trained()
+    return cmi(
+        jax.tree.map(jnp.array, state),
+        net.variables,
+        net.head,
+        labels,
+        against,
+        jax.random.key(seed),
+        mean=MEAN,
+        std=STD,
+        image_shape=SHAPE,
+        model=net.model,
+        student_model=None if against is None else STUDENT_MODEL,
+        config=config,
+    )
+
+
+@functools.cache
+def calls():
+    """States and solutions of three calls in a row, the bank being full after the second."""
+    state, history = fresh(), []
+    for seed in range(3):
+        state, solution = call(state, seed, against=student())
+        history.append((state, solution))
+    return history
+
+
+def embed(images):
+    net = trained()
+    return contrast.embed(contrast.observe(net.model, net.variables, images).moments)
+
+
+def test_images_are_valid_and_the_loss_is_that_of_the_best_step():
+    for state, solution in calls():
+        assert solution.x.shape == (8, *SHAPE) and bool(solution.finite)
+        pixels = np.asarray(solution.x) * STD + MEAN
+        assert pixels.min() >= -1e-6 and pixels.max() <= 1 + 1e-6 and pixels.std() > 0.01
+        assert solution.losses.shape == (12,)
+        assert solution.loss == solution.losses.min() < solution.losses[0]
+        terms = {"statistics": 1.0, "cross_entropy": 1.0, "adversarial": 0.5, "contrastive": 0.8}
+        assert set(solution.terms) == set(terms)
+        total = sum(weight * solution.terms[name] for name, weight in terms.items())
+        np.testing.assert_allclose(total, solution.loss, rtol=1e-5)
+        assert solution.terms["adversarial"] <= 0.0
+        assert jax.tree.structure(state) == jax.tree.structure(fresh())
+
+
+def test_the_bank_remembers_the_best_images_and_the_head_goes_on():
+    (one, _), (two, _), (three, _) = calls()
+    assert [int(state.bank.count) for state in (one, two, three)] == [8, 16, 16]
+    assert [int(state.bank.position) for state in (one, two, three)] == [8, 0, 8]
+    np.testing.assert_array_equal(two.bank.rows[:8], one.bank.rows[:8])
+    np.testing.assert_array_equal(three.bank.rows[8:], two.bank.rows[8:])
+    assert np.abs(three.bank.rows[:8] - two.bank.rows[:8]).max() > 1e-3
+    counts = [int(state.opt_state[0].count) for state in (one, two, three)]
+    assert counts == [12, 24, 36]
+    assert np.abs(three.projection["kernel1"] - two.projection["kernel1"]).max() > 1e-4
+
+
+def test_the_generator_goes_on_only_where_it_is_asked_to():
+    assert fresh().generator == () and calls()[0][0].generator == ()
+    config = dataclasses.replace(CONFIG, generator_start="last", num_steps=40)
+    begin = fresh(config)
+    one, first = call(begin, 0, config)
+    two, second = call(one, 1, config)
+    assert second.losses[0] < 0.9 * first.losses[0]
+    still = dataclasses.replace(config, learning_rate=0.0)
+    unmoved, _ = call(one, 2, still)
+    changes = [
+        np.abs(a["linear"] - b["linear"]).max()
+        for a, b in ((begin.generator, one.generator), (one.generator, two.generator))
+    ]
+    assert min(changes) > 1e-3
+    jax.tree.map(np.testing.assert_array_equal, unmoved.generator, one.generator)
+
+
+def test_rows_of_the_bank_are_statistics_of_a_local_and_of_the_global_view():
+    """With a global view that is the image itself, the second half of a row is the image's own."""
+    config = dataclasses.replace(CONFIG, crop_padding=0, local_scale=(0.2, 0.4), num_steps=3)
+    state, solution = call(fresh(config), 1, config)
+    want = np.asarray(embed(solution.x))
+    local, whole = np.split(np.asarray(state.bank.rows[:8]), 2, axis=1)
+    np.testing.assert_allclose(whole, want, rtol=1e-3, atol=1e-4)
+    assert (np.abs(local - want).max(1) > 1e-2).all()
+    # And so are the terms: those of the images, beside an empty bank.
+    net = trained()
+    outputs = blockwise.forward(net.model, net.variables, solution.x)
+    distance = objectives.batch_norm_distance(net.model, outputs.moments, net.variables.batch_stats)
+    np.testing.assert_allclose(solution.terms["statistics"], distance, rtol=1e-4)
+    error = objectives.class_cross_entropy(outputs.features @ net.head, LABELS)
+    np.testing.assert_allclose(solution.terms["cross_entropy"], error, rtol=1e-3)
+
+
+def test_a_full_bank_counts_on_the_very_next_call():
+    (_, empty), (_, half), (_, full) = calls()
+    # Of 8 + 12 keys, or 8 + 8, or 8: uniform guesses cost the logarithm of their number, twice.
+    assert empty.terms["contrastive"] < 1.1 * np.log(8)
+    for solution in (half, full):
+        assert np.log(8) < solution.terms["contrastive"] and bool(solution.finite)
+
+
+def test_every_call_starts_afresh_and_the_key_decides():
+    state, solution = call(fresh(), 0, against=student())
+    want_state, want = calls()[0]
+    np.testing.assert_array_equal(solution.x, want.x)
+    jax.tree.map(np.testing.assert_array_equal, state, want_state)
+    assert np.abs(calls()[1][1].x - want.x).max() > 1e-2
+
+
+def test_longer_runs_find_the_labels_without_a_student():
+    config = dataclasses.replace(CONFIG, num_steps=150, learning_rate=2e-2)
+    net = trained()
+    _, solution = call(fresh(config), 3, config)
+    assert set(solution.terms) == {"statistics", "cross_entropy", "contrastive"}
+    features = blockwise.forward(net.model, net.variables, solution.x).features
+    assert ((features @ net.head).argmax(1) == LABELS).mean() >= 0.75
+    assert solution.terms["statistics"] < 0.7 * solution.losses[0]
+
+
+def test_views():
+    rng = np.random.default_rng(0)
+    pixels = jnp.asarray(rng.uniform(0.2, 1.0, (64, *SHAPE)), jnp.float32)
+    views = np.asarray(two_views(pixels, jax.random.key(0), CONFIG))
+    assert views.shape == (128, *SHAPE) and views.min() >= 0.0 and views.max() <= 1.0
+    whole, local = views[:64], views[64:]
+    corners = [(i, j) for i in range(3) for j in range(3)]
+    cut = jax.vmap(padded_crop, in_axes=(0, None, None))
+    windows = [cut(pixels, jnp.asarray(corner), 1) for corner in corners]
+    matches = np.stack([(np.asarray(w) == whole).all((1, 2, 3)) for w in windows])
+    assert (matches.sum(0) == 1).all() and matches.any(1).all()  # one corner each, all are drawn
+    assert (local > 0.19).all()  # no border in what is cut out of the image
+    assert len({image.tobytes() for image in local}) == 64
+    # A border is black: -mean / std in normalised units.
+    black = latent_search.to_normalised(jnp.asarray(whole), MEAN, STD)[whole == 0.0]
+    np.testing.assert_allclose(black, -MEAN[0] / STD[0], rtol=1e-5)
+    same = dataclasses.replace(CONFIG, crop_padding=0, local_scale=(1.0, 1.0))
+    views = two_views(pixels, jax.random.key(0), same)
+    np.testing.assert_allclose(views, jnp.concatenate([pixels, pixels]), atol=1e-6)
+    mirrored = two_views(pixels, jax.random.key(0), dataclasses.replace(same, flip=True))
+    flipped = np.abs(mirrored - jnp.concatenate([pixels, pixels])[:, :, ::-1]).max((1, 2, 3)) < 1e-5
+    assert 40 < flipped.sum() < 88 and (flipped[:64] != flipped[64:]).any()
+
+
+def test_terms_of_the_networks():
+    net, images = trained(), trained().images[:8]
+    outputs = blockwise.forward(net.model, net.variables, images)
+    networks = Networks(net.variables, net.head, student())
+    names = ("statistics", "cross_entropy", "adversarial")
+    terms = functools.partial(
+        latent_search.network_terms, model=net.model, student_model=STUDENT_MODEL
+    )
+    got = terms(images, outputs.features, outputs.moments, LABELS, networks, names=names)
+    assert tuple(got) == names
+    variables, head = student()
+    guesses = blockwise.forward(STUDENT_MODEL, variables, images).features @ head
+    logits = outputs.features @ net.head
+    np.testing.assert_allclose(
+        got["adversarial"], -objectives.agreed_divergence(logits, guesses), rtol=1e-5
+    )
+    assert terms(images, outputs.features, outputs.moments, LABELS, networks, names=()) == {}
+
+
+def test_weights_of_0_and_no_student_leave_terms_out():
+    assert latent_search.term_weights(CONFIG, None) == {"statistics": 1.0, "cross_entropy": 1.0}
+    config = dataclasses.replace(CONFIG, statistics_weight=0.0, adversarial_weight=0.7)
+    weights = latent_search.term_weights(config, student())
+    assert weights == {"cross_entropy": 1.0, "adversarial": 0.7}
+
+
+def test_a_transformer_is_inverted_too():
+    model = vit.vision_transformer(patch_size=4, width=8, depth=2, num_heads=2, features=5)
+    variables = blockwise.init_variables(model, jax.random.key(0), SHAPE)
+    config = dataclasses.replace(CONFIG, num_steps=3)
+    state = fresh(config, model=model, variables=variables)
+    assert state.bank.rows.shape == (16, 2 * 2 * 2 * 8)  # two layers of two blocks
+    state, solution = cmi(
+        state,
+        variables,
+        jnp.ones((5, 4)) * jnp.arange(4.0)[None],
+        LABELS,
+        None,
+        jax.random.key(0),
+        mean=MEAN,
+        std=STD,
+        image_shape=SHAPE,
+        model=model,
+        student_model=None,
+        config=config,
+    )
+    assert bool(solution.finite) and solution.terms["statistics"] > 0.0
+
+
+def test_a_batch_that_does_not_fill_the_bank_is_an_error():
+    with pytest.raises(ValueError, match="bank of 16 rows is not filled by pushes of 6"):
+        call(fresh(), 0, labels=LABELS[:6])
+
+
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_search_keeps_the_best_and_sums_gradients(num_steps):
+    """Gradient steps of 3 on 2 |x|, from 2 to -1 and back."""
+    parts = {"x": jnp.asarray(2.0)}
+    adams = {"x": optax.sgd(1.5)}
+    found = latent_search.search(
+        lambda parts, key: ({"size": jnp.abs(parts["x"])}, parts["x"]),
+        parts,
+        {"x": adams["x"].init(parts["x"])},
+        jax.random.key(0),
+        optimisers=adams,
+        weights={"size": 2.0},
+        num_steps=num_steps,
+    )
+    visited = [2.0, -1.0, 2.0][:num_steps]
+    np.testing.assert_allclose(found.losses, 2.0 * np.abs(visited))
+    assert found.best == min(visited, key=abs) and found.last == visited[-1]
+    assert found.terms["size"] == abs(found.best) and found.loss == 2.0 * abs(found.best)
+    assert found.grads["x"] == 2.0 * np.sign(visited).sum()
+    assert found.parts["x"] == [-1.0, None, -1.0][num_steps - 1]

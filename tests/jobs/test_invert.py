@@ -1,0 +1,220 @@
+"""Pictures and learning with them, small: classes, files, what is measured, how it resumes."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_run import NUM_CLASSES
+from tiny_run import set_up
+from tiny_run import tiny_config
+
+from jaxpmi import experiment
+from jaxpmi import session
+from jaxpmi.config import DataConfig
+from jaxpmi.config import DeepInversionConfig
+from jaxpmi.config import InvertConfig
+from jaxpmi.config import ModelConfig
+from jaxpmi.config.load import load_config
+from jaxpmi.data import imagenet_class_names
+from jaxpmi.data import imagenet_labels
+from jaxpmi.jobs import invert
+from jaxpmi.models import MODELS
+from jaxpmi.models import efficientnet_lite
+from jaxpmi.network import init_network
+from jaxpmi.weights import network_file
+
+SIZE, BATCH = 16, 4
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    set_up(monkeypatch)
+
+
+def small_imagenet():
+    """A network of 1,000 classes in place of the real one, whose weights are random."""
+    network = init_network(
+        small_model(), jax.random.key(0), (SIZE, SIZE, 3), imagenet_class_names(),
+        mean=(0.5,) * 3, std=(0.5,) * 3, head_std=1.0,
+    )  # fmt: skip
+    bias = jax.random.normal(jax.random.key(1), (1000,))
+    return network.replace(head=network.head._replace(bias=bias))
+
+
+def small_model():
+    whole = efficientnet_lite.efficientnet_lite0(8)
+    return dataclasses.replace(whole, blocks=(*whole.blocks[:2], whole.blocks[-1]))
+
+
+def pictures_config(folder, method="deep_inversion", **changes):
+    """Three classes of the tiny network, two pictures each, in batches of four."""
+    return tiny_config(
+        folder,
+        method,
+        job="invert",
+        data__num_tasks=1,
+        deep_inversion=DeepInversionConfig(batch_size=BATCH, stage_steps=(2,), jitter_pixels=1),
+        invert=InvertConfig(classes=("0", "2", "5"), images_per_class=2),
+        **changes,
+    )
+
+
+def learning_config(folder, **changes):
+    """Four pictures of two classes of ImageNet, then six new classes."""
+    config = pictures_config(folder, **changes)
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, image_size=SIZE),
+        model=ModelConfig(name="efficientnet_lite0", weights="imagenet"),
+        invert=InvertConfig(
+            classes=("goldfish", "207"), images_per_class=4, learn_data=True, held_out_share=0.5
+        ),
+    )
+
+
+@pytest.fixture
+def pretrained(monkeypatch):
+    monkeypatch.setattr(invert, "load_efficientnet_lite0", small_imagenet)
+    monkeypatch.setitem(MODELS, "efficientnet_lite0", lambda width: small_model())
+
+
+@pytest.mark.parametrize("method", ["deep_inversion", "pmi"])
+def test_every_picture_is_a_file_in_the_folder_of_its_class(method, tmp_path):
+    changes = {"inversion__per_layer__start": "gaussian"}
+    changes["inversion__per_layer__block_statistics"] = "propagated"
+    config = pictures_config(tmp_path, method, **changes)
+    summary = experiment.run(config)
+    images = Path(config.workdir) / "images"
+    assert sorted(f.name for f in images.iterdir() if f.is_dir()) == ["0_0", "2_2", "5_5"]
+    files = sorted(images.glob("*/*.png"))
+    assert len(files) == summary["num_synthesized"] == 8  # six wanted, two whole batches
+    assert files[0].name == "000.png" and (images / "grid.png").is_file()
+    assert np.asarray(Image.open(files[0])).shape == (8, 8)
+    assert summary["classes"] == {"0": "0", "2": "2", "5": "5"}
+    assert summary["own_accuracy_measured_on"] == invert.REAL_IMAGES
+    assert set(summary["inversion"][0]) >= {"agreement", "final_statistics", "final_loss"}
+
+
+def test_new_classes_are_learnt_with_the_pictures_as_replay(pretrained, tmp_path, monkeypatch):
+    begun, train = [], invert.tasks.train_phase
+
+    def record(run, state, phase):
+        begun.append((phase, jax.device_get(state.replay)))
+        yield from train(run, state, phase)
+
+    monkeypatch.setattr(invert.tasks, "train_phase", record)
+    summary = experiment.run(learning_config(tmp_path))
+    (phase, replay), *_ = begun
+    assert phase.replay and int(replay.count) == 4  # of eight, the other half is held out
+    assert set(replay.labels.tolist()) == {1, 207} and replay.samples.any(axis=(1, 2, 3)).all()
+    assert summary["own_accuracy_measured_on"] == invert.HELD_OUT
+    assert len(summary["new_classes"]) == NUM_CLASSES
+    for name in ("own_accuracy_before", "own_accuracy_after", "new_accuracy"):
+        assert 0.0 <= summary[name] <= 1.0, name
+    assert summary["classes"] == {"1": "goldfish", "207": "golden retriever"}
+    learnt = network_file.load_network(tmp_path / "run" / summary["network_file"])
+    assert learnt.class_names[1] == "goldfish" and learnt.num_classes == 1000 + NUM_CLASSES
+    assert learnt.head.bias.shape == (1000 + NUM_CLASSES,)  # that of the new ones is learnt too
+    assert jnp.abs(learnt.head.bias[1000:]).min() > 0
+    folders = sorted(f.name for f in (tmp_path / "run" / "images").iterdir() if f.is_dir())
+    assert folders == ["001_goldfish", "207_golden_retriever"]
+
+
+def test_a_stopped_run_goes_on_to_the_same_numbers(pretrained, tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    whole = experiment.run(learning_config(tmp_path / "a", checkpoint_every=1))
+    again = learning_config(tmp_path / "b", checkpoint_every=1)
+    log, seen = session.Session._log, []
+
+    def stop(self, task, name, tick, number):
+        log(self, task, name, tick, number)
+        seen.append(name)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(session.Session, "_log", stop)
+        experiment.run(again)
+    resumed = experiment.run(again)
+    assert seen == ["invert", "invert"]
+    for name in ("own_accuracy_before", "own_accuracy_after", "new_accuracy"):
+        assert resumed[name] == whole[name]
+
+
+def test_real_images_are_measured_where_they_are_given(pretrained, tmp_path, monkeypatch):
+    config = learning_config(tmp_path)
+    opened, rows, sizes, open_source = [], [], [], invert.open_source
+    evaluate_by_five = functools.partial(invert.evaluate, batch_size=5)
+
+    def open_any(data):
+        opened.append(data.name)
+        source = open_source(dataclasses.replace(data, source="npz", path=config.data.path))
+        if data.name != "imagenette":
+            return source
+        wordnet = ("n01440764", "n02102040", "n02979186", "n03000684", "n03028079", "n03394916")
+
+        def read(split, indices):
+            sizes.append(len(indices))
+            rows.extend(indices.tolist())
+            return source.reader(split, indices)
+
+        return dataclasses.replace(source, class_names=wordnet, reader=read)
+
+    monkeypatch.setattr(invert, "open_source", open_any)
+    settings = dataclasses.replace(config.invert, test_name="imagenette", test_path="somewhere")
+    monkeypatch.setattr(invert, "evaluate", evaluate_by_five)
+    summary = experiment.run(dataclasses.replace(config, invert=settings))
+    assert "imagenette" in opened
+    # Twice, before and after learning: never more than a batch, and every image once.
+    assert rows == [*range(24)] * 2 and max(sizes) == 5
+    assert summary["own_accuracy_measured_on"] == invert.REAL_IMAGES
+
+
+def test_classes_are_found_by_name_and_by_number():
+    names = imagenet_class_names()
+    assert invert.find_classes(("Goldfish", "207"), names) == (1, 207)
+    assert invert.find_classes((), ("a", "b")) == (0, 1)
+    with pytest.raises(ValueError, match="names '1000', which is none of the 1000 classes"):
+        invert.find_classes(("1000",), names)
+    with pytest.raises(ValueError, match="names 'gold fish', which is none"):
+        invert.find_classes(("gold fish",), names)
+    with pytest.raises(ValueError, match="class 1 twice"):
+        invert.find_classes(("1", "goldfish"), names)
+
+
+def test_labels_of_imagenet_by_wordnet_id_or_name():
+    np.testing.assert_array_equal(imagenet_labels(["n02099601", "goldfish"]), [207, 1])
+    with pytest.raises(ValueError, match="'unicorn' is no class of ImageNet"):
+        imagenet_labels(["unicorn"])
+
+
+def test_pictures_know_only_the_classes_of_the_network(pretrained, tmp_path):
+    run, state = invert.begin(learning_config(tmp_path))
+    assert run.stream.num_classes == 1000 + NUM_CLASSES == state.network.num_classes
+    assert int(invert._known(run).sum()) == 1000
+    (kernel, bias), own = state.network.head, small_imagenet().head
+    np.testing.assert_array_equal(kernel[:, :1000], own.kernel)
+    np.testing.assert_array_equal(bias[:1000], own.bias)
+    assert 0 < jnp.abs(kernel[:, 1000:]).max() < 0.1 and not bias[1000:].any()
+    assert run.config.data == dataclasses.replace(
+        DataConfig(source="npz", path=run.config.data.path, num_tasks=1), image_size=SIZE, rgb=True
+    )
+
+
+@pytest.mark.slow
+def test_the_real_network_makes_pictures_and_learns(tmp_path):
+    """configs/imagenet_subset.py as it is, but for fewer pictures, steps and new classes."""
+    small = """--deep-inversion.stage-steps 80 --train.epochs 2 --data.num-classes 2
+      --invert.classes goldfish castle --deep-inversion.batch-size 8"""
+    path = Path(__file__).parents[2] / "configs" / "imagenet_subset.py"
+    config = load_config(path, [*small.split(), "--workdir", str(tmp_path / "run")])
+    summary = experiment.run(config)
+    assert summary["inversion"][0]["final_loss"] < 0.5 * summary["inversion"][0]["initial_loss"]
+    assert summary["new_accuracy"] > 0.8
+    assert len(list((tmp_path / "run" / "images").glob("001_goldfish/*.png"))) == 4
