@@ -60,7 +60,7 @@ def result(start):
 
 @pytest.mark.parametrize("start", ["inverse", "gaussian", "noise"])
 def test_the_network_sees_the_intended_labels(start):
-    """T13: features are the only target, and yet the labels come out."""
+    """Features are the only target, and yet the labels come out."""
     synthesis = result(start)
     assert synthesis.images.shape == (BATCH, *SHAPE) and bool(synthesis.finite)
     assert synthesis.final_loss < 0.3 * synthesis.initial_loss
