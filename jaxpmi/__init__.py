@@ -46,6 +46,7 @@ from jaxpmi.inversion.deep_inversion import noise_start
 from jaxpmi.inversion.fast_dfkd import fast_dfkd
 from jaxpmi.inversion.fast_dfkd import init_fast_dfkd
 from jaxpmi.inversion.full_model import refine_images
+from jaxpmi.inversion.memory_check import with_layer_moments
 from jaxpmi.inversion.own_terms import OwnTerm
 from jaxpmi.inversion.per_layer import invert_block
 from jaxpmi.inversion.per_layer import invert_blocks
@@ -138,6 +139,7 @@ __all__ = [
     "Variables",
     "VdfdConfig",
     "Views",
+    "check_network",
     "choose_filters",
     "cmi",
     "cosine_rates",
@@ -157,6 +159,8 @@ __all__ = [
     "fit_class_stats",
     "forward",
     "from_blocks",
+    "from_linen",
+    "from_nnx",
     "group_by_class",
     "imagenet_class_names",
     "init_cfs",
@@ -191,12 +195,20 @@ __all__ = [
     "similarity_logits",
     "synthesize",
     "text_prototypes",
+    "to_linen_variables",
+    "to_nnx",
     "update_batch_stats",
+    "with_layer_moments",
 ]
 
 
 # Imported when they are first used: training needs Flax, which imports slowly.
 _LATER = {
+    "check_network": "jaxpmi.network_check",
+    "from_linen": "jaxpmi.flax_networks.linen",
+    "from_nnx": "jaxpmi.flax_networks.nnx",
+    "to_linen_variables": "jaxpmi.flax_networks.linen",
+    "to_nnx": "jaxpmi.flax_networks.nnx",
     "Method": "jaxpmi.continual.learners",
     "Replay": "jaxpmi.continual.state",
     "Student": "jaxpmi.jobs.student",

@@ -92,6 +92,22 @@ def feature_shape(
     return shape
 
 
+def check_measured(network: Any) -> None:
+    """Raises if inversion would aim at moments of layers that nobody has measured."""
+    for i, block in enumerate(network.model.blocks):
+        own = network.variables.batch_stats[block_name(i)]
+        for name in getattr(block, "unmeasured", ()):
+            if isinstance(own[name].mean, jax.core.Tracer):
+                continue
+            mean, var = jax.device_get(own[name])
+            if not np.any(mean) and np.all(var == 1.0):
+                raise ValueError(
+                    f"the layer {name} of {block_name(i)} keeps no moments of its input, so "
+                    "inversion has no statistics to aim at; give memory=jaxpmi.remember(network, "
+                    "batches), or a statistics_weight of 0."
+                )
+
+
 def pixel_moment(name: str, value: Any, channels: int) -> jax.Array:
     """Mean or standard deviation as f32[channels], checked where its values are known."""
     if isinstance(value, jax.core.Tracer):

@@ -32,6 +32,7 @@ from jaxpmi.inversion.priors import power_spectrum
 from jaxpmi.memory import Memory
 from jaxpmi.memory import merge_moments
 from jaxpmi.models.blockwise import block_input
+from jaxpmi.models.blockwise import block_name
 from jaxpmi.models.blockwise import forward
 from jaxpmi.network import Network
 from jaxpmi.types import Moments
@@ -120,8 +121,10 @@ def remember(
             weights = np.pad(np.ones(len(labels), np.float32), (0, padding))
             yield images, np.pad(np.asarray(labels, np.int32), (0, padding)), weights
 
-    return update_memory(
-        empty_memory(network, config, settings),
+    measured = any(getattr(block, "unmeasured", ()) for block in network.model.blocks)
+    own = network.variables.batch_stats
+    memory = update_memory(
+        empty_memory(network, config, settings, layer_moments=own if measured else None),
         network,
         [Samples(read, int(counts.sum()))],
         key,
@@ -130,6 +133,20 @@ def remember(
         capacity=int(counts.max()),
         max_images=int(counts.sum()),
     )
+    return memory._replace(layer_moments=_keep_own(network, memory.layer_moments))
+
+
+def _keep_own(network, measured):
+    """Moments of layers, the network's own where it keeps any."""
+    kept = {}
+    for i, block in enumerate(network.model.blocks):
+        name, missing = block_name(i), getattr(block, "unmeasured", ())
+        if name in measured:
+            own = network.variables.batch_stats[name]
+            kept[name] = (
+                {**own, **{key: measured[name][key] for key in missing}} if missing else own
+            )
+    return kept
 
 
 def empty_memory(

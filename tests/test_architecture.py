@@ -35,6 +35,8 @@ MAY_IMPORT = {
     "models": {"types", "lookup"},
     "doors": {"types", "models"},
     "network": {"types", "models", "augment", "doors"},
+    "network_check": {"models", "augment", "doors", "network"},
+    "flax_networks": {"types", "models", "network"},
     "pruning": {"types", "models", "network"},
     "data": {"config", "types"},
     "features": {"config", "types"},

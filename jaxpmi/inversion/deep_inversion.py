@@ -7,7 +7,6 @@ docs/methods/deep_inversion.md, eq. 1.)
 
 import dataclasses
 import functools
-from typing import Any
 from typing import NamedTuple
 
 import jax
@@ -21,9 +20,11 @@ from jaxpmi.augment import resized_crop
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.doors import check_key
 from jaxpmi.doors import check_labels
+from jaxpmi.doors import check_measured
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion import priors
 from jaxpmi.inversion import spectrum
+from jaxpmi.inversion.memory_check import with_layer_moments
 from jaxpmi.inversion.own_terms import OwnTerm
 from jaxpmi.inversion.own_terms import add_own_terms
 from jaxpmi.inversion.own_terms import find_own_terms
@@ -48,7 +49,6 @@ class _Problem(NamedTuple):
     teacher: Network
     student: Network | None
     class_mask: jax.Array  # bool[C]
-    stored: dict[str, Any]  # moments of layer inputs that are aimed at
     rates: tuple[jax.Array, ...]  # per stage, f32[S]: the learning rate of every step
 
 
@@ -178,6 +178,9 @@ def deep_inversion(
         competition without a student, or a network that keeps no moments.
     """
     config = DeepInversionConfig() if config is None else config
+    network = with_layer_moments(network, memory)
+    if config.statistics_weight > 0:
+        check_measured(network)
     check_labels(network, labels)
     check_key(key)
     labels = jnp.asarray(labels)
@@ -190,11 +193,8 @@ def deep_inversion(
     _check_labels(labels, mask)
     # Rates are data: another learning rate needs no other program.
     rates = tuple(learning_rates(config, num_steps) for num_steps in config.stage_steps)
-    stored = network.variables.batch_stats
-    if memory is not None and memory.layer_moments:
-        stored = memory.layer_moments
     solution = _solve(
-        _Problem(network, student, mask, stored, rates),
+        _Problem(network, student, mask, rates),
         labels,
         start,
         key,
@@ -290,7 +290,7 @@ def _terms(problem, labels, x, key, *, scale, config, own_terms):
         terms["statistics"] = objectives.batch_norm_distance(
             problem.teacher.model,
             moments,
-            problem.stored,
+            problem.teacher.variables.batch_stats,
             first_factor=config.first_statistics_factor,
             relative=config.statistics_distance == "relative",
         )

@@ -16,6 +16,7 @@ import optax
 from jaxpmi.config import CmiConfig
 from jaxpmi.doors import check_key
 from jaxpmi.doors import check_labels
+from jaxpmi.doors import check_measured
 from jaxpmi.inversion.cmi import global_view
 from jaxpmi.inversion.latent_search import Found
 from jaxpmi.inversion.latent_search import network_terms
@@ -73,6 +74,8 @@ def fast_dfkd(
     call `adversarial_warmup_calls`.
     """
     config = CmiConfig() if config is None else config
+    if config.statistics_weight > 0:
+        check_measured(network)
     check_labels(network, labels)
     check_key(key)
     state, solution = _call(state, network, labels, student, key, config=config)

@@ -12,6 +12,17 @@ from jaxpmi.models.blockwise import forward
 from jaxpmi.network import Network
 
 
+def with_layer_moments(network: Network, memory: Memory | None) -> Network:
+    """A network that inversion aims at what a memory has measured of its layers' inputs.
+
+    BatchNorms keep their own moments; without any that were measured it is the network itself.
+    """
+    if memory is None or not memory.layer_moments:
+        return network
+    moments = memory.layer_moments
+    return network.replace(variables=network.variables._replace(batch_stats=moments))
+
+
 def check_memory(network: Network, memory: Memory, config: InversionConfig) -> None:
     """Raises if a memory is not one of this network, as far as shapes and settings tell."""
     counts = network.num_classes, memory.class_stats.count.shape[0]

@@ -11,9 +11,11 @@ import jax.numpy as jnp
 from jaxpmi.config import InversionConfig
 from jaxpmi.doors import check_key
 from jaxpmi.doors import check_labels
+from jaxpmi.doors import check_measured
 from jaxpmi.inversion import priors
 from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.memory_check import check_memory
+from jaxpmi.inversion.memory_check import with_layer_moments
 from jaxpmi.inversion.own_terms import OwnTerm
 from jaxpmi.inversion.own_terms import find_own_terms
 from jaxpmi.inversion.per_layer import draw_start
@@ -62,6 +64,9 @@ def synthesize(
       ValueError: a label without a class, or one of a class that the memory has never seen.
     """
     config = InversionConfig() if config is None else config
+    network = with_layer_moments(network, memory)
+    if config.full_model.statistics_weight > 0:
+        check_measured(network)
     check_labels(network, labels)
     check_key(key)
     labels = jnp.asarray(labels)

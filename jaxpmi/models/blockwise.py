@@ -28,7 +28,8 @@ class Block(Protocol):
     """One inversion unit (a stem, a residual block, ...); must be hashable and immutable.
 
     A block on tokens may have a field `statistics_axis` that says per what the moments of its
-    input are kept; others keep them per channel.
+    input are kept; others keep them per channel. A block may name in `unmeasured` the entries of
+    its `batch_stats`, then a dict, that no training keeps: `remember` measures them.
     """
 
     def init(self, key: PRNGKey, input_shape: tuple[int, ...]) -> tuple[Params, Any]:

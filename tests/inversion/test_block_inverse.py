@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_network import fresh_network
 
 from jaxpmi.inversion import block_inverse
 from jaxpmi.inversion.block_inverse import fit_block_inverses
@@ -13,6 +14,8 @@ from jaxpmi.inversion.block_inverse import invert_linearly
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
+from jaxpmi.network import Head
+from jaxpmi.network import Network
 
 VIT = vit.vision_transformer(patch_size=4, width=8, depth=3, num_heads=2, features=6)
 
@@ -66,9 +69,13 @@ def orthonormal(seed, size):
     return np.linalg.qr(np.random.default_rng(seed).normal(size=(size, size)))[0].astype(np.float32)
 
 
-def variables_of(*params):
+def network_of(blocks, *params, num_classes=1):
+    """A network of linear blocks; of the rest, inverses want to know the number of classes only."""
     names = [blockwise.block_name(i) for i in range(len(params))]
-    return blockwise.Variables(dict(zip(names, params, strict=True)), dict.fromkeys(names, {}))
+    variables = blockwise.Variables(dict(zip(names, params, strict=True)), dict.fromkeys(names, {}))
+    head, ones = Head(jnp.zeros((1, num_classes))), jnp.ones(1)
+    class_names = tuple(map(str, range(num_classes)))
+    return Network(variables, head, ones, ones, Chain(blocks), (1, 1, 1), class_names)
 
 
 def batch_of(x, labels=None, weights=None):
@@ -88,10 +95,10 @@ KEY = jax.random.key(0)
 @functools.cache
 def linear_chain():
     """An orthonormal channel mix, then an orthonormal map of everything, and their inverses."""
-    model, params = Chain((Mix(), Flatten())), (orthonormal(0, 3), orthonormal(1, 48))
-    variables = variables_of(*params)
+    params = orthonormal(0, 3), orthonormal(1, 48)
     batches = [batch_of(normal(seed, 64, 4, 4, 3)) for seed in range(4)]
-    inverses = fit_block_inverses(model, variables, batches, num_classes=1, rank=2, ridge=1e-7)
+    network = network_of((Mix(), Flatten()), *params)
+    inverses = fit_block_inverses(network, batches, rank=2, ridge=1e-7)
     return params, inverses
 
 
@@ -116,9 +123,9 @@ def test_orthonormal_blocks_are_inverted_exactly():
 
 def test_nothing_is_drawn_where_the_fit_leaves_nothing():
     """Of inputs that are all alike, the residual covariance is zero and has no Cholesky factor."""
-    model, variables = Chain((Flatten(),)), variables_of(orthonormal(1, 48))
+    network = network_of((Flatten(),), orthonormal(1, 48))
     batches = [batch_of(np.zeros((64, 4, 4, 3), np.float32))]
-    (inverse,) = fit_block_inverses(model, variables, batches, num_classes=1, rank=2)
+    (inverse,) = fit_block_inverses(network, batches, rank=2)
     np.testing.assert_array_equal(inverse.residual_factor, np.zeros((2, 48)))
     np.testing.assert_allclose(inverse.residual_std, 0.0, atol=1e-6)
     drawn = invert_linearly(
@@ -129,28 +136,26 @@ def test_nothing_is_drawn_where_the_fit_leaves_nothing():
 
 @pytest.mark.parametrize("split", [1, 3])
 def test_padding_is_ignored_and_batches_add_up(split):
-    model, variables = Chain((Mix(), Pool())), variables_of(normal(0, 3, 2), ())
+    network = network_of((Mix(), Pool()), normal(0, 3, 2), (), num_classes=2)
     x, labels = normal(1, 12, 4, 4, 3), np.arange(12, dtype=np.int32) % 2
-    want = fit_block_inverses(model, variables, [batch_of(x, labels)], num_classes=2, rank=2)
+    want = fit_block_inverses(network, [batch_of(x, labels)], rank=2)
     batches = []
     for part in np.split(np.arange(12), split):
         junk = 100.0 * normal(2, 4, 4, 4, 3)
         weights = np.r_[np.ones(len(part)), np.zeros(4)]
         padded = np.r_[labels[part], 1, 1, 0, 0].astype(np.int32)
         batches.append(batch_of(np.r_[x[part], junk], padded, weights))
-    got = fit_block_inverses(model, variables, iter(batches), num_classes=2, rank=2)
+    got = fit_block_inverses(network, iter(batches), rank=2)
     assert_same(got, want, rtol=1e-3, atol=1e-3)
 
 
 def test_a_weight_of_2_is_an_image_shown_twice():
-    model, variables = Chain((Mix(), Pool())), variables_of(normal(0, 3, 2), ())
+    network = network_of((Mix(), Pool()), normal(0, 3, 2), ())
     x, weights = normal(1, 8, 4, 4, 3), np.asarray([2.0, 1, 1, 2, 1, 1, 1, 2])
-    weighted = fit_block_inverses(model, variables, [batch_of(x, None, weights)], num_classes=1)
+    weighted = fit_block_inverses(network, [batch_of(x, None, weights)])
     twice = batch_of(np.repeat(x, weights.astype(int), 0))
-    assert_same(
-        weighted, fit_block_inverses(model, variables, [twice], num_classes=1), rtol=1e-3, atol=1e-3
-    )
-    once = fit_block_inverses(model, variables, [batch_of(x)], num_classes=1)
+    assert_same(weighted, fit_block_inverses(network, [twice]), rtol=1e-3, atol=1e-3)
+    once = fit_block_inverses(network, [batch_of(x)])
     assert np.abs(weighted[0].weight - once[0].weight).max() > 1e-2
 
 
@@ -174,12 +179,7 @@ def numpy_residuals(x, labels):
 def test_residual_factor_and_std_give_the_covariance_of_the_residuals():
     x, labels = pooled_data(rank=4)
     (inverse,) = fit_block_inverses(
-        Chain((Pool(),)),
-        variables_of(()),
-        [batch_of(x, labels)],
-        num_classes=2,
-        rank=10,
-        ridge=1e-6,
+        network_of((Pool(),), (), num_classes=2), [batch_of(x, labels)], rank=10, ridge=1e-6
     )
     residuals, weight = numpy_residuals(x, labels)
     np.testing.assert_allclose(inverse.weight, weight, atol=5e-3)
@@ -194,9 +194,8 @@ def test_residual_factor_and_std_give_the_covariance_of_the_residuals():
 
 def test_rank_0_keeps_the_variances_and_too_small_a_rank_the_leading_directions():
     x, labels = pooled_data(rank=9)
-    fit = functools.partial(
-        fit_block_inverses, Chain((Pool(),)), variables_of(()), num_classes=2, ridge=1e-6
-    )
+    network = network_of((Pool(),), (), num_classes=2)
+    fit = functools.partial(fit_block_inverses, network, ridge=1e-6)
     residuals, _ = numpy_residuals(x, labels)
     covariance = residuals.T @ residuals / len(x)
     (plain,) = fit([batch_of(x, labels)], rank=0)
@@ -216,12 +215,7 @@ def test_rank_0_keeps_the_variances_and_too_small_a_rank_the_leading_directions(
 def test_draws_have_the_covariance_of_the_residuals():
     x, labels = pooled_data(rank=4)
     (inverse,) = fit_block_inverses(
-        Chain((Pool(),)),
-        variables_of(()),
-        [batch_of(x, labels)],
-        num_classes=2,
-        rank=10,
-        ridge=1e-6,
+        network_of((Pool(),), (), num_classes=2), [batch_of(x, labels)], rank=10, ridge=1e-6
     )
     residuals, weight = numpy_residuals(x, labels)
     output = jnp.broadcast_to(jnp.asarray(x[:1].mean((1, 2))), (20_000, 2))
@@ -247,9 +241,8 @@ def test_each_class_has_an_offset_of_its_own():
     pattern = np.asarray([1.0, -1.0, 0.0, 0.0], np.float32).reshape(1, 2, 2, 1)
     labels = np.arange(20, dtype=np.int32) % 2
     x = np.where(labels == 0, 1.0, -1.0).reshape(-1, 1, 1, 1).astype(np.float32) * pattern
-    (inverse,) = fit_block_inverses(
-        Chain((Pool(),)), variables_of(()), [batch_of(x, labels)], num_classes=3
-    )
+    network = network_of((Pool(),), (), num_classes=3)
+    (inverse,) = fit_block_inverses(network, [batch_of(x, labels)])
     feature = np.zeros((2, 1), np.float32)
     got = invert_linearly(inverse, feature, np.asarray([0, 1]), KEY, input_shape=(2, 2, 1))
     np.testing.assert_allclose(got, np.concatenate([pattern, -pattern]), atol=2e-2)
@@ -282,14 +275,14 @@ def test_odd_sizes_are_padded_by_their_edge_and_cut_again():
 )
 def test_initial_inverses_have_the_shapes_of_fitted_ones(model, size):
     shape = (size, size, 1)
-    variables = blockwise.init_variables(model, jax.random.key(0), shape)
-    zeros = init_block_inverses(model, variables, shape, num_classes=3, rank=2)
-    fit = functools.partial(fit_block_inverses, model, variables, num_classes=3, rank=2)
+    network = fresh_network(model, num_classes=3, image_shape=shape)
+    zeros = init_block_inverses(network, rank=2)
+    fit = functools.partial(fit_block_inverses, network, rank=2)
     fitted = jax.eval_shape(lambda *batch: fit([batch]), *batch_of(normal(0, 4, *shape)))
     assert jax.tree.map(lambda z: (z.shape, z.dtype), zeros) == jax.tree.map(
         lambda f: (f.shape, f.dtype), fitted
     )
-    shapes = blockwise.block_input_shapes(model, variables, shape)
+    shapes = blockwise.block_input_shapes(model, network.variables, shape)
     for block, inverse, inputs, outputs in zip(
         model.blocks, zeros, shapes, shapes[1:], strict=False
     ):
@@ -311,12 +304,9 @@ def test_tokens_are_inverted_exactly_where_the_map_is_invertible():
         def apply(self, params, batch_stats, x, *, train):
             return x @ params + shift, {}
 
-    model = Chain((Tokens(), blockwise.Stack(Shifted(), 2)))
-    variables = blockwise.Variables(
-        {"block00": kernel[0], "block01": kernel[1:]}, {"block00": (), "block01": ()}
-    )
+    network = network_of((Tokens(), blockwise.Stack(Shifted(), 2)), kernel[0], kernel[1:])
     batch = (x, labels, jnp.ones(50))
-    first, stack = fit_block_inverses(model, variables, [batch], num_classes=1, ridge=1e-8)
+    first, stack = fit_block_inverses(network, [batch], ridge=1e-8)
     assert stack.weight.shape == (2, 6 + 4, 6)
     inputs = [x, x @ kernel[0]]
     inputs += [inputs[-1] @ kernel[1] + shift]
@@ -332,24 +322,24 @@ def test_a_volume_is_an_error_that_says_what_to_do():
     batch = batch_of(normal(0, 4, 2, 2, 3))
     message = r"got \(4, 2, 2, 3, 1\); use per_layer.start='gaussian' for this network"
     with pytest.raises(ValueError, match=message):
-        fit_block_inverses(Chain((Volume(),)), variables_of(()), [batch], num_classes=1)
+        fit_block_inverses(network_of((Volume(),), ()), [batch])
 
 
 def test_no_images_are_an_error():
     with pytest.raises(ValueError, match="got no batch of images; give at least one"):
-        fit_block_inverses(Chain((Pool(),)), variables_of(()), [], num_classes=1)
+        fit_block_inverses(network_of((Pool(),), ()), [])
 
 
 def test_blocks_before_the_first_have_no_inverse():
     """Fitted to the inputs of a block, the inverses from there on are those fitted to images."""
     rng = np.random.default_rng(0)
-    variables = blockwise.init_variables(VIT, jax.random.key(0), (8, 8, 1))
+    network = fresh_network(VIT, num_classes=3, image_shape=(8, 8, 1))
     images = jnp.asarray(rng.standard_normal((16, 8, 8, 1), np.float32))
-    rest, options = (jnp.asarray(np.arange(16) % 3), jnp.ones(16)), {"num_classes": 3, "rank": 4}
-    whole = fit_block_inverses(VIT, variables, [(images, *rest)], **options)
-    maps = blockwise.block_input(VIT, variables, images, 1)
-    part = fit_block_inverses(VIT, variables, [(maps, *rest)], first_block=1, **options)
-    empty = init_block_inverses(VIT, variables, (8, 8, 1), first_block=1, **options)
+    rest = jnp.asarray(np.arange(16) % 3), jnp.ones(16)
+    whole = fit_block_inverses(network, [(images, *rest)], rank=4)
+    maps = blockwise.block_input(VIT, network.variables, images, 1)
+    part = fit_block_inverses(network, [(maps, *rest)], rank=4, first_block=1)
+    empty = init_block_inverses(network, rank=4, first_block=1)
     assert part[0] == empty[0] == () and len(part) == len(empty) == len(whole)
     for ours, zeros, wanted in zip(*map(jax.tree.leaves, (part, empty, whole[1:])), strict=True):
         assert ours.shape == zeros.shape

@@ -9,20 +9,25 @@ import pytest
 from small_network import MEAN
 from small_network import SHAPE
 from small_network import STD
+from small_network import as_network
+from small_network import fresh_network
 from small_network import trained
 
+from jaxpmi.augment import denormalise
 from jaxpmi.augment import padded_crop
 from jaxpmi.config import CmiConfig
+from jaxpmi.inversion import cmi as cmi_module
 from jaxpmi.inversion import contrast
 from jaxpmi.inversion import latent_search
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion.cmi import cmi
 from jaxpmi.inversion.cmi import init_cmi
 from jaxpmi.inversion.cmi import two_views
-from jaxpmi.inversion.latent_search import Networks
+from jaxpmi.inversion.synthetic import label_agreement
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
+from jaxpmi.network import Head
 
 CONFIG = CmiConfig(
     batch_size=8,
@@ -42,38 +47,23 @@ STUDENT_MODEL = resnet.ResNet((resnet.Stem(3), resnet.ResidualBlock(4, stride=2,
 @functools.cache
 def student():
     variables = blockwise.init_variables(STUDENT_MODEL, jax.random.key(5), SHAPE)
-    return variables, jnp.asarray(np.random.default_rng(0).normal(size=(4, 4)), jnp.float32)
+    head = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    return as_network(STUDENT_MODEL, variables, head)
 
 
-def fresh(config=CONFIG, seed=0, model=None, variables=None):
-    net = trained()
-    return init_cmi(
-        jax.random.key(seed),
-        variables or net.variables,
-        SHAPE,
-        mean=MEAN,
-        model=model or net.model,
-        config=config,
-    )
+def fresh(config=CONFIG, seed=0):
+    return init_cmi(trained().network, jax.random.key(seed), config=config)
 
 
-def call(state, seed, config=CONFIG, *, against=None, labels=LABELS):
-    """Invert the small network once; a state of which parts are to be used again is copied."""
-    net = trained()
-    return cmi(
-        jax.tree.map(jnp.array, state),
-        net.variables,
-        net.head,
-        labels,
-        against,
-        jax.random.key(seed),
-        mean=MEAN,
-        std=STD,
-        image_shape=SHAPE,
-        model=net.model,
-        student_model=None if against is None else STUDENT_MODEL,
-        config=config,
-    )
+def call(state, seed, config=CONFIG, *, labels=LABELS, student=None):
+    """Invert the small network once; a state of which parts are to be used again is copied.
+
+    The images of the solution are not yet rounded to what is stored.
+    """
+    state, network = jax.tree.map(jnp.array, state), trained().network
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cmi_module, "as_stored", lambda network, solution, labels: solution)
+        return cmi(state, network, labels, jax.random.key(seed), config=config, student=student)
 
 
 @functools.cache
@@ -81,14 +71,13 @@ def calls():
     """States and solutions of three calls in a row, the bank being full after the second."""
     state, history = fresh(), []
     for seed in range(3):
-        state, solution = call(state, seed, against=student())
+        state, solution = call(state, seed, student=student())
         history.append((state, solution))
     return history
 
 
 def embed(images):
-    net = trained()
-    return contrast.embed(contrast.observe(net.model, net.variables, images).moments)
+    return contrast.embed(contrast.observe(trained().network, images).moments)
 
 
 def test_images_are_valid_and_the_loss_is_that_of_the_best_step():
@@ -104,6 +93,16 @@ def test_images_are_valid_and_the_loss_is_that_of_the_best_step():
         np.testing.assert_allclose(total, solution.loss, rtol=1e-5)
         assert solution.terms["adversarial"] <= 0.0
         assert jax.tree.structure(state) == jax.tree.structure(fresh())
+
+
+def test_images_are_returned_as_they_are_stored_with_the_share_that_is_right():
+    network, want = trained().network, calls()[0][1]
+    state, got = cmi(fresh(), network, LABELS, jax.random.key(0), config=CONFIG, student=student())
+    assert got.images.dtype == np.uint8 and got.images.std() > 1
+    np.testing.assert_array_equal(got.images, denormalise(want.x, MEAN, STD))
+    np.testing.assert_array_equal(got.losses, want.losses)
+    assert got.loss == want.loss and got.terms == want.terms and bool(got.finite)
+    assert got.agreement == label_agreement(network, got.images, LABELS)
 
 
 def test_the_bank_remembers_the_best_images_and_the_head_goes_on():
@@ -144,11 +143,11 @@ def test_rows_of_the_bank_are_statistics_of_a_local_and_of_the_global_view():
     np.testing.assert_allclose(whole, want, rtol=1e-3, atol=1e-4)
     assert (np.abs(local - want).max(1) > 1e-2).all()
     # And so are the terms: those of the images, beside an empty bank.
-    net = trained()
+    net = trained().network
     outputs = blockwise.forward(net.model, net.variables, solution.x)
     distance = objectives.batch_norm_distance(net.model, outputs.moments, net.variables.batch_stats)
     np.testing.assert_allclose(solution.terms["statistics"], distance, rtol=1e-4)
-    error = objectives.class_cross_entropy(outputs.features @ net.head, LABELS)
+    error = objectives.class_cross_entropy(outputs.features @ net.head.kernel, LABELS)
     np.testing.assert_allclose(solution.terms["cross_entropy"], error, rtol=1e-3)
 
 
@@ -161,7 +160,7 @@ def test_a_full_bank_counts_on_the_very_next_call():
 
 
 def test_every_call_starts_afresh_and_the_key_decides():
-    state, solution = call(fresh(), 0, against=student())
+    state, solution = call(fresh(), 0, student=student())
     want_state, want = calls()[0]
     np.testing.assert_array_equal(solution.x, want.x)
     jax.tree.map(np.testing.assert_array_equal, state, want_state)
@@ -170,11 +169,11 @@ def test_every_call_starts_afresh_and_the_key_decides():
 
 def test_longer_runs_find_the_labels_without_a_student():
     config = dataclasses.replace(CONFIG, num_steps=150, learning_rate=2e-2)
-    net = trained()
+    net = trained().network
     _, solution = call(fresh(config), 3, config)
     assert set(solution.terms) == {"statistics", "cross_entropy", "contrastive"}
     features = blockwise.forward(net.model, net.variables, solution.x).features
-    assert ((features @ net.head).argmax(1) == LABELS).mean() >= 0.75
+    assert (net.head(features).argmax(1) == LABELS).mean() >= 0.75
     assert solution.terms["statistics"] < 0.7 * solution.losses[0]
 
 
@@ -203,22 +202,22 @@ def test_views():
 
 
 def test_terms_of_the_networks():
-    net, images = trained(), trained().images[:8]
+    net, images = trained().network, trained().images[:8]
     outputs = blockwise.forward(net.model, net.variables, images)
-    networks = Networks(net.variables, net.head, student())
     names = ("statistics", "cross_entropy", "adversarial")
     terms = functools.partial(
-        latent_search.network_terms, model=net.model, student_model=STUDENT_MODEL
-    )
-    got = terms(images, outputs.features, outputs.moments, LABELS, networks, names=names)
+        latent_search.network_terms, images, outputs.features, outputs.moments, LABELS, net,
+        student(),
+    )  # fmt: skip
+    got = terms(names=names)
     assert tuple(got) == names
-    variables, head = student()
-    guesses = blockwise.forward(STUDENT_MODEL, variables, images).features @ head
-    logits = outputs.features @ net.head
+    shown = blockwise.forward(STUDENT_MODEL, student().variables, images).features
+    guesses = shown @ student().head.kernel
+    logits = outputs.features @ net.head.kernel
     np.testing.assert_allclose(
         got["adversarial"], -objectives.agreed_divergence(logits, guesses), rtol=1e-5
     )
-    assert terms(images, outputs.features, outputs.moments, LABELS, networks, names=()) == {}
+    assert terms(names=()) == {}
 
 
 def test_weights_of_0_and_no_student_leave_terms_out():
@@ -230,25 +229,13 @@ def test_weights_of_0_and_no_student_leave_terms_out():
 
 def test_a_transformer_is_inverted_too():
     model = vit.vision_transformer(patch_size=4, width=8, depth=2, num_heads=2, features=5)
-    variables = blockwise.init_variables(model, jax.random.key(0), SHAPE)
+    kernel = jnp.ones((5, 4)) * jnp.arange(4.0)[None]
+    network = fresh_network(model).replace(head=Head(kernel))
     config = dataclasses.replace(CONFIG, num_steps=3)
-    state = fresh(config, model=model, variables=variables)
+    state = init_cmi(network, jax.random.key(0), config=config)
     assert state.bank.rows.shape == (16, 2 * 2 * 2 * 8)  # two layers of two blocks
-    state, solution = cmi(
-        state,
-        variables,
-        jnp.ones((5, 4)) * jnp.arange(4.0)[None],
-        LABELS,
-        None,
-        jax.random.key(0),
-        mean=MEAN,
-        std=STD,
-        image_shape=SHAPE,
-        model=model,
-        student_model=None,
-        config=config,
-    )
-    assert bool(solution.finite) and solution.terms["statistics"] > 0.0
+    state, synthetic = cmi(state, network, LABELS, jax.random.key(0), config=config)
+    assert bool(synthetic.finite) and synthetic.terms["statistics"] > 0.0
 
 
 def test_a_batch_that_does_not_fill_the_bank_is_an_error():

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_network import as_network
 
 from jaxpmi.inversion import contrast
 from jaxpmi.models import blockwise
@@ -30,10 +31,14 @@ def normal(seed, *shape):
 
 @functools.cache
 def network(name):
-    """Variables whose running moments are not the initial ones, of which much is 0."""
+    """One whose running moments are not the initial ones, of which much is 0."""
     variables = blockwise.init_variables(MODELS[name], jax.random.key(0), SHAPE)
     rng = np.random.default_rng(1)
-    return jax.tree.map(lambda a: a + rng.uniform(0.1, 0.5, a.shape).astype(np.float32), variables)
+    variables = jax.tree.map(
+        lambda a: a + rng.uniform(0.1, 0.5, a.shape).astype(np.float32), variables
+    )
+    *_, dim = blockwise.block_input_shapes(MODELS[name], variables, SHAPE)[-1]
+    return as_network(MODELS[name], variables, jnp.zeros((dim, 2)), image_shape=SHAPE)
 
 
 @functools.cache
@@ -53,9 +58,9 @@ def loss(params, local, whole, remembered, held, temperature=0.3):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_one_pass_of_single_images_shows_all_that_one_of_the_batch_does(name):
-    model, variables, images = MODELS[name], network(name), normal(0, 6, *SHAPE)
-    shown = jax.jit(functools.partial(contrast.observe, model))(variables, images)
-    whole = jax.jit(functools.partial(blockwise.forward, model))(variables, images)
+    net, images = network(name), normal(0, 6, *SHAPE)
+    shown = jax.jit(contrast.observe)(net, images)
+    whole = jax.jit(functools.partial(blockwise.forward, net.model))(net.variables, images)
     np.testing.assert_allclose(shown.features, whole.features, rtol=1e-4, atol=1e-5)
     merged = contrast.batch_moments(shown.moments)
     assert jax.tree.structure(merged) == jax.tree.structure(whole.moments)
@@ -65,17 +70,17 @@ def test_one_pass_of_single_images_shows_all_that_one_of_the_batch_does(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_an_embedding_is_the_means_over_space_of_all_layer_inputs(name):
-    model, variables, images = MODELS[name], network(name), normal(0, 3, *SHAPE)
-    got = contrast.embed(contrast.observe(model, variables, images).moments)
+    net, images = network(name), normal(0, 3, *SHAPE)
+    got = contrast.embed(contrast.observe(net, images).moments)
     assert got.shape == (3, WIDTH[name])
     for i, image in enumerate(images):
-        moments = blockwise.forward(model, variables, image[None]).moments
+        moments = blockwise.forward(net.model, net.variables, image[None]).moments
         layers = jax.tree.leaves(moments, is_leaf=lambda node: isinstance(node, Moments))
         want = np.concatenate([np.ravel(layer.mean) for layer in layers])
         np.testing.assert_allclose(got[i], want, rtol=1e-4, atol=1e-5)
     # Of the first layer, from the convolution itself.
     if name == "resnet":
-        params = variables.params["block00"]
+        params = net.variables.params["block00"]
         want = np.asarray(resnet.layers.conv(images, params["conv"])).mean((1, 2))
         assert any(np.allclose(got[:, j : j + 4], want, atol=1e-5) for j in range(WIDTH[name] - 3))
 
@@ -85,7 +90,8 @@ def test_a_network_that_keeps_no_moments_is_an_error():
     variables = blockwise.Variables(
         {"block00": model.blocks[0].init(jax.random.key(0), SHAPE)[0]}, {"block00": {}}
     )
-    shown = contrast.observe(model, variables, normal(0, 2, *SHAPE))
+    net = as_network(model, variables, jnp.zeros((4, 2)), image_shape=SHAPE)
+    shown = contrast.observe(net, normal(0, 2, *SHAPE))
     with pytest.raises(ValueError, match="the teacher keeps no moments of any layer"):
         contrast.embed(shown.moments)
 

@@ -6,16 +6,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_network import MEAN
-from small_network import SHAPE
 from small_network import STD
 from small_network import trained
 
+from jaxpmi.augment import denormalise
 from jaxpmi.config import CmiConfig
 from jaxpmi.inversion import fast_dfkd as fast
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion.latent_search import to_normalised
 from jaxpmi.inversion.pixel_generator import generate_pixels
+from jaxpmi.inversion.synthetic import label_agreement
 from jaxpmi.models import blockwise
+from jaxpmi.network import Head
 
 CONFIG = CmiConfig(
     num_steps=1,
@@ -34,26 +36,15 @@ LABELS = np.arange(8, dtype=np.int32) % 4
 @functools.cache
 def fresh():
     """Before any call; copied before it is used, which donates it."""
-    return fast.init_fast_dfkd(
-        jax.random.key(0), trained().variables, SHAPE, mean=jnp.asarray(MEAN), config=CONFIG
-    )
+    return fast.init_fast_dfkd(trained().network, jax.random.key(0), config=CONFIG)
 
 
-def call(state, seed, config=CONFIG, against=None):
-    net = trained()
-    return fast.fast_dfkd(
-        jax.tree.map(jnp.array, state),
-        net.variables,
-        net.head,
-        LABELS,
-        against,
-        jax.random.key(seed),
-        mean=MEAN,
-        std=STD,
-        model=net.model,
-        student_model=None if against is None else net.model,
-        config=config,
-    )
+def call(state, seed, config=CONFIG, student=None):
+    """The next state, and the solution, whose images are not yet rounded to what is stored."""
+    state, network, key = jax.tree.map(jnp.array, state), trained().network, jax.random.key(seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast, "as_stored", lambda network, solution, labels: solution)
+        return fast.fast_dfkd(state, network, LABELS, key, config=config, student=student)
 
 
 def latents(seed):
@@ -66,16 +57,16 @@ def images_of(generator, seed):
 
 
 def moments_of(images):
-    net = trained()
+    net = trained().network
     return blockwise.forward(net.model, net.variables, images).moments
 
 
 def plain_loss(generator, seed):
     """What a first call minimises, in one line per term."""
-    net = trained()
+    net = trained().network
     outputs = blockwise.forward(net.model, net.variables, images_of(generator, seed))
     distance = objectives.batch_norm_distance(net.model, outputs.moments, net.variables.batch_stats)
-    return distance + objectives.class_cross_entropy(outputs.features @ net.head, LABELS)
+    return distance + objectives.class_cross_entropy(outputs.features @ net.head.kernel, LABELS)
 
 
 def assert_trees_close(got, want, **tolerance):
@@ -92,6 +83,17 @@ def test_the_first_call_has_the_plain_loss():
     assert state.num_calls == 1 and bool(solution.finite)
 
 
+def test_images_are_returned_as_they_are_stored_with_the_share_that_is_right():
+    network, (_, want) = trained().network, call(fresh(), 1)
+    start = jax.tree.map(jnp.array, fresh())
+    _, got = fast.fast_dfkd(start, network, LABELS, jax.random.key(1), config=CONFIG)
+    assert got.images.dtype == np.uint8 and got.images.std() > 1
+    np.testing.assert_array_equal(got.images, denormalise(want.x, MEAN, STD))
+    np.testing.assert_array_equal(got.losses, want.losses)
+    assert got.loss == want.loss and got.terms == want.terms and bool(got.finite)
+    assert got.agreement == label_agreement(network, got.images, LABELS)
+
+
 def test_statistics_are_a_moving_average_over_calls():
     one, _ = call(fresh(), 1)
     first = moments_of(images_of(fresh().generator, 1))
@@ -101,7 +103,7 @@ def test_statistics_are_a_moving_average_over_calls():
     want = jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, first, second)
     assert_trees_close(two.statistics, want, rtol=1e-3, atol=1e-4)
     # The second call compares what that average would become.
-    net = trained()
+    net = trained().network
     distance = objectives.batch_norm_distance(net.model, want, net.variables.batch_stats)
     np.testing.assert_allclose(solution.terms["statistics"], distance, rtol=1e-3)
     # A momentum of 0 is the plain loss, whatever was before.
@@ -188,11 +190,12 @@ def test_the_first_layer_is_drawn_anew_at_its_call():
 
 def test_the_student_counts_from_its_call_on():
     """A student that is sure of less than the teacher, of whose classes it names every one."""
-    net = trained()
+    network = trained().network
+    student = network.replace(head=Head(0.5 * network.head.kernel))
     config = dataclasses.replace(CONFIG, adversarial_weight=10.0)
     for calls_before, weight in ((0, 0.0), (1, 10.0), (5, 10.0)):
         state = fresh()._replace(num_calls=jnp.asarray(calls_before))
-        _, solution = call(state, 1, config, (net.variables, 0.5 * net.head))
+        _, solution = call(state, 1, config, student)
         terms = {name: float(term) for name, term in solution.terms.items()}
         assert terms["adversarial"] < -1e-3
         total = terms["statistics"] + terms["cross_entropy"] + weight * terms["adversarial"]

@@ -5,16 +5,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_network import as_network
 
+from jaxpmi.augment import pixel_range
 from jaxpmi.config import FullModelConfig
+from jaxpmi.config import InversionConfig
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion import priors
-from jaxpmi.inversion.full_model import PixelStats
 from jaxpmi.inversion.full_model import learning_rates
 from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
+from jaxpmi.network import Head
+from jaxpmi.remember import empty_memory
 from jaxpmi.types import Moments
 
 SHAPE, NUM_CLASSES, BATCH = (8, 8, 2), 3, 6
@@ -29,7 +33,8 @@ OFF = FullModelConfig(
     clip_pixels=False,
 )
 WEIGHTS = ("feature", "cross_entropy", "statistics", "pixel_statistics", "total_variation")
-LOW, HIGH = np.asarray([-1.0, -0.5], np.float32), np.asarray([1.5, 2.0], np.float32)
+MEAN, STD = np.asarray([0.4, 0.2], np.float32), np.asarray([0.4, 0.4], np.float32)
+LOW, HIGH = (np.asarray(limit) for limit in pixel_range(MEAN, STD))  # [-1, -0.5], [1.5, 2]
 KEY = jax.random.key(0)
 
 
@@ -38,12 +43,14 @@ def normal(seed, *shape):
 
 
 @functools.cache
-def variables():
-    """A random network whose every gamma is alive."""
+def network():
+    """A random one whose every gamma is alive."""
     fresh = blockwise.init_variables(MODEL, jax.random.key(0), SHAPE)
     leaves, structure = jax.tree.flatten(fresh.params)
     leaves = [x + 0.3 * normal(i, *x.shape) for i, x in enumerate(leaves)]
-    return fresh._replace(params=jax.tree.unflatten(structure, leaves))
+    variables = fresh._replace(params=jax.tree.unflatten(structure, leaves))
+    head = Head(jnp.asarray(3.0 * normal(4, 4, NUM_CLASSES)))
+    return as_network(MODEL, variables, head, image_shape=SHAPE, mean=MEAN, std=STD)
 
 
 def targets(labels=(0, 1, 1, 0, 1, 0)):
@@ -51,35 +58,38 @@ def targets(labels=(0, 1, 1, 0, 1, 0)):
     return Targets(
         jnp.asarray(normal(3, BATCH, 4)),
         jnp.asarray(labels, jnp.int32),
-        jnp.asarray(3.0 * normal(4, 4, NUM_CLASSES)),
+        network().head,
         jnp.asarray(mask),
     )
 
 
-def pixels():
+def memory():
+    """Of which refinement reads what is known of pixels."""
     moments = Moments(jnp.asarray(normal(5, *SHAPE)), jnp.asarray(normal(6, *SHAPE) ** 2 + 0.1))
     histogram = jnp.ones((256, SHAPE[-1]))
     spectrum = jnp.ones((SHAPE[0], SHAPE[1] // 2 + 1, SHAPE[2]))
-    return PixelStats(jnp.asarray(LOW), jnp.asarray(HIGH), moments, histogram, spectrum)
+    empty = empty_memory(network(), InversionConfig())
+    return empty._replace(pixels=moments, histogram=histogram, spectrum=spectrum)
 
 
 def refine(config, start=None, key=KEY, goal=None):
     start = jnp.asarray(2.0 * normal(1, BATCH, *SHAPE)) if start is None else start
     goal = targets() if goal is None else goal
-    return refine_images(variables(), start, goal, pixels(), key, model=MODEL, config=config)
+    return refine_images(network(), start, goal, memory(), key, config=config)
 
 
 def unweighted_terms(x):
     """Every term at images x, written out."""
-    out, goal, stats = blockwise.forward(MODEL, variables(), x), targets(), pixels()
-    logits = np.asarray(out.features @ goal.head, np.float64)[:, :2]  # class 2 is not seen
+    variables, goal = network().variables, targets()
+    out = blockwise.forward(MODEL, variables, x)
+    logits = np.asarray(out.features @ goal.head.kernel, np.float64)[:, :2]  # class 2 is not seen
     picked = logits[np.arange(BATCH), np.asarray(goal.labels)]
     batch = Moments(x.mean(0), x.var(0))
     return {
         "feature_match": np.square(out.features - goal.features).mean(),
         "cross_entropy": (np.log(np.exp(logits).sum(1)) - picked).mean(),
-        "statistics": objectives.statistics_loss(out.moments, variables().batch_stats),
-        "pixel_statistics": objectives.moment_kl(batch, stats.moments),
+        "statistics": objectives.statistics_loss(out.moments, variables.batch_stats),
+        "pixel_statistics": objectives.moment_kl(batch, memory().pixels),
         "total_variation": priors.total_variation(x),
     }
 
@@ -155,7 +165,8 @@ def test_labels_are_reached():
     for labels in ([0, 1, 1, 0, 1, 0], [1, 0, 0, 1, 0, 1]):
         goal = targets(labels)
         solution = refine(config, goal=goal)
-        logits = blockwise.forward(MODEL, variables(), solution.x).features @ goal.head
+        logits = blockwise.forward(MODEL, network().variables, solution.x).features
+        logits = logits @ goal.head.kernel
         np.testing.assert_array_equal(logits[:, :2].argmax(1), labels)
 
 
@@ -209,7 +220,8 @@ def test_weights_are_boosted_only_if_asked():
     """From the very images of the target features that term can only grow: boosting pulls back."""
     config = dataclasses.replace(OFF, feature_weight=1.0, statistics_weight=1.0)
     start = 2.0 * normal(1, BATCH, *SHAPE)
-    goal = targets()._replace(features=blockwise.forward(MODEL, variables(), start).features)
+    features = blockwise.forward(MODEL, network().variables, start).features
+    goal = targets()._replace(features=features)
     plain = refine(config, jnp.asarray(start), goal=goal)
     config = dataclasses.replace(config, boost_weights=True)
     boosted = refine(config, jnp.asarray(start), goal=goal)
@@ -230,8 +242,8 @@ def test_the_start_is_donated_and_new_data_is_not_compiled_again():
 def test_the_spectrum_term_pulls_the_batch_to_the_real_amplitudes():
     config = dataclasses.replace(OFF, spectrum_weight=1.0, num_steps=40, learning_rate=0.2)
     start = jnp.asarray(normal(1, BATCH, *SHAPE))
-    before = float(priors.spectrum_distance(start, pixels().spectrum))
-    after = float(priors.spectrum_distance(refine(config, jnp.copy(start)).x, pixels().spectrum))
+    before = float(priors.spectrum_distance(start, memory().spectrum))
+    after = float(priors.spectrum_distance(refine(config, jnp.copy(start)).x, memory().spectrum))
     assert after < 0.1 * before
 
 
@@ -242,7 +254,7 @@ def test_the_histogram_term_pulls_pixels_to_the_real_values():
 
     def distance(x):
         unit = (x - LOW.reshape(1, 1, 1, -1)) / (HIGH - LOW).reshape(1, 1, 1, -1)
-        return float(priors.histogram_distance(unit.reshape(-1, 2), pixels().histogram))
+        return float(priors.histogram_distance(unit.reshape(-1, 2), memory().histogram))
 
     before, after = distance(start), distance(refine(config, jnp.copy(start)).x)
     assert after < 0.5 * before

@@ -4,15 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_network import as_network
 
 from jaxpmi.inversion import generator
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
+from jaxpmi.network import Head
 
 SHAPE, NUM_CLASSES = (8, 8, 1), 5
 MODEL = resnet.ResNet((resnet.Stem(4), resnet.ResidualBlock(6, stride=2, pool=True)))
 SEEN = np.asarray([1, 1, 1, 0, 0], np.float32)
-SETTINGS = {"model": MODEL, "num_steps": 40, "batch_size": 16, "learning_rate": 1e-2}
+SETTINGS = {"num_steps": 40, "batch_size": 16, "learning_rate": 1e-2}
 TERMS = {"content", "balance", "statistics", "prior"}
 
 generate = jax.jit(generator.generate, static_argnames="train")
@@ -28,13 +30,13 @@ def fresh():
 def teacher():
     variables = blockwise.init_variables(MODEL, jax.random.key(1), SHAPE)
     head = np.random.default_rng(0).normal(size=(6, NUM_CLASSES)).astype(np.float32)
-    return variables, 5.0 * head
+    return as_network(MODEL, variables, 5.0 * head, image_shape=SHAPE)
 
 
 def train(state, seed, seen=SEEN, **weights):
     weights = dict.fromkeys(TERMS, 1.0) | weights
     return generator.train_generator(
-        state, *teacher(), seen, jax.random.key(seed), weights=weights, **SETTINGS
+        state, teacher(), seen, jax.random.key(seed), weights=weights, **SETTINGS
     )
 
 
@@ -117,38 +119,38 @@ def test_another_set_of_seen_classes_does_not_retrace(monkeypatch):
         seen = (np.arange(NUM_CLASSES) < 2 * task).astype(np.float32)
         settings = SETTINGS | {"num_steps": 3, "learning_rate": 1e-3 * task}
         generator.train_generator.eval_shape(
-            fresh(), *teacher(), seen, jax.random.key(task), **settings
+            fresh(), teacher(), seen, jax.random.key(task), **settings
         )
         num_traces.append(len(traces))
     assert num_traces[0] > 0 and num_traces[1] == num_traces[0]
 
 
 def test_unseen_classes_have_no_say():
-    variables, head = teacher()
     images = np.random.default_rng(2).normal(size=(16, *SHAPE)).astype(np.float32)
-    terms = jax.jit(functools.partial(generator.generator_terms, model=MODEL))
-    loud = head.copy()
-    loud[:, 3:] += 100.0
-    want, got = (terms(variables, h, SEEN, images) for h in (head, loud))
+    terms = jax.jit(generator.generator_terms)
+    kernel = teacher().head.kernel
+    loud = teacher().replace(head=Head(kernel.at[:, 3:].add(100.0)))
+    want, got = (terms(network, SEEN, images) for network in (teacher(), loud))
     for name in TERMS:
         np.testing.assert_allclose(got[name], want[name], rtol=1e-5)
-    assert terms(variables, loud, np.ones(5, np.float32), images)["balance"] != want["balance"]
-    features = blockwise.forward(MODEL, variables, images).features
-    labels = generator.label_images(variables, loud, SEEN, images, model=MODEL)
-    np.testing.assert_array_equal(labels, np.argmax(features @ head[:, :3], axis=1))
-    assert (np.argmax(features @ loud, axis=1) >= 3).all()
+    assert terms(loud, np.ones(5, np.float32), images)["balance"] != want["balance"]
+    features = blockwise.forward(MODEL, teacher().variables, images).features
+    labels = generator.label_images(loud, SEEN, images)
+    np.testing.assert_array_equal(labels, np.argmax(features @ kernel[:, :3], axis=1))
+    assert (np.argmax(features @ loud.head.kernel, axis=1) >= 3).all()
 
 
 def test_terms_vanish_on_data_that_has_them_right():
     """Constant images whose moments the teacher stores: no statistics and no prior loss."""
-    variables, head = teacher()
+    variables = teacher().variables
     images = np.tile(np.linspace(-1.0, 1.0, 16, dtype=np.float32)[:, None, None, None], (1, *SHAPE))
     moments = blockwise.forward(MODEL, variables, images).moments
     # Deeper layers see moments that depend on the running ones before them, so settle in order.
     for _ in range(4):
         variables = variables._replace(batch_stats=moments)
         moments = blockwise.forward(MODEL, variables, images).moments
-    terms = generator.generator_terms(variables, head, SEEN, images, model=MODEL)
+    network = teacher().replace(variables=variables)
+    terms = generator.generator_terms(network, SEEN, images)
     np.testing.assert_allclose(terms["statistics"], 0.0, atol=1e-5)
     np.testing.assert_allclose(terms["prior"], 0.0, atol=1e-10)
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from small_network import NUM_CLASSES
 from small_network import SHAPE
+from small_network import as_network
 from small_network import block_inputs
+from small_network import fresh_network
 from small_network import trained
 
 from jaxpmi.config import PerLayerConfig
@@ -22,6 +24,7 @@ from jaxpmi.inversion.per_layer import search_block
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
+from jaxpmi.network import Head
 from jaxpmi.types import Moments
 
 KEY = jax.random.key(0)
@@ -38,7 +41,7 @@ def normal(seed, *shape):
 def targets(features, labels):
     net = trained()
     mask = jnp.ones(NUM_CLASSES, bool)
-    return Targets(jnp.asarray(features), jnp.asarray(labels), net.head, mask)
+    return Targets(jnp.asarray(features), jnp.asarray(labels), net.network.head, mask)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +75,10 @@ def test_a_realisable_target_is_approached_at_every_block(index):
     """By the published start and weight, and the rate of its grid that suits this network."""
     net, values = trained(), block_inputs()
     name = blockwise.block_name(index)
-    moments = net.knowledge.block_inputs[index]
+    moments = net.memory.block_inputs[index]
     start = draw_start(moments, values[index].shape[1:], KEY, values[index])
-    params, batch_stats = net.variables.params[name], net.variables.batch_stats[name]
-    block = net.model.blocks[index]
+    params, batch_stats = (part[name] for part in net.network.variables)
+    block = net.network.model.blocks[index]
     solution = invert_block(
         params,
         batch_stats,
@@ -105,7 +108,7 @@ def test_a_realisable_target_is_approached_at_every_block(index):
 
 def test_the_input_term_may_be_left_out():
     net, values = trained(), block_inputs()
-    params, batch_stats = (part["block00"] for part in net.variables)
+    params, batch_stats = (part["block00"] for part in net.network.variables)
     config = dataclasses.replace(PUBLISHED, num_steps=1)
     solution = invert_block(
         params,
@@ -114,7 +117,7 @@ def test_the_input_term_may_be_left_out():
         values[1],
         STANDARD,
         KEY,
-        block=net.model.blocks[0],
+        block=net.network.model.blocks[0],
         config=config,
         match_input=False,
     )
@@ -124,10 +127,10 @@ def test_the_input_term_may_be_left_out():
 
 def test_labels_alone_can_be_the_target_of_the_last_block():
     net, values = trained(), block_inputs()
-    params, batch_stats = (part["block04"] for part in net.variables)
+    params, batch_stats = (part["block04"] for part in net.network.variables)
     labels = jnp.arange(32) % NUM_CLASSES
     goal = targets(jnp.zeros_like(values[5]), labels)
-    moments = net.knowledge.block_inputs[4]
+    moments = net.memory.block_inputs[4]
     start = draw_start(moments, values[4].shape[1:], KEY, values[4])
     solution = invert_block(
         params,
@@ -136,12 +139,12 @@ def test_labels_alone_can_be_the_target_of_the_last_block():
         goal,
         moments,
         KEY,
-        block=net.model.blocks[4],
+        block=net.network.model.blocks[4],
         config=dataclasses.replace(PUBLISHED, statistics_weight=0.1),
     )
     assert set(solution.terms) == {"cross_entropy", "statistics", "input_statistics"}
-    features, _ = net.model.blocks[4].apply(params, batch_stats, solution.x, train=False)
-    np.testing.assert_array_equal((features @ net.head).argmax(1), labels)
+    features, _ = net.network.model.blocks[4].apply(params, batch_stats, solution.x, train=False)
+    np.testing.assert_array_equal((features @ net.network.head.kernel).argmax(1), labels)
 
 
 # Starts.
@@ -164,21 +167,19 @@ def test_without_steps_the_starts_are_chained():
     goal = targets(values[5], jnp.asarray(net.labels[:32]))
     config = PerLayerConfig(start="inverse", num_steps=0, residual_scale=0.5, noise_scale=0.2)
     images, solutions = invert_blocks(
-        net.model,
-        net.variables,
+        net.network,
         goal,
-        net.knowledge.block_inputs,
+        net.memory.block_inputs,
         KEY,
         config=config,
-        image_shape=SHAPE,
-        inverses=net.knowledge.inverses,
+        inverses=net.memory.inverses,
     )
     assert solutions == []
     x = values[5]
     for i in range(4, -1, -1):
         key, _ = jax.random.split(jax.random.fold_in(KEY, i))
         x = invert_linearly(
-            net.knowledge.inverses[i],
+            net.memory.inverses[i],
             x,
             goal.labels,
             key,
@@ -188,8 +189,8 @@ def test_without_steps_the_starts_are_chained():
         )
     np.testing.assert_allclose(images, x, rtol=1e-3, atol=1e-3)
     # And they lead back near the features: nearer than other images do.
-    forward = jax.jit(functools.partial(blockwise.forward, net.model))
-    features = forward(net.variables, images).features
+    forward = jax.jit(functools.partial(blockwise.forward, net.network.model))
+    features = forward(net.network.variables, images).features
     shuffled = np.square(np.roll(values[5], 1, 0) - values[5]).mean()
     assert np.square(features - values[5]).mean() < shuffled
 
@@ -211,17 +212,15 @@ def test_equal_blocks_share_one_compiled_program():
         goal = Targets(
             jnp.asarray(normal(seed, 8, 4)),
             jnp.zeros(8, jnp.int32),
-            jnp.asarray(normal(seed, 4, 2)),
+            Head(jnp.asarray(normal(seed, 4, 2))),
             jnp.ones(2, bool),
         )
         images, solutions = invert_blocks(
-            resnet.ResNet(tuple(MODEL.blocks)),
-            variables,
+            as_network(resnet.ResNet(tuple(MODEL.blocks)), variables, goal.head),
             goal,
             moments,
             jax.random.key(seed),
             config=config,
-            image_shape=SHAPE,
         )
         assert images.shape == (8, *SHAPE) and len(solutions) == 5
         assert invert_block._cache_size() == 3  # the stem, the plain block, the pooled one
@@ -284,13 +283,11 @@ def test_scales_multiply_rate_and_weight_of_their_block_only():
     goal = targets(values[5], jnp.asarray(net.labels[:32]))
     run = functools.partial(
         invert_blocks,
-        net.model,
-        net.variables,
+        net.network,
         goal,
-        net.knowledge.block_inputs,
+        net.memory.block_inputs,
         KEY,
         config=dataclasses.replace(PUBLISHED, num_steps=1, boost_weights=False),
-        image_shape=SHAPE,
     )
     ones = [(1.0, 1.0)] * 5
     _, plain = run(scales=ones)
@@ -309,23 +306,23 @@ def test_scales_multiply_rate_and_weight_of_their_block_only():
 
 def test_propagated_moments_go_from_block_to_block():
     net = trained()
-    got = propagated_block_inputs(net.model, net.variables)
+    got = propagated_block_inputs(net.network)
     assert len(got) == 5
     np.testing.assert_array_equal(got[0].mean, [0.0])
     np.testing.assert_array_equal(got[0].var, [1.0])
     for i in range(4):
-        params = net.variables.params[blockwise.block_name(i)]
-        want = net.model.blocks[i].propagate(params, got[i])
+        params = net.network.variables.params[blockwise.block_name(i)]
+        want = net.network.model.blocks[i].propagate(params, got[i])
         np.testing.assert_array_equal(got[i + 1].mean, want.mean)
         np.testing.assert_array_equal(got[i + 1].var, want.var)
-        assert got[i + 1].mean.shape == net.knowledge.block_inputs[i + 1].mean.shape
+        assert got[i + 1].mean.shape == net.memory.block_inputs[i + 1].mean.shape
 
 
 def test_published_moments_are_the_affine_parameters_of_the_batch_norm_before():
     net = trained()
-    got = propagated_block_inputs(net.model, net.variables, published=True)
+    got = propagated_block_inputs(net.network, published=True)
     for i, name in enumerate(["bn", "bn2", "bn2", "bn2"]):
-        params = net.variables.params[blockwise.block_name(i)][name]
+        params = net.network.variables.params[blockwise.block_name(i)][name]
         np.testing.assert_allclose(got[i + 1].mean, params["bias"], rtol=1e-6)
         np.testing.assert_allclose(got[i + 1].var, np.square(params["scale"]), rtol=1e-6)
 
@@ -335,11 +332,11 @@ def test_propagated_moments_are_nearer_to_measured_ones_than_the_published_choic
     net = trained()
 
     def distance(moments):
-        pairs = zip(moments[1:], net.knowledge.block_inputs[1:], strict=True)
+        pairs = zip(moments[1:], net.memory.block_inputs[1:], strict=True)
         return sum(float(objectives.moment_kl(m, p)) for m, p in pairs)
 
-    propagated = distance(propagated_block_inputs(net.model, net.variables))
-    published = distance(propagated_block_inputs(net.model, net.variables, published=True))
+    propagated = distance(propagated_block_inputs(net.network))
+    published = distance(propagated_block_inputs(net.network, published=True))
     assert propagated < 0.5 * published
 
 
@@ -351,9 +348,8 @@ def test_a_network_that_cannot_propagate_moments_is_an_error():
             resnet.PreActivationBlock(4, pool=True),
         )
     )
-    variables = blockwise.init_variables(model, jax.random.key(0), SHAPE)
     with pytest.raises(ValueError, match="per_layer.block_statistics='measured'"):
-        propagated_block_inputs(model, variables)
+        propagated_block_inputs(fresh_network(model))
 
 
 def test_boosting_limits_hold_the_input_term_lower():

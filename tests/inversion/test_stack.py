@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_network import as_network
 
 from jaxpmi.config import FullModelConfig
 from jaxpmi.config import InversionConfig
@@ -14,18 +15,16 @@ from jaxpmi.config import PerLayerConfig
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion import per_layer
 from jaxpmi.inversion.block_inverse import fit_block_inverses
-from jaxpmi.inversion.full_model import PixelStats
 from jaxpmi.inversion.full_model import network_statistics
 from jaxpmi.inversion.full_model import refine_images
-from jaxpmi.inversion.synthesis import LayerKnowledge
 from jaxpmi.inversion.synthesis import synthesize
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.models import blockwise
 from jaxpmi.models import vit
+from jaxpmi.remember import empty_memory
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
-from jaxpmi.types import Moments
 
 SHAPE, NUM_CLASSES, KEY = (8, 8, 1), 3, jax.random.key(5)
 GAUSSIAN = PerLayerConfig(start="gaussian", num_steps=6, statistics_weight=0.1)
@@ -51,27 +50,24 @@ def problem(axis="channel", depth=3):
     images = jnp.asarray(rng.standard_normal((16, *SHAPE), np.float32))
     seen = blockwise.forward(model, variables, images)
     variables = variables._replace(batch_stats=seen.moments)
+    network = as_network(model, variables, jnp.zeros((6, NUM_CLASSES)), image_shape=SHAPE)
     labels = jnp.asarray(rng.integers(0, NUM_CLASSES, 16), jnp.int32)
     batch = (images, labels, jnp.ones(16))
-    inverses = fit_block_inverses(model, variables, [batch], num_classes=NUM_CLASSES, rank=4)
-    return model, variables, seen, labels, inverses
+    return network, seen, labels, fit_block_inverses(network, [batch], rank=4)
 
 
 def targets_of(features, labels):
-    mask = jnp.ones(NUM_CLASSES, bool)
-    return Targets(features, labels, jnp.zeros((features.shape[1], NUM_CLASSES)), mask)
+    return Targets(features, labels, problem()[0].head, jnp.ones(NUM_CLASSES, bool))
 
 
 def invert(config, axis="channel", depth=3):
-    model, variables, seen, labels, inverses = problem(axis, depth)
+    network, seen, labels, inverses = problem(axis, depth)
     return per_layer.invert_blocks(
-        model,
-        variables,
+        network,
         targets_of(seen.features, labels),
         seen.block_inputs,
         KEY,
         config=config,
-        image_shape=SHAPE,
         inverses=inverses,
     )
 
@@ -79,52 +75,45 @@ def invert(config, axis="channel", depth=3):
 @pytest.mark.parametrize("config", [GAUSSIAN, REFINED], ids=["gaussian", "refined"])
 def test_inversion_can_stop_at_the_patch_embeddings(config):
     """They are those that the pixels are then made of, and refinement goes on from them."""
-    model, variables, seen, labels, inverses = problem()
+    network, seen, labels, inverses = problem()
     config = dataclasses.replace(config, coarse_to_fine_steps=8)
     targets = targets_of(seen.features, labels)
     stop = functools.partial(
         per_layer.invert_blocks,
-        model,
-        variables,
+        network,
         targets,
         seen.block_inputs,
         KEY,
         config=config,
-        image_shape=SHAPE,
         inverses=inverses,
         first_block=1,
     )
     maps, solutions = stop()
     assert maps.shape == (16, 2, 2, 8) and len(solutions) == 3
     assert solutions[-1].losses.shape == (8,)
-    features = blockwise.forward(model, variables, maps, first_block=1).features
+    features = blockwise.forward(network.model, network.variables, maps, first_block=1).features
     error = float(objectives.feature_match(features, seen.features))
     unbounded = FullModelConfig(num_steps=30, clip_pixels=False)
-    pixels = PixelStats(*(jnp.zeros(1),) * 5)
-    refined = refine_images(
-        variables, maps, targets, pixels, KEY, model=model, config=unbounded, first_block=1
-    )
+    memory = empty_memory(network, InversionConfig())
+    refined = refine_images(network, maps, targets, memory, KEY, config=unbounded, first_block=1)
     assert refined.x.shape == (16, 2, 2, 8)
     assert float(refined.terms["feature_match"]) < 0.5 * error
 
 
 def synthesise_maps(per_layer_config, num_steps, num_devices=1):
-    model, variables, seen, labels, inverses = problem()
+    network, seen, labels, inverses = problem()
     config = InversionConfig(
         space="patch_embeddings",
         per_layer=per_layer_config,
         full_model=FullModelConfig(num_steps=num_steps, total_variation_weight=1e-3),
     )
     mesh = make_mesh(num_devices)
-    pixels = Moments(jnp.zeros(SHAPE), jnp.ones(SHAPE))
-    knowledge = LayerKnowledge(
-        ((), *seen.block_inputs[1:]),
-        ((), *inverses[1:]),
-        PixelStats(jnp.zeros(1), jnp.ones(1), pixels, *(jnp.zeros(1),) * 2),
+    memory = empty_memory(network, config)._replace(
+        block_inputs=((), *seen.block_inputs[1:]), inverses=((), *inverses[1:])
     )
-    variables, knowledge = replicate((variables, knowledge), mesh)
-    targets = targets_of(*shard_batch((seen.features, labels), mesh))
-    return synthesize(model, variables, targets, knowledge, KEY, config=config)
+    network, memory = replicate((network, memory), mesh)
+    features, labels = shard_batch((seen.features, labels), mesh)
+    return synthesize(network, labels, KEY, memory=memory, config=config, features=features)
 
 
 STARTS = {
@@ -137,11 +126,11 @@ STARTS = {
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
 def test_patch_embeddings_are_synthesised(start):
     """They hit the targets far better than where they start, which the first step returns."""
-    model, variables, seen, _, _ = problem()
+    network, seen, _, _ = problem()
 
     def error(maps):
         assert maps.shape == (16, 2, 2, 8)
-        features = blockwise.forward(model, variables, maps, first_block=1).features
+        features = blockwise.forward(network.model, network.variables, maps, first_block=1).features
         return float(objectives.feature_match(features, seen.features))
 
     first, last = (synthesise_maps(start, num_steps) for num_steps in (1, 40))
@@ -152,7 +141,7 @@ def test_patch_embeddings_are_synthesised(start):
 
 
 def test_noise_in_place_of_patch_embeddings_has_their_moments():
-    _, _, seen, _, _ = problem()
+    _, seen, _, _ = problem()
     maps = np.asarray(synthesise_maps(STARTS["noise"], 1).images)
     spread = np.sqrt(np.asarray(seen.block_inputs[1].var))
     assert np.abs(maps.mean((0, 1, 2)) - seen.block_inputs[1].mean).max() < 0.5 * spread.max()
@@ -173,7 +162,8 @@ def unit(tree, layer):
 @pytest.mark.parametrize("axis", ["channel", "token"])
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_a_stack_is_inverted_as_its_blocks_one_by_one(config, axis):
-    model, variables, seen, labels, inverses = problem(axis)
+    network, seen, labels, inverses = problem(axis)
+    model, variables = network.model, network.variables
     images, solutions = invert(config, axis)
     target, losses = seen.features, {}
     for i in reversed(range(4)):
@@ -219,19 +209,18 @@ CALLS = []
 def test_one_program_whatever_the_depth(config):
     traced = []
     for depth in (2, 12):
-        model, variables, seen, labels, inverses = problem(depth=depth)
-        block = Counted(**dataclasses.asdict(model.blocks[2].block))
-        counted = Net((*model.blocks[:2], blockwise.Stack(block, depth), model.blocks[3]))
+        network, seen, labels, inverses = problem(depth=depth)
+        blocks = network.model.blocks
+        block = Counted(**dataclasses.asdict(blocks[2].block))
+        counted = Net((*blocks[:2], blockwise.Stack(block, depth), blocks[3]))
         CALLS.clear()
         for seed in (0, 1):
             per_layer.invert_blocks(
-                counted,
-                variables,
+                network.replace(model=counted),
                 targets_of(seen.features, labels),
                 seen.block_inputs,
                 jax.random.key(seed),
                 config=config,
-                image_shape=SHAPE,
                 inverses=inverses,
             )
             traced.append(len(CALLS))
@@ -248,10 +237,10 @@ def test_every_block_comes_nearer_to_its_target():
 
 
 def test_the_linear_start_is_nearer_than_noise():
-    model, variables, seen, _, _ = problem()
+    network, seen, _, _ = problem()
 
     def error(images):
-        features = blockwise.forward(model, variables, images).features
+        features = blockwise.forward(network.model, network.variables, images).features
         return float(objectives.feature_match(features, seen.features))
 
     noise = error(jnp.asarray(np.random.default_rng(1).standard_normal((16, *SHAPE), np.float32)))
@@ -260,20 +249,18 @@ def test_the_linear_start_is_nearer_than_noise():
 
 @pytest.mark.parametrize("config", [GAUSSIAN, REFINED], ids=["gaussian", "refined"])
 def test_eight_devices_give_the_images_of_one(config):
-    model, variables, seen, labels, inverses = problem()
+    network, seen, labels, inverses = problem()
     results = []
     for num_devices in (1, 8):
         mesh = make_mesh(num_devices)
         features, labels_here = shard_batch((seen.features, labels), mesh)
-        known = replicate((variables, seen.block_inputs, inverses), mesh)
+        known = replicate((network, seen.block_inputs, inverses), mesh)
         images, _ = per_layer.invert_blocks(
-            model,
             known[0],
             targets_of(features, labels_here),
             known[1],
             KEY,
             config=config,
-            image_shape=SHAPE,
             inverses=known[2],
         )
         results.append(images)
@@ -284,7 +271,8 @@ def test_eight_devices_give_the_images_of_one(config):
 
 @pytest.mark.parametrize("axis", ["channel", "token"])
 def test_every_block_of_a_stack_counts_in_the_statistics_of_the_network(axis):
-    model, variables, *_ = problem(axis)
+    network, *_ = problem(axis)
+    model, variables = network.model, network.variables
     x = jax.random.normal(jax.random.key(1), (4, *SHAPE))
     shown = blockwise.forward(model, variables, x).moments
     stored = jax.tree.map(lambda leaf: 2.0 * leaf + 0.1, variables.batch_stats)

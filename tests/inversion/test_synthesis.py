@@ -1,23 +1,30 @@
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
+from small_network import MEAN
 from small_network import NUM_CLASSES
 from small_network import SHAPE
+from small_network import STD
 from small_network import agreement
 from small_network import block_inputs
 from small_network import trained
 
+from jaxpmi.augment import denormalise
 from jaxpmi.config import FullModelConfig
 from jaxpmi.config import InversionConfig
 from jaxpmi.config import PerLayerConfig
 from jaxpmi.features.gaussian import sample_class_features
+from jaxpmi.inversion import synthesis
 from jaxpmi.inversion.synthesis import synthesize
-from jaxpmi.inversion.targets import Targets
+from jaxpmi.inversion.synthetic import Synthetic
+from jaxpmi.inversion.synthetic import as_stored
+from jaxpmi.inversion.synthetic import label_agreement
 from jaxpmi.models import blockwise
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
@@ -40,16 +47,31 @@ def config(start, *, per_layer_steps=0, full_steps=40, targets="gaussian"):
 
 @functools.cache
 def drawn_features():
-    return sample_class_features(trained().stats, jnp.asarray(LABELS), jax.random.key(1))
+    return sample_class_features(
+        trained().memory.class_stats, jnp.asarray(LABELS), jax.random.key(1)
+    )
+
+
+class Run(NamedTuple):
+    synthetic: Synthetic
+    exact: jax.Array  # f32[B, H, W, 1], its images in normalised units before they are stored
 
 
 def run(settings, *, key=KEY, num_devices=1):
-    net, mesh = trained(), make_mesh(num_devices)
+    exact, mesh = [], make_mesh(num_devices)
+
+    def spy(network, solution, *args, **options):
+        exact.append(solution.x)
+        return as_stored(network, solution, *args, **options)
+
     batch = {"features": np.asarray(drawn_features()), "labels": LABELS}
-    rest = (net.head, np.ones(NUM_CLASSES, bool), net.variables, net.knowledge)
-    head, mask, variables, knowledge = replicate(rest, mesh)
-    targets = Targets(**shard_batch(batch, mesh), head=head, class_mask=mask)
-    return synthesize(net.model, variables, targets, knowledge, key, config=settings)
+    network, memory = replicate((trained().network, trained().memory), mesh)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthesis, "as_stored", spy)
+        options = shard_batch(batch, mesh)
+        labels = options.pop("labels")
+        synthetic = synthesize(network, labels, key, memory=memory, config=settings, **options)
+    return Run(synthetic, *exact)
 
 
 @functools.cache
@@ -61,40 +83,50 @@ def result(start):
 @pytest.mark.parametrize("start", ["inverse", "gaussian", "noise"])
 def test_the_network_sees_the_intended_labels(start):
     """Features are the only target, and yet the labels come out."""
-    synthesis = result(start)
-    assert synthesis.images.shape == (BATCH, *SHAPE) and bool(synthesis.finite)
-    assert synthesis.final_loss < 0.3 * synthesis.initial_loss
-    assert agreement(synthesis.images, LABELS) >= 0.9
+    synthetic, exact = result(start)
+    assert exact.shape == (BATCH, *SHAPE) and bool(synthetic.finite)
+    assert synthetic.losses.shape == (40,)
+    assert synthetic.loss < 0.3 * synthetic.losses[0]
+    assert agreement(exact, LABELS) >= 0.9
     net = trained()
-    forward = jax.jit(functools.partial(blockwise.forward, net.model))
-    features = forward(net.variables, synthesis.images).features
+    forward = jax.jit(functools.partial(blockwise.forward, net.network.model))
+    features = forward(net.network.variables, exact).features
     distance = np.square(features - drawn_features()).mean()
     assert distance < 0.1 * net.features.var(0).mean()
-    np.testing.assert_allclose(synthesis.terms["feature_match"], distance, rtol=1e-2)
+    np.testing.assert_allclose(synthetic.terms["feature_match"], distance, rtol=1e-2)
+
+
+def test_images_are_returned_as_they_are_stored_with_the_share_that_is_right():
+    synthetic, exact = result("inverse")
+    assert synthetic.images.dtype == np.uint8
+    np.testing.assert_array_equal(synthetic.images, denormalise(exact, MEAN, STD))
+    np.testing.assert_array_equal(
+        synthetic.agreement, label_agreement(trained().network, synthetic.images, LABELS)
+    )
+    assert synthetic.agreement >= 0.9
 
 
 def test_better_starts_begin_lower():
     """The closed-form inverse starts far below what block-wise noise or noise images give."""
-    losses = {
-        start: float(result(start).initial_loss) for start in ("inverse", "gaussian", "noise")
-    }
+    starts = ("inverse", "gaussian", "noise")
+    losses = {start: float(result(start).synthetic.losses[0]) for start in starts}
     assert losses["inverse"] < 0.2 * min(losses["gaussian"], losses["noise"]), losses
 
 
 def test_noise_is_the_standard_gaussian_whatever_the_per_layer_settings_are():
     """The full model's loss at its start is that of N(0, 1) images."""
     first, second = (run(config("noise", per_layer_steps=steps, full_steps=1)) for steps in (0, 9))
-    np.testing.assert_array_equal(first.images, second.images)
-    pixels = np.asarray(first.images)  # one step: the best iterate is the start itself
+    np.testing.assert_array_equal(first.exact, second.exact)
+    pixels = np.asarray(first.exact)  # one step: the best iterate is the start itself
     assert abs(pixels.mean()) < 0.1 and abs(pixels.std() - 1.0) < 0.05
-    np.testing.assert_array_equal(first.initial_loss, first.final_loss)
+    np.testing.assert_array_equal(first.synthetic.losses, [first.synthetic.loss])
 
 
 def test_the_key_decides_everything():
     settings = config("inverse", full_steps=2)
     first, again, other = run(settings), run(settings), run(settings, key=jax.random.key(4))
-    np.testing.assert_array_equal(first.images, again.images)
-    assert np.abs(first.images - other.images).max() > 0.1
+    np.testing.assert_array_equal(first.exact, again.exact)
+    assert np.abs(first.exact - other.exact).max() > 0.1
 
 
 def test_labels_alone_may_be_the_target():
@@ -102,9 +134,9 @@ def test_labels_alone_may_be_the_target():
     full_model = dataclasses.replace(
         settings.full_model, feature_weight=0.0, cross_entropy_weight=1.0
     )
-    synthesis = run(dataclasses.replace(settings, full_model=full_model))
-    assert set(synthesis.terms) == {"cross_entropy", "statistics"}
-    assert agreement(synthesis.images, LABELS) == 1.0
+    synthetic, exact = run(dataclasses.replace(settings, full_model=full_model))
+    assert set(synthetic.terms) == {"cross_entropy", "statistics"}
+    assert agreement(exact, LABELS) == 1.0
 
 
 @pytest.mark.parametrize("start", ["inverse", "gaussian", "noise"])
@@ -112,13 +144,16 @@ def test_eight_devices_give_the_images_of_one(start):
     """Few steps: rounding differences grow with them, a wrong reduction shows at once."""
     settings = config(start, per_layer_steps=2 if start == "gaussian" else 0, full_steps=3)
     one, eight = (run(settings, num_devices=n) for n in (1, 8))
-    assert len(eight.images.sharding.device_set) == 8
-    assert eight.images.sharding.spec[0] == "data"
-    assert eight.images.addressable_shards[0].data.shape == (BATCH // 8, *SHAPE)
-    np.testing.assert_allclose(one.images, eight.images, atol=1e-4)
-    np.testing.assert_allclose(one.initial_loss, eight.initial_loss, rtol=1e-4)
-    for a, b in zip(jax.tree.leaves(one.terms), jax.tree.leaves(eight.terms), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    for images in (eight.exact, eight.synthetic.images):
+        assert len(images.sharding.device_set) == 8
+        assert images.sharding.spec[0] == "data"
+        assert images.addressable_shards[0].data.shape == (BATCH // 8, *SHAPE)
+    np.testing.assert_allclose(one.exact, eight.exact, atol=1e-4)
+    one, eight = one.synthetic, eight.synthetic
+    np.testing.assert_allclose(one.losses[0], eight.losses[0], rtol=1e-4)
+    assert one.terms.keys() == eight.terms.keys()
+    for name, term in one.terms.items():
+        np.testing.assert_allclose(term, eight.terms[name], rtol=1e-3, atol=1e-5)
 
 
 def test_noise_of_eight_devices_is_born_on_eight():
@@ -131,6 +166,42 @@ def test_noise_of_eight_devices_is_born_on_eight():
     assert noise.sharding.spec == PartitionSpec("data") or noise.sharding.spec[0] == "data"
     single = draw_start(Moments(jnp.zeros(1), jnp.ones(1)), SHAPE, KEY, jnp.zeros((BATCH, 3)))
     np.testing.assert_allclose(noise, single, atol=1e-6)
+
+
+def test_features_are_drawn_of_the_labels_where_none_are_given():
+    network, memory = trained().network, trained().memory
+    settings = config("inverse", full_steps=1)
+    call = functools.partial(synthesize, network, LABELS, memory=memory, config=settings)
+    key_features, key = jax.random.split(KEY)
+    features = sample_class_features(memory.class_stats, jnp.asarray(LABELS), key_features)
+    got, want, other = call(KEY), call(key, features=features), call(key, features=0 * features)
+    np.testing.assert_array_equal(got.images, want.images)
+    np.testing.assert_array_equal(got.losses, want.losses)
+    assert np.abs(got.losses - other.losses).max() > 1e-3
+
+
+def test_labels_that_cannot_be_drawn_are_an_error():
+    network, memory = trained().network, trained().memory
+    call = functools.partial(synthesize, network, key=KEY, config=config("inverse"))
+    with pytest.raises(ValueError, match="labels range from 0 to 4, but the network has 4 classes"):
+        call(np.asarray([0, 4]), memory=memory)
+    stats = memory.class_stats._replace(count=memory.class_stats.count.at[2].set(0.0))
+    with pytest.raises(ValueError, match="the memory has seen no image of class 2; ask for"):
+        call(np.asarray([0, 2]), memory=memory._replace(class_stats=stats))
+
+
+def test_agreement_is_among_the_classes_that_count():
+    """Images of class 1 go to another class where 1 is not to choose from."""
+    net = trained()
+    ones = net.raw[net.labels == 1]
+    share = functools.partial(label_agreement, net.network, ones)
+    labels = np.ones(len(ones), np.int32)
+    assert share(labels) > 0.9
+    mask = np.asarray([True, False, True, True])
+    assert share(labels, class_mask=mask) == 0.0
+    others = net.network.head.kernel[:, mask]
+    best = np.flatnonzero(mask)[(net.features[net.labels == 1] @ others).argmax(1)]
+    assert share(best, class_mask=mask) == 1.0
 
 
 def test_a_batch_that_the_devices_cannot_share_is_an_error():

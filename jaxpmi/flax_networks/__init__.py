@@ -1,0 +1,1 @@
+"""Flax networks as they are: in by `from_nnx` and `from_linen`, and back out."""

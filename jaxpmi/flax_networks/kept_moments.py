@@ -1,0 +1,52 @@
+"""Layers of which the moments of the input are kept, whatever framework they are of."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxpmi.models.blockwise import channel_moments
+from jaxpmi.types import Moments
+
+SeenMoments = dict[str, jax.Array]  # mean and var f32[C], and in how many calls, f32[]
+
+
+def add_call(seen: SeenMoments | None, x: jax.Array) -> SeenMoments:
+    """What a layer has seen once it is called with f32[B, ..., C].
+
+    A layer that is called more than once in a pass has seen all of its inputs, each call counting
+    the same, as they do in the running moments of a BatchNorm.
+    """
+    mean, var = channel_moments(x)
+    if seen is None:
+        return {"mean": mean, "var": var, "count": jnp.ones(())}
+    share = 1.0 / (seen["count"] + 1.0)
+    gap = mean - seen["mean"]
+    return {
+        "mean": seen["mean"] + share * gap,
+        "var": seen["var"] + share * (var - seen["var"]) + share * (1.0 - share) * gap**2,
+        "count": seen["count"] + 1.0,
+    }
+
+
+def as_moments(seen: SeenMoments) -> Moments:
+    """The moments of what a layer has seen."""
+    return Moments(seen["mean"], seen["var"])
+
+
+def standard_moments(shape: tuple[int, ...]) -> Moments:
+    """Mean 0 and variance 1 of a layer that has not been measured, see `remember`."""
+    return Moments(jnp.zeros(shape), jnp.ones(shape))
+
+
+def is_moments(node: Any) -> bool:
+    """Whether a node of a tree is a `Moments`."""
+    return isinstance(node, Moments)
+
+
+def never_called(layer: str) -> ValueError:
+    """What is raised of a layer that a pass leaves out."""
+    return ValueError(
+        f"the layer {layer} is not called in a pass, so its input has no moments; leave its kind "
+        "out of statistics_of, or the layer out of the network."
+    )
