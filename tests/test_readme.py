@@ -73,6 +73,7 @@ def check_readme(names):
 
 def check_own_network(names):
     assert 0 <= names["summary"]["last_accuracy"] <= 1
+    assert len(names["network"].model.blocks) == 4
 
 
 def check_python_api(names):
