@@ -2,7 +2,7 @@
 
   python launch/run.py --config configs/mnist.py
 
-Results over seeds: README.md.
+Results over seeds: docs/results.md.
 """
 
 from jaxpmi.config import AugmentConfig

@@ -4,7 +4,7 @@
 
 `--method` is one of noise, deep_inversion, adaptive_deep_inversion, cmi, fast_dfkd. The teacher is
 trained on the embedded data first, in about half a minute of a CPU; the student then sees no real
-image. Results over seeds: README.md.
+image. Results over seeds: docs/results.md.
 """
 
 from jaxpmi.config import AugmentConfig

@@ -3,7 +3,7 @@
   python launch/run.py --config configs/mnist_prune.py
 
 The network is trained on the embedded data first; from then on everything happens on synthetic
-images. `--method` as in configs/mnist_distill.py. Results: README.md.
+images. `--method` as in configs/mnist_distill.py. Results: docs/results.md.
 """
 
 from jaxpmi.config import AugmentConfig

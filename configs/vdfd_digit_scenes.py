@@ -6,7 +6,7 @@ In the scenes of a task only its own digits are labelled; all others, old and fu
 background. A record is of every class's logit over the pixels of that class: a mean over all
 pixels, as we read the paper, is one over background. Read `last_miou` and `backward_transfer` in
 summary.json, and look at images/, where test scenes stand beside their true and predicted labels.
-Results over seeds: README.md.
+Results over seeds: docs/results.md.
 
   python launch/run.py --config configs/vdfd_digit_scenes.py --data.scene-tasks domains
 

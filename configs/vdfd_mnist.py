@@ -3,7 +3,7 @@
   python launch/run.py --config configs/vdfd_mnist.py
 
 Read `task_accuracy` and `task_backward_transfer` in summary.json. The network has no BatchNorm,
-whose running statistics the method does not hold. Results over seeds: README.md.
+whose running statistics the method does not hold. Results over seeds: docs/results.md.
 """
 
 from jaxpmi.config import AugmentConfig

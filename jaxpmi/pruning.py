@@ -1,7 +1,7 @@
 """Removal of filters: how much each matters, which ones go, and the smaller network that is left.
 
 Importance is the first-order Taylor estimate of Molchanov et al. (2019), as DeepInversion prunes
-with it (section 7.1 of our specification).
+with it (docs/distillation_and_pruning.md, eqs. 3, 4).
 """
 
 import dataclasses

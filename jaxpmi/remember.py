@@ -3,7 +3,7 @@
 `remember` describes data for a network, once. In the continual loop `update_memory` does it after
 every task: new classes are described by their real images while they are there, old ones again by
 their synthetic images through the new network, because features of a network that goes on learning
-drift (PMI, section 3).
+drift (docs/methods/pmi.md).
 """
 
 import functools

@@ -180,7 +180,7 @@ def test_a_block_that_does_not_say_what_its_channels_are_is_an_error():
 
 
 def test_gates_after_a_layer_and_its_parameters_show_the_same_importance():
-    """T15. A gate on the raw convolution is the "filter" form, one on BatchNorm the "gate" form."""
+    """A gate on the raw convolution is the "filter" form, one on BatchNorm the "gate" form."""
     stem = resnet.Stem(4)
     params, batch_stats = stem.init(jax.random.key(0), SHAPE)
     params["bn"] = {"scale": jnp.asarray(normal(1, 4)), "bias": jnp.asarray(normal(2, 4))}
@@ -205,7 +205,7 @@ def test_gates_after_a_layer_and_its_parameters_show_the_same_importance():
 
 @pytest.mark.parametrize("kind", ["gate", "filter"])
 def test_distillation_from_the_network_itself_ranks_nothing(kind):
-    """T15: at student = teacher the divergence is at its minimum. Cross-entropy is not."""
+    """At student = teacher the divergence is at its minimum. Cross-entropy is not."""
     network = classifier("resnet_small")
     teacher = jax.nn.softmax(logits(network, normal(3, 6, *SHAPE)))
 

@@ -1,49 +1,138 @@
-"""What the README says is run: its Python blocks, its commands, the files that it names."""
+"""What README and docs/ say is run: Python blocks, commands, and the files, links and equations.
 
+The blocks of one page share a namespace, as a reader has it who types them in one after another.
+"""
+
+import importlib.util
 import re
 import shlex
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxpmi
-from jaxpmi.config.settings import leaves
 
 ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "README.md").read_text()
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+}
+MAX_README_LINES = 150
 
-# The README's run is the whole job of minutes; here it is the same calls with less of everything.
-LESS = """--train.epochs 1 --data.num-tasks 2 --cfs.num-epochs 1 --inversion.batch-size 16
-  --inversion.images-per-task 16 --inversion.full-model.num-steps 2""".split()
+# A page's run is the whole job of minutes; here it is the same calls with less of everything.
+LESS = """--train.epochs 1 --data.num-classes 4 --data.num-tasks 2 --cfs.num-epochs 1
+  --inversion.batch-size 16 --inversion.images-per-task 16
+  --inversion.full-model.num-steps 2""".split()
+
+CITATION = r"(, eqs?\. \d+(?:(?:, | and | to )\d+)*|)"
+
+# Options of the programs, and those whose values are of what a page is about.
+NOT_OF_CONFIG = {"--help", "--config", "--workdir", "--method", "--job"}
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+def blocks(text, language):
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-def commands():
-    """Every command of the README as a list of words, continued lines joined."""
-    lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
+def commands(text):
+    """Every command of a page as a list of words, continued lines joined."""
+    lines = "\n".join(blocks(text, "bash")).replace("\\\n", " ").splitlines()
     parts = [part for line in lines for part in line.split("&&")]
     return [words for part in parts if (words := shlex.split(part, comments=True))]
 
 
+def prose(text):
+    """A page without its blocks of code."""
+    return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+
+
+def import_program(name):
+    """One of the programs of launch/, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "launch" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def write_pruned_network(path):
     """As the job leaves it, but untrained: `test_prune.py` tests that it does."""
-    model, shape = jaxpmi.MODELS["resnet_small"](8), (28, 28, 1)
-    variables = jaxpmi.init_variables(model, jax.random.key(0), shape)
-    moments, names = jnp.full(1, 0.2), tuple("0123456789")
-    network = jaxpmi.SavedNetwork(
-        model, variables, jnp.ones((32, 10)), moments, moments, shape, names
-    )
+    network = jaxpmi.init_network(
+        jaxpmi.MODELS["resnet_small"](8), jax.random.key(0), (28, 28, 1), "0123456789",
+        mean=(0.2,), std=(0.2,),
+    )  # fmt: skip
     jaxpmi.save_network(path, network, jaxpmi.ModelConfig())
 
 
+def check_readme(names):
+    made = names["made"]
+    assert made.images.shape == (20, 28, 28, 1) and made.images.dtype == np.uint8
+    assert made.losses[-1] < made.losses[0] and made.images.std() > 10
+
+
+def check_own_network(names):
+    assert 0 <= names["summary"]["last_accuracy"] <= 1
+    assert len(names["network"].model.blocks) == 4
+
+
+def check_python_api(names):
+    assert names["result"].losses[-1] < names["result"].losses[0]
+    for made in (names["result"], names["dreams"], names["contrasted"], names["fast"]):
+        assert made.images.shape == (80, 28, 28, 1) and bool(made.finite)
+        assert made.images.dtype == np.uint8
+    assert np.ptp(np.asarray(names["result"].images)) > 100
+    assert names["dreams"].losses[-1] < names["dreams"].losses[0]
+    assert names["spread"] > 0.0
+    loaded, student = jaxpmi.load_network("part.npz"), names["student"]
+    assert loaded.model == names["part"].model != names["model"]
+    np.testing.assert_array_equal(loaded.head.kernel, student.head.kernel)
+    assert not np.array_equal(student.head.kernel, names["part"].head.kernel)
+
+
+def check_own_method(names):
+    terms = names["match_features"](names["views"], jaxpmi.MethodConfig())
+    assert terms.keys() == {"cross_entropy", "features"} and min(terms.values()) > 0
+    assert isinstance(names["feature_replay"], jaxpmi.Method)
+    assert "darkness" in names["made"].terms
+    assert names["solution"].loss < 0.1 * names["solution"].losses[0]
+
+
+def check_clip(names):
+    assert names["logits"].shape == (2, 2) and bool(np.isfinite(names["logits"]).all())
+
+
+def check_data(names):
+    assert names["some"].shape == (5, 28, 28, 1) and names["some"].dtype == np.uint8
+
+
+def check_pictures(names):
+    assert names["logits"].shape == (1, 1000)
+
+
+def check_distillation(names):
+    assert names["logits"].shape == (1, 10)
+
+
+CHECKS = {
+    "README.md": check_readme,
+    "docs/data.md": check_data,
+    "docs/distillation_and_pruning.md": check_distillation,
+    "docs/methods/clip.md": check_clip,
+    "docs/own_method.md": check_own_method,
+    "docs/own_network.md": check_own_network,
+    "docs/pictures.md": check_pictures,
+    "docs/python_api.md": check_python_api,
+}
+
+
+def test_every_page_with_code_is_checked():
+    assert {name for name, text in PAGES.items() if blocks(text, "python")} == set(CHECKS)
+
+
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")
-def test_python_blocks_run_in_order(tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", CHECKS)
+def test_python_blocks_run_in_order(page, tmp_path, monkeypatch):
     load_config = jaxpmi.load_config
 
     def load_less(path, overrides):
@@ -55,49 +144,133 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(jaxpmi, "load_clip", lambda path: load_clip(small))
     monkeypatch.setattr(jaxpmi, "MODELS", jaxpmi.MODELS)
     monkeypatch.chdir(tmp_path)  # files are written where the reader is
-    write_pruned_network(Path("runs/mnist_prune/network.npz"))
-    names = {"__name__": "readme"}
-    assert len(blocks("python")) == 7
+    if page == "docs/distillation_and_pruning.md":
+        write_pruned_network(Path("runs/mnist_prune/network.npz"))
+    names = {"__name__": "page"}
     try:
-        for code in blocks("python"):
-            exec(compile(code, "README.md", "exec"), names)
+        for code in blocks(PAGES[page], "python"):
+            exec(compile(code, page, "exec"), names)
     finally:
         jaxpmi.MODELS.pop("convnet", None)
-    assert 0 <= names["summary"]["last_accuracy"] <= 1
-    assert names["digits"].shape == (80, 28, 28, 1) and np.ptp(names["digits"]) > 100
-    assert bool(names["result"].finite)
-    assert names["result"].final_loss < names["result"].initial_loss
-    for made in (names["dreams"].images, names["contrasted"].x, names["fast"].x):
-        assert made.shape == (80, 28, 28, 1) and bool(np.isfinite(made).all())
-    assert names["dreams"].losses[0][-1] < names["dreams"].losses[0][0]
-    assert names["spread"] > 0.0 and float(names["metrics"].terms["distillation"]) > 0.0
-    loaded = jaxpmi.load_network("part.npz")
-    assert loaded.model == names["part"] != names["whole"]
-    np.testing.assert_array_equal(loaded.head, names["student"].network.head)
-    assert names["logits"].shape == (2, 2) and bool(np.isfinite(names["logits"]).all())
+    CHECKS[page](names)
 
 
-@pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_commands_are_understood(words):
-    if words[:2] == ["python", "launch/run.py"]:
-        assert words[2] == "--config"
-        jaxpmi.load_config(ROOT / words[3], words[4:])
-    elif words[0] == "python" and words[1] != "-m":
-        assert (ROOT / words[1]).is_file()
-    else:
-        assert words[:2] in (["pip", "install"], ["python", "-m"])
+@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if commands(text)])
+def test_commands_are_understood(page, capsys):
+    for words in commands(PAGES[page]):
+        while re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # the environment of one command
+            words = words[1:]
+        if words[:2] == ["python", "launch/run.py"]:
+            check_run(words[2:])
+        elif words[:2] == ["python", "launch/prepare.py"]:
+            import_program("prepare").parse_args(words[2:])
+        elif words[:2] == ["python", "launch/bench.py"]:
+            check_benchmark(words[2:], capsys)
+        else:
+            known = (["pip", "install"], ["python", "-m"])
+            assert words[:2] in known or words[0] == "export", words
 
 
-def test_named_files_exist():
-    named = re.findall(r"`((?:launch|configs|jaxpmi|\.ci)/[\w./-]*\w)`", TEXT)
-    assert len(named) > 4
+def check_run(words):
+    assert words[0] == "--config"
+    if "--help" not in words:
+        jaxpmi.load_config(ROOT / words[1], words[2:])
+
+
+def check_benchmark(words, capsys):
+    """The program prints the sub-command's help, which has all of its options."""
+    with pytest.raises(SystemExit) as stop:
+        import_program("bench").main([*words, "--help"])
+    assert stop.value.code == 0, words
+    printed = capsys.readouterr().out
+    assert [word for word in words if word.startswith("--") and word not in printed] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_named_files_exist(page):
+    pattern = r"`((?:launch|configs|jaxpmi|benchmarks|tests|docs|\.ci)/[\w./-]*\w)`"
+    named = re.findall(pattern, prose(PAGES[page]))
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-def test_named_options_exist():
-    """Options in running text and tables, with the value that is given beside them."""
-    paths = {leaf.path for leaf in leaves(jaxpmi.Config())}
-    for name, value in re.findall(r"`(--[\w.-]+)(?: ([\w.]+))?`", TEXT):
-        if name != "--help":
-            assert name.removeprefix("--").replace("-", "_").replace(".no_", ".") in paths
-            jaxpmi.load_config(None, [name, value] if value else [])
+@pytest.mark.parametrize("page", PAGES)
+def test_named_options_exist(page):
+    """Options in running text and tables, with the values that are given beside them."""
+    for span in re.findall(r"`(--[^`]+)`", prose(PAGES[page])):
+        for option in re.split(r"\s+(?=--)", span):
+            name, *values = shlex.split(option)
+            if name in NOT_OF_CONFIG or "..." in option:
+                continue
+            message = complaint([name, *values])
+            assert message is None or not values and "unknown" not in message, span
+
+
+def complaint(words):
+    """What is wrong with options; of one that lacks its value, only that."""
+    try:
+        jaxpmi.load_config(None, words)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    text = prose(PAGES[page])
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("https://"):
+            continue
+        file, _, anchor = target.partition("#")
+        path = (ROOT / page).parent / file if file else ROOT / page
+        assert path.is_file(), target
+        if anchor:
+            assert anchor in anchors(path.read_text()), target
+
+
+def anchors(text):
+    """The names that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", prose(text), re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+def test_every_page_is_in_the_contents():
+    contents = re.findall(r"\]\(([^)\s#]+)", PAGES["docs/index.md"])
+    missing = {f"docs/{target}" for target in contents} ^ set(PAGES)
+    assert {page for page in missing if page in PAGES} == {"README.md", "docs/index.md"}
+
+
+def test_readme_is_a_door():
+    assert len(PAGES["README.md"].splitlines()) <= MAX_README_LINES
+
+
+def test_numbered_equations_count_from_one():
+    for page, text in PAGES.items():
+        numbers = equations(text)
+        assert numbers == list(range(1, len(numbers) + 1)), page
+
+
+def test_cited_equations_exist():
+    """Of code: what "docs/methods/pmi.md, eq. 2" points to; of pages, links followed by "eq. 2"."""
+    cited = []
+    for folder in ("jaxpmi", "configs", "tests", "benchmarks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            text = re.sub(r"\s+(?:# )?", " ", path.read_text())  # a citation may be broken in two
+            found = re.findall(rf"\b(docs/[\w/]+\.md)\b{CITATION}", text)
+            cited += [(path, page, numbers) for page, numbers in found]
+    for page, text in PAGES.items():
+        text = re.sub(r"\s+", " ", prose(text))
+        for target, numbers in re.findall(rf"\]\(([\w./]+\.md)[\w#-]*\){CITATION}", text):
+            if numbers:
+                path = ((ROOT / page).parent / target).resolve()
+                cited.append((page, str(path.relative_to(ROOT)), numbers))
+    for path, page, numbers in cited:
+        assert page in PAGES, (path, page)
+        unknown = set(map(int, re.findall(r"\d+", numbers))) - set(equations(PAGES[page]))
+        assert not unknown, (path, page, numbers)
+    assert cited
+
+
+def equations(text):
+    """The numbers at the ends of lines in a page's blocks of equations."""
+    found = re.findall(r"(?:^|\s)\((\d+)\)$", "\n".join(blocks(text, "text")), re.MULTILINE)
+    return [int(number) for number in found]

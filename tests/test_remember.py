@@ -155,7 +155,6 @@ def test_layer_knowledge_is_that_of_the_union_of_all_real_images():
 
 @pytest.mark.parametrize(("num_a", "num_b"), [(3, 7), (0, 4), (5, 1)])
 def test_merged_moments_are_those_of_the_union(num_a, num_b):
-    """T7."""
     x = np.random.default_rng(0).normal(size=(num_a + num_b, 3)).astype(np.float32)
     x[num_a:] += 5.0
     a, b = x[:num_a], x[num_a:]

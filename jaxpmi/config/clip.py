@@ -73,7 +73,7 @@ class ClipPretrainingConfig(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class NameOnlyConfig(Settings):
-    """Classes of which only the name is known, learnt last (PMI, section 7).
+    """Classes of which only the name is known, learnt last (docs/methods/clip.md).
 
     Attributes:
       images_per_class: synthetic images; those of all names are inverted as one batch.

@@ -3,7 +3,8 @@
 Nodes are the classes of one old task, described by their columns of the classifier; edges are the
 cosines between these. Two graph convolutions, shared by all tasks and trained with the network,
 give every class a direction u_c, and the precision is S = P + epsilon I with P = U U^T, u_c of unit
-length: classes that may drift against each other are told from those that may not (vdfd.md, 4).
+length: classes that may drift against each other are told from those that may not
+(docs/methods/vdfd.md, eqs. 7 to 9).
 """
 
 import jax

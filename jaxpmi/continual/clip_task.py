@@ -132,7 +132,7 @@ def evaluate_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
 
 
 def invert_names_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
-    """Synthesises samples of classes with only a name, through the base (PMI, section 7)."""
+    """Synthesises samples of classes with only a name, through the base (docs/methods/clip.md)."""
     settings, memory, classes = run.config.clip.name_only, state.base_memory, run.name_classes
     network = run.network(None, memory)
     prototypes = network.head.kernel.T

@@ -2,7 +2,7 @@
 
 The classifier is the text tower: a class is the mean of its prompts' normalised features, and both
 towers' adapters are trained. The pretrained base is data that is never updated or copied.
-(Tong et al., 2025; PMI, section 6 of our specification.)
+(Tong et al., 2025; docs/methods/clip.md, eq. 3.)
 """
 
 import dataclasses
@@ -81,7 +81,7 @@ def clip_learning_rates(config: ClipTrainConfig, num_steps: int) -> np.ndarray:
     It spans all steps, or as many as `config.schedule_epochs` have; beyond these it goes on as a
     cosine does. At progress t, 1 being its end, it is (1 + cos(pi t)) / 2 of the peak: 0 at the
     end, .75 at 5/3. The "quarter_cosine" is cos(99 pi t / 200): .016 at the end, -.85 at 5/3
-    (PMI, sections 6 and 7).
+    (docs/methods/clip.md, eq. 4).
     """
     length = num_steps
     if config.schedule_epochs is not None:

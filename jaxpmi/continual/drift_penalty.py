@@ -1,4 +1,4 @@
-"""What VDFD and DFD charge for the drift of old tasks' mean logits (vdfd.md, sections 2, 4 and 6).
+"""What VDFD and DFD charge for the drift of old tasks' mean logits (docs/methods/vdfd.md, eq. 6).
 
     sum_{i old} [ d_i^T S_i d_i - log det S_i ]
 

@@ -2,7 +2,7 @@
 
 All metrics are functions of A[t, i]: the accuracy on the test images of task i after learning
 task t, predicting over all classes seen so far (no task id). Entries with i > t are ignored.
-Formulas: baselines.md, section 1.
+Formulas: docs/concepts.md, eqs. 1 to 5.
 """
 
 from collections.abc import Sequence

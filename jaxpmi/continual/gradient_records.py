@@ -3,7 +3,8 @@
 To first order, weights w instead of w* change the logits of a task, averaged over its images, by
 G^T (w - w*), one column of G per class. Of every tensor of w the gradients are averaged over all
 weights that feed one output channel, M_l f32[n_l, C], and M_l = U diag(sigma) V^T is cut to rank r.
-So only the sum K_l(w) f32[n_l] of the weights of every channel is needed (vdfd.md, section 3):
+So only the sum K_l(w) f32[n_l] of the weights of every channel is needed (docs/methods/vdfd.md,
+eqs. 1 to 3):
 
     g(w) = sum_l V_l diag(sigma_l) U_l^T K_l(w),    drift d(w) = g(w) - g(w*).
 

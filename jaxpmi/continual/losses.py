@@ -72,8 +72,8 @@ def pixel_cross_entropy(
 
     In the scenes of a task, pixels of old classes are labelled 0, background. "unbiased" takes the
     label at its word: such a pixel is background or of any old class, so that their probabilities
-    add up (Cermelli et al., "Modeling the Background", CVPR 2020, eq. 5). Without old classes that
-    is the plain cross-entropy.
+    add up (Cermelli et al., "Modeling the Background", CVPR 2020, eq. 5; docs/segmentation.md,
+    eq. 1). Without old classes that is the plain cross-entropy.
 
     Args:
       logits: f32[B, H, W, C].
@@ -141,9 +141,9 @@ def rotation_cross_entropy(
 
 
 def inverse_count_weights(counts: jax.Array) -> jax.Array:
-    """Class weights max(counts) / counts of head tuning; counts f32[C] start at 1 (PMI, section 4).
+    """Class weights max(counts) / counts of head tuning; counts f32[C] start at 1.
 
-    R-DFCIL's (total / count) / min of the same is this very rule.
+    R-DFCIL's (total / count) / min of the same is this very rule (docs/methods/pmi.md, eq. 19).
     """
     return counts.max() / jnp.maximum(counts, 1.0)
 
@@ -282,8 +282,9 @@ def distillation_factors(
 ) -> DistillationFactors:
     """Scales the base weights lambda by the numbers of new and old classes, which may be traced.
 
-    ce and ft: lambda (1 + 1 / alpha) / beta; hkd and rkd: lambda alpha beta (PMI, section 4;
-    R-DFCIL is ce .5, hkd .15, rkd .5). In the first task (num_old = 0) ce is 1 and the rest 0.
+    ce and ft: lambda (1 + 1 / alpha) / beta; hkd and rkd: lambda alpha beta (docs/methods/pmi.md,
+    eqs. 16, 17; R-DFCIL is ce .5, hkd .15, rkd .5). In the first task (num_old = 0) ce is 1 and the
+    rest 0.
     """
     alpha, beta = adaptive_scales(num_new, num_old)
     first = beta == 0.0

@@ -29,7 +29,7 @@ def classification(views: Views, config: MethodConfig) -> Terms:
 
 
 def lwf(views: Views, config: MethodConfig) -> Terms:
-    """LwF: classification, and soft distillation of old classes on real images (baselines.md 3)."""
+    """LwF: classification, and soft distillation (docs/methods/baselines.md, eq. 1)."""
     logits = views.head(views.features)
     teacher = views.teacher_head(views.teacher_features)
     distillation = losses.soft_distillation(
@@ -39,7 +39,7 @@ def lwf(views: Views, config: MethodConfig) -> Terms:
 
 
 def deep_inversion(views: Views, config: MethodConfig) -> Terms:
-    """The DeepInversion learner: LwF, and soft distillation on synthetic images (4.2)."""
+    """LwF, and soft distillation on synthetic images (docs/methods/baselines.md, eq. 3)."""
     distillation = losses.soft_distillation(
         views.head(views.replay_features),
         views.teacher_head(views.teacher_replay_features),
@@ -51,7 +51,7 @@ def deep_inversion(views: Views, config: MethodConfig) -> Terms:
 
 
 def abd(views: Views, config: MethodConfig) -> Terms:
-    """ABD: local classification, head tuning, feature distillation through the old head (4.3)."""
+    """ABD: local, head and feature losses (docs/methods/baselines.md, eqs. 6 to 8)."""
     weights = losses.abd_class_weights(views.new_mask, views.old_mask)
     features, labels = views.all_features(), views.all_labels()
     teacher = jnp.concatenate([views.teacher_features, views.teacher_replay_features])
@@ -65,7 +65,7 @@ def abd(views: Views, config: MethodConfig) -> Terms:
 
 
 def r_dfcil(views: Views, config: MethodConfig) -> Terms:
-    """R-DFCIL, first stage: local classification, hard and relational distillation (5)."""
+    """R-DFCIL's first stage (docs/methods/baselines.md, eq. 9)."""
     factors = views.factors(config)
     terms = _pmi_terms(views)
     return {
@@ -76,7 +76,7 @@ def r_dfcil(views: Views, config: MethodConfig) -> Terms:
 
 
 def pmi(views: Views, config: MethodConfig) -> Terms:
-    """PMI: R-DFCIL's three terms and a detached cross-entropy that trains the head (section 4)."""
+    """PMI: R-DFCIL's three terms and one that trains the head (docs/methods/pmi.md, eq. 18)."""
     factors = views.factors(config)
     terms = _pmi_terms(views)
     if config.combine == "product":
@@ -97,7 +97,8 @@ def detached_replay(views: Views, config: MethodConfig) -> Terms:
     the old classes on synthetic ones, hard distillation on synthetic images, and ABD's feature
     distillation on real ones; the head alone gets cross-entropy over all seen classes. Of that one
     the backbone gets a part, `joint_weight`: none where synthetic images look unlike real ones,
-    more the closer they are. Parts are weighted by their share of the seen classes.
+    more the closer they are. Parts are weighted by their share of the seen classes
+    (docs/methods/pmi.md, eq. 20).
     """
     new, old = views.new_mask.sum(), views.old_mask.sum()
     share_new, share_old = new / (new + old), old / (new + old)
@@ -137,7 +138,7 @@ def pmi_head(views: Views, config: MethodConfig) -> Terms:
 
 
 def tune_head(views: Views, config: MethodConfig) -> Terms:
-    """Balanced head tuning: class-weighted cross-entropy, and hard distillation (section 4)."""
+    """Balanced head tuning, and hard distillation (docs/methods/pmi.md, eq. 19)."""
     logits = views.head(views.all_features())
     hard = losses.hard_distillation(
         views.head(views.replay_features),
@@ -181,7 +182,7 @@ def dfd(views: Views, config: MethodConfig) -> Terms:
 
 
 def vdfd(views: Views, config: MethodConfig) -> Terms:
-    """VDFD: the same, with drifts weighed by precisions that are learnt (vdfd.md, section 2).
+    """VDFD: the same, with drifts weighed by learnt precisions (docs/methods/vdfd.md, eq. 6).
 
     Nodes are columns of the teacher's head, those of the network when the task began.
     """

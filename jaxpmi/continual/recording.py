@@ -43,9 +43,10 @@ def record_task(
 ) -> GradientRecords:
     """Adds the record of a task: gradients of its mean logits, over its images as they are.
 
-    Of scenes the mean is over all pixels that count (vdfd.md, section 9). Ours is
-    `config.mean_logits` "own_class": the logit of class c, less the mean over the task's classes,
-    averaged over the images or pixels of c alone. A class that has none leaves a record of zeros.
+    Of scenes the mean is over all pixels that count (docs/segmentation.md). Ours is
+    `config.mean_logits` "own_class" (docs/methods/vdfd.md, eq. 5): the logit of class c, less the
+    mean over the task's classes, averaged over the images or pixels of c alone. A class that has
+    none leaves a record of zeros.
 
     Args:
       records: of the tasks before.

@@ -32,7 +32,7 @@ class Run:
 
 
 def num_replay_images(config: Config, task: int) -> int:
-    """Synthetic images made before `task`, rounded up to whole batches (PMI, N_t)."""
+    """Synthetic images made before `task`, in whole batches (docs/methods/pmi.md, eq. 12)."""
     if task == 0:
         return 0
     settings = config.inversion

@@ -85,7 +85,9 @@ def group_by_class(
 def uniformity_loss(
     embeddings: jax.Array, mask: jax.Array, *, temperature: float | jax.Array = 1.0
 ) -> jax.Array:
-    """Mean over i of log mean over j of exp(<y_i, y_j> / temperature), j including i (PMI, E3).
+    """Mean over i of log mean over j of exp(<y_i, y_j> / temperature), j including i.
+
+    docs/methods/pmi.md, eq. 13.
 
     Args:
       embeddings: y, f32[K, D], rows of norm 1.
@@ -121,7 +123,7 @@ def fit(
     batch_size: int = 64,
     temperature: float | jax.Array = 1.0,
 ) -> tuple[CfsModel, dict[str, jax.Array]]:
-    """Trains every class's network on that class's features (PMI, section 3).
+    """Trains every class's network on that class's features (docs/methods/pmi.md, eq. 13).
 
     Args:
       model: the start; classes without features keep it.
@@ -225,7 +227,9 @@ def sample_features(
     moment_match: MomentMatch = "sound",
     oversampling: int = 1,
 ) -> jax.Array:
-    """Contrastive feature sampling, the same number of features for every class (PMI, section 3).
+    """Contrastive feature sampling, the same number of features for every class.
+
+    docs/methods/pmi.md, eqs. 14, 15.
 
     The first b = max(num_per_class // num_rounds, 2) draws are kept; then b of every
     floor(b / keep_rate) draws, those with the lowest mean similarity to all kept before. The

@@ -43,7 +43,7 @@ def fit_class_stats(
     full: bool = False,
     weights: jax.Array | None = None,
 ) -> ClassStats:
-    """Mean and population (co)variance of each class's features (PMI, section 3).
+    """Mean and population (co)variance of each class's features (docs/methods/pmi.md).
 
     Args:
       features: f32[B, D].

@@ -2,7 +2,7 @@
 
 In a joint image-text space (CLIP) the text of a new class tells where its images lie. Draws from
 the Gaussians of the seen classes with the most similar text are turned by the rotation that takes
-the seen class's direction to the new class's text (Tong et al. 2025; PMI, section 7).
+the seen class's direction to the new class's text (Tong et al. 2025; docs/methods/clip.md).
 """
 
 import functools
@@ -22,7 +22,7 @@ Pivot = Literal["text", "image_mean"]
 
 @jax.jit
 def text_prototypes(text_features: jax.Array) -> jax.Array:
-    """Unit mean f32[C, D] of each class's normalised text features (PMI, section 7, step 1).
+    """Unit mean f32[C, D] of each class's normalised text features (docs/methods/clip.md).
 
     Args:
       text_features: f32[C, P, D] of P prompt templates per class, of any norm above 0.
@@ -40,7 +40,7 @@ def text_prototypes(text_features: jax.Array) -> jax.Array:
 
 @jax.jit
 def rotate(x: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
-    """Rotates x in the plane of a and b by the angle from a to b (PMI, section 7, step 4).
+    """Rotates x in the plane of a and b by the angle from a to b (docs/methods/clip.md, eq. 6).
 
     A reflection along a and then one along a + b are that rotation. Unlike the published formula,
     which they equal, they are smooth at a = b, where x stays as it is. At b = -a there is no such
@@ -73,7 +73,7 @@ def rotate(x: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
 def nearest_classes(
     prototypes: jax.Array, seen: jax.Array, new: jax.Array, num_neighbours: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Finds the seen classes whose prototypes are nearest to a new one (PMI, section 7, step 2).
+    """Finds the seen classes whose prototypes are nearest to a new one (docs/methods/clip.md).
 
     Args:
       prototypes: f32[C, D], of any norm above 0.
@@ -145,7 +145,9 @@ def project_features(
     text_share: float = 0.1,
     pivot: Pivot = "text",
 ) -> jax.Array:
-    """Draws features for a class without data from its nearest classes (PMI, section 7).
+    """Draws features for a class without data from its nearest classes.
+
+    docs/methods/clip.md, eqs. 6, 7.
 
     Use jax.vmap over `new_prototype` and `key` for several new classes.
 

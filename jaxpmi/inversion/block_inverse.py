@@ -4,7 +4,8 @@ A residual block is close to the identity, so most of its input is a linear func
 neighbourhood of its output. `fit_block_inverses` finds that function by ridge regression on images
 (two matrix products per block, no gradient steps); `invert_linearly` applies it. What the output
 does not tell is drawn from a Gaussian: at a pooled block, where most is lost, with the leading
-directions of the regression's residual covariance; elsewhere with its variances.
+directions of the regression's residual covariance; elsewhere with its variances
+(docs/methods/pmi.md, eqs. 5, 6).
 """
 
 import functools

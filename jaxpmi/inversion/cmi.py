@@ -2,7 +2,7 @@
 
 One call makes one batch: a generator and its latents are fitted to a frozen teacher, while a
 projection head learns to tell the images apart, from each other and from those remembered of
-earlier calls. Sections are those of our specification of the method.
+earlier calls (docs/methods/cmi.md, eqs. 1 to 6).
 """
 
 import functools
@@ -77,7 +77,7 @@ def cmi(
     config: CmiConfig | None = None,
     student: Network | None = None,
 ) -> tuple[CmiState, Synthetic]:
-    """Makes one batch of images (section 4); all steps are one compiled program.
+    """Makes one batch of images; all steps are one compiled program.
 
     Args:
       state: of `init_cmi` or of the last call; donated.
@@ -152,7 +152,7 @@ def _call(state, network, labels, student, key, *, config):
 
 
 def two_views(pixels: jax.Array, key: PRNGKey, config: CmiConfig) -> jax.Array:
-    """Random views of f32[B, H, W, C] in [0, 1]: B global and then B local ones (section 2.5).
+    """Random views of f32[B, H, W, C] in [0, 1]: B global and then B local ones.
 
     Global: a crop of the image in a black border. Local: a crop of `local_scale` of its area,
     enlarged. Either is mirrored at random where `flip` says so.

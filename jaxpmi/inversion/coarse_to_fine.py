@@ -2,7 +2,7 @@
 
 The patch embeddings of a transformer are smooth in space, but the block after them hardly asks for
 it. So its input is searched for on a 2 x 2 grid first, then on grids of twice the size (PMI for
-CLIP, section 6 of our specification).
+CLIP, docs/methods/clip.md).
 """
 
 import functools

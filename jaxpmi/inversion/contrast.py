@@ -1,8 +1,8 @@
 """What makes images distinguishable: a teacher's own statistics of each, contrasted by InfoNCE.
 
 An image is described by the mean over space of the input of every layer whose moments the teacher
-keeps (CMI, section 2.2: all BatchNorms). A transformer has none, but keeps the moments of what its
-LayerNorms give to attention and MLP: means over tokens of these describe it, our extension.
+keeps (docs/methods/cmi.md, eq. 1). A transformer has no BatchNorm, but keeps the moments of what
+its LayerNorms give to attention and MLP: means over tokens of these describe it, our extension.
 """
 
 from typing import Any

@@ -1,7 +1,8 @@
 """DeepInversion and, against a student, Adaptive DeepInversion: images from a network alone.
 
 Noise, or any other start, becomes images of given classes whose layer inputs have the moments that
-the network's BatchNorms remember. (Yin et al., Dreaming to Distill, CVPR 2020.)
+the network's BatchNorms remember. (Yin et al., Dreaming to Distill, CVPR 2020;
+docs/methods/deep_inversion.md, eq. 1.)
 """
 
 import dataclasses
@@ -72,7 +73,8 @@ def learning_rates(config: DeepInversionConfig, num_steps: int) -> jax.Array:
     """The learning rate of every step of a stage, f32[S].
 
     Linear warm-up from 1/warmup_steps of the peak, which its last step has; then the peak or, for
-    `schedule="cosine"`, peak * (1 + cos(pi (e - warmup) / (S - warmup))) / 2 at step e.
+    `schedule="cosine"`, peak * (1 + cos(pi (e - warmup) / (S - warmup))) / 2 at step e
+    (docs/methods/deep_inversion.md, eq. 7).
     """
     decay = schedules.constant()
     if config.schedule == "cosine":

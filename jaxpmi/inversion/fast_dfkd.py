@@ -1,8 +1,8 @@
 """FastDFKD: contrastive inversion's generator, with a start that is learned over the calls.
 
 A few steps then make a batch. There is no contrast and no memory; instead, what the images of
-earlier calls showed the teacher counts in the statistics that are matched (section 9 of our
-specification of CMI).
+earlier calls showed the teacher counts in the statistics that are matched (docs/methods/cmi.md,
+eqs. 7 to 10).
 """
 
 import functools

@@ -1,4 +1,7 @@
-"""Full-model inversion: images optimised through the whole frozen network, from any start."""
+"""Full-model inversion: images optimised through the whole frozen network, from any start.
+
+The loss is docs/methods/pmi.md, eq. 7.
+"""
 
 import functools
 from typing import Any
@@ -54,7 +57,7 @@ def learning_rates(config: FullModelConfig) -> jax.Array:
 def network_statistics(
     model: BlockwiseModel, moments: dict[str, Any], stored: dict[str, Any]
 ) -> jax.Array:
-    """Sum of `objectives.statistics_loss` over all blocks, f32[]; each of a stack's counts (E2).
+    """Sum of `objectives.statistics_loss` over all blocks, f32[]; each of a stack's counts.
 
     Args:
       model: the network.

@@ -51,7 +51,7 @@ def init_generator(
     """Initialises a generator of images (H, W, C), uniformly within 1 / sqrt(fan-in).
 
     linear - BN - 2x - conv - BN - leaky ReLU - 2x - conv - BN - leaky ReLU - conv - tanh - BN
-    (baselines 4.1). `widths` are the channels after the linear map and the first two
+    (docs/methods/baselines.md). `widths` are the channels after the linear map and the first two
     convolutions; a small one has `latent_dim` 100 and `widths` (32, 32, 16).
     """
     check_image_size(image_shape)
@@ -166,7 +166,9 @@ def generator_terms(
     seen_mask: jax.Array,
     images: jax.Array,
 ) -> dict[str, jax.Array]:
-    """The four terms of the generator's loss on images f32[B, H, W, C] (baselines 4.1).
+    """The four terms of the generator's loss on images f32[B, H, W, C].
+
+    docs/methods/baselines.md, eq. 4.
 
     content: cross-entropy of logits / 1000 to their own argmax; balance: see `class_imbalance`;
     statistics: mean over layers of KL(stored || batch); prior: distance to the blurred image.

@@ -79,10 +79,11 @@ def network_terms(
     *,
     names: Mapping[str, Any],
 ) -> dict[str, jax.Array]:
-    """The terms `names` of what the teacher shows of normalised views f32[B, H, W, C] (section 3).
+    """The terms `names` of what the teacher shows of normalised views f32[B, H, W, C].
 
     statistics: distance of its batch `moments` to the stored ones; cross_entropy: of i32[B]
-    `labels`; adversarial: minus the divergence of the student where both name the same class.
+    `labels`; adversarial: minus the divergence of the student where both name the same class
+    (docs/methods/cmi.md, eqs. 5, 6).
     """
     logits = teacher.head(features)
     terms = {}

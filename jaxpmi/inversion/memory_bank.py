@@ -1,4 +1,7 @@
-"""A first-in first-out memory of vectors on the device, and draws from it (CMI, section 2.4)."""
+"""A first-in first-out memory of vectors on the device, and draws from it.
+
+CMI's memory bank, docs/methods/cmi.md.
+"""
 
 from typing import NamedTuple
 

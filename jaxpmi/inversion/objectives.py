@@ -15,12 +15,12 @@ VARIANCE_FLOOR = 1e-4  # of stored variances: channels a network never uses have
 
 
 def feature_match(output: jax.Array, target: jax.Array) -> jax.Array:
-    """Mean squared error over all elements (PMI, E2)."""
+    """Mean squared error over all elements (docs/methods/pmi.md, eq. 2)."""
     return jnp.square(output - target).mean()
 
 
 def moment_kl(batch: Moments, stored: Moments) -> jax.Array:
-    """KL(N(batch) || N(stored)), averaged over channels (PMI, E1).
+    """KL(N(batch) || N(stored)), averaged over channels (docs/methods/pmi.md, eq. 1).
 
     It is 0 exactly where the moments agree. Stored variances are floored at 1e-4.
     """
@@ -53,10 +53,11 @@ def batch_norm_distance(
 ) -> jax.Array:
     """Sum over layers of ||mean - stored mean|| + ||var - stored var||, f32[].
 
-    DeepInversion's and CMI's regulariser: Euclidean norms over channels, not squared. Nothing is
-    divided by a variance, so channels that the network never uses need no floor. But layers count
-    by the size of their inputs, which says nothing where BatchNorm evens it out: in
-    EfficientNet-Lite0 typical variances go from 0.01 to 60, one layer after the other.
+    DeepInversion's and CMI's regulariser (docs/methods/deep_inversion.md, eq. 2): Euclidean norms
+    over channels, not squared. Nothing is divided by a variance, so channels that the network never
+    uses need no floor. But layers count by the size of their inputs, which says nothing where
+    BatchNorm evens it out: in EfficientNet-Lite0 typical variances go from 0.01 to 60, one layer
+    after the other.
 
     Args:
       model: the network.
@@ -109,7 +110,8 @@ def class_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def jensen_shannon(logits: jax.Array, others: jax.Array, temperature: float) -> jax.Array:
     """Jensen-Shannon divergence of two batches of f32[B, C] logits, in [0, ln 2], mean over B.
 
-    KL(p || m) / 2 + KL(q || m) / 2 with p, q the softmax of logits / temperature, m = (p + q) / 2.
+    KL(p || m) / 2 + KL(q || m) / 2 with p, q the softmax of logits / temperature, m = (p + q) / 2
+    (docs/methods/deep_inversion.md, eq. 5).
     """
     p, q = (jax.nn.log_softmax(z / temperature) for z in (logits, others))
     middle = jnp.logaddexp(p, q) - jnp.log(2.0)
@@ -121,7 +123,8 @@ def reference_divergence(logits: jax.Array, others: jax.Array, temperature: floa
     """What DeepInversion's published code computes in place of `jensen_shannon`.
 
     Probabilities and their mean m are each clamped to [0.01, 0.99], and the divergences are the
-    reverse ones: KL(m || p) / 2 + KL(m || q) / 2. It lies in [0, 1.6145].
+    reverse ones: KL(m || p) / 2 + KL(m || q) / 2, in [0, 1.6145] (docs/methods/deep_inversion.md,
+    eq. 6).
     """
     p, q = (jax.nn.softmax(z / temperature) for z in (logits, others))
     m, p, q = (jnp.clip(x, 0.01, 0.99) for x in (0.5 * (p + q), p, q))
@@ -129,9 +132,10 @@ def reference_divergence(logits: jax.Array, others: jax.Array, temperature: floa
 
 
 def reverse_moment_kl(batch: Moments, stored: Moments) -> jax.Array:
-    """KL(N(stored) || N(batch)), averaged over channels: ABD's direction (baselines 4.1).
+    """KL(N(stored) || N(batch)), averaged over channels: ABD's direction.
 
-    ln(s_b / s_r) - (1 - (s_r^2 + (m_r - m_b)^2) / s_b^2) / 2, with 1e-8 added to both variances.
+    ln(s_b / s_r) - (1 - (s_r^2 + (m_r - m_b)^2) / s_b^2) / 2, with 1e-8 added to both variances
+    (docs/methods/baselines.md, eq. 5).
     """
     target, var = stored.var + 1e-8, batch.var + 1e-8
     distance = (target + jnp.square(stored.mean - batch.mean)) / var
@@ -148,7 +152,8 @@ def reverse_statistics_loss(moments: Any, stored: Any) -> jax.Array:
 def class_imbalance(logits: jax.Array, class_mask: jax.Array) -> jax.Array:
     """1 - entropy(p) / ln n, p the batch mean of softmax over the n masked classes.
 
-    0 where the batch f32[B, C] covers the classes evenly, 1 where it shows one (baselines 4.1).
+    0 where the batch f32[B, C] covers the classes evenly, 1 where it shows one
+    (docs/methods/baselines.md, eq. 4).
     """
     mask = class_mask > 0
     probabilities = jax.nn.softmax(jnp.where(mask[None], logits, -1e9), axis=1).mean(0)
@@ -176,7 +181,8 @@ def distillation_kl(
 ) -> jax.Array:
     """temperature^2 times the batch mean of KL(teacher || student) at that temperature, f32[].
 
-    The square keeps the gradient about as large at any temperature (CMI, section 5).
+    The square keeps the gradient about as large at any temperature
+    (docs/distillation_and_pruning.md, eq. 1).
     """
     divergence = prediction_divergence(teacher_logits / temperature, student_logits / temperature)
     return jnp.square(temperature) * divergence.mean()

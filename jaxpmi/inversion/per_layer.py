@@ -2,7 +2,7 @@
 
 Each block's input is found so that its output hits the input found for the block after it; the
 last block's output hits the target feature. The result for block 0 is a batch of images: a strong
-start for full-model inversion. (Tong et al., NeurIPS 2025, section 2.1 of our specification.)
+start for full-model inversion. (Tong et al., NeurIPS 2025; docs/methods/pmi.md, eq. 2.)
 """
 
 import functools
@@ -31,7 +31,7 @@ from jaxpmi.optimise.minimise import minimise
 from jaxpmi.types import Moments
 from jaxpmi.types import PRNGKey
 
-# Limits of weight boosting, as multiples of the base weights (PMI, section 1).
+# Limits of weight boosting, as multiples of the base weights (docs/methods/pmi.md, eq. 3).
 MAX_BOOST = {"feature_match": 10.0, "cross_entropy": 10.0, "statistics": 10.0}
 MAX_INPUT_BOOST = {**MAX_BOOST, "input_statistics": 5.0}
 
@@ -57,7 +57,7 @@ def propagated_block_inputs(network: Network, *, published: bool = False) -> tup
 
     Starts from standard-normal pixels and asks every block for `propagate(params, moments)`. With
     `published`, each block's input has the affine parameters (beta, gamma^2) of the last BatchNorm
-    before it, which ignores the shortcut (the PMI code).
+    before it, which ignores the shortcut (docs/methods/pmi.md, eq. 4).
     """
     blocks, params = network.model.blocks, network.variables.params
     for block in blocks[:-1]:
@@ -88,7 +88,7 @@ def invert_block(
     config: PerLayerConfig,
     match_input: bool = True,
 ) -> Solution:
-    """Finds inputs of one block whose outputs hit `target` (PMI, E2).
+    """Finds inputs of one block whose outputs hit `target` (docs/methods/pmi.md, eq. 2).
 
     Args:
       params: the block's parameters, data; equal blocks share one compiled program.

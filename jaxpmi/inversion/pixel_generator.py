@@ -31,8 +31,8 @@ def init_pixel_generator(
 ) -> Params:
     """Draws the weights of a generator of images (H, W, C), H and W divisible by 4.
 
-    linear - BN - 2x - conv - BN - leaky ReLU - 2x - conv - BN - leaky ReLU - conv - sigmoid (CMI,
-    section 2.1); `channels` are those after the linear map and the first two convolutions.
+    linear - BN - 2x - conv - BN - leaky ReLU - 2x - conv - BN - leaky ReLU - conv - sigmoid
+    (docs/methods/cmi.md); `channels` are those after the linear map and the first two convolutions.
 
     Images begin nearly flat, at the pixels f32[C] of `mean`, in (0, 1): far from it, most steps
     would go into the way there. None: at 1/2, as published, which is about CIFAR's mean.

@@ -17,6 +17,8 @@ def total_variation(
 ) -> jax.Array:
     """Differences of f32[B, H, W, C] to the right, lower and two diagonal neighbours, as a scalar.
 
+    docs/methods/pmi.md, eq. 8.
+
     Args:
       images: x.
       norm: "l1": mean absolute difference of each direction, summed over directions
@@ -55,7 +57,8 @@ def quantiles(histogram: jax.Array, levels: jax.Array) -> jax.Array:
 def histogram_distance(pixels: jax.Array, histogram: jax.Array) -> jax.Array:
     """Squared 2-Wasserstein distance of pixel values f32[n, C] in [0, 1] to `histogram`'s.
 
-    Zero exactly where the sorted values are the histogram's quantiles; mean over channels.
+    Zero exactly where the sorted values are the histogram's quantiles; mean over channels
+    (docs/methods/pmi.md, eq. 10).
     """
     levels = (jnp.arange(pixels.shape[0]) + 0.5) / pixels.shape[0]
     return jnp.square(jnp.sort(pixels, 0) - quantiles(histogram, levels)).mean()
@@ -92,7 +95,7 @@ def spectrum_distance(images: jax.Array, spectrum: jax.Array) -> jax.Array:
     """Squared distance of the batch's root-mean-square amplitudes to those of real images.
 
     `spectrum` f32[H, W//2+1, C] is the mean `power_spectrum` of real images; the distance is
-    relative to its sum: 0 for equal spectra, 1 for a batch of zeros.
+    relative to its sum: 0 for equal spectra, 1 for a batch of zeros (docs/methods/pmi.md, eq. 9).
     """
     amplitudes = jnp.sqrt(power_spectrum(images).mean(0) + 1e-6)  # the root has no slope at 0
     return jnp.square(amplitudes - jnp.sqrt(spectrum)).sum() / jnp.maximum(spectrum.sum(), 1e-6)
@@ -122,5 +125,5 @@ def blur(images: jax.Array) -> jax.Array:
 
 
 def blur_distance(images: jax.Array) -> jax.Array:
-    """Mean squared difference between f32[B, H, W, C] and its `blur` (baselines 4.1)."""
+    """Mean squared distance of f32[B, H, W, C] to its `blur` (docs/methods/baselines.md, eq. 4)."""
     return jnp.square(images - blur(images)).mean()

@@ -15,6 +15,8 @@ BATCH_SIZE = 200
 def mean_pairwise_distance(features: np.ndarray, labels: np.ndarray) -> float:
     """Mean Euclidean distance of two features of one class, averaged over the classes.
 
+    docs/distillation_and_pruning.md, eq. 2.
+
     Args:
       features: f32[N, D].
       labels: i32[N]; classes of which there is one feature alone do not count.

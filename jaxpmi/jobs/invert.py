@@ -1,8 +1,8 @@
 """Pictures of what a trained network knows; and, with them as replay, learning of new classes.
 
 The network is trained in the run, or comes with weights of ImageNet. In the latter case the classes
-of `data` can be learnt on top of it as DeepInversion does (section 7.3): with real images of the
-new classes, and synthetic ones of the old.
+of `data` can be learnt on top of it as DeepInversion does (docs/pictures.md): with real images of
+the new classes, and synthetic ones of the old.
 """
 
 import dataclasses

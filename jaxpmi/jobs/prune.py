@@ -1,8 +1,8 @@
 """Data-free pruning: the least important filters of a trained network go, a few at a time.
 
 Importance is measured, and accuracy won back by distillation from the whole network, on synthetic
-images alone (DeepInversion, section 7.1). While filters go, their parameters are held at 0, so that
-one program serves every width; at the end they are removed, and the network is smaller.
+images alone (docs/distillation_and_pruning.md). While filters go, their parameters are held at 0,
+so that one program serves every width; at the end they are removed, and the network is smaller.
 """
 
 import functools

@@ -1,7 +1,8 @@
 """Mixture-of-experts adapters: two small bottlenecks and a router beside the MLP of every block.
 
-They are all that is trained of a pretrained CLIP (MoE-Adapters as the PMI code uses them, section 6
-of our specification). Fresh adapters add exactly 0, so the model starts as the pretrained one.
+They are all that is trained of a pretrained CLIP (MoE-Adapters as the PMI code uses them,
+docs/methods/clip.md, eqs. 1, 2). Fresh adapters add exactly 0, so the model starts as the
+pretrained one.
 """
 
 import math

@@ -1,8 +1,8 @@
 """Vision transformers as chains of blocks: patches, tokens, a stack of equal blocks, a head.
 
 The pre-LN transformer of CLIP; its blocks serve the text tower as well. Inversion units are the
-patch embedding, the token embedding, every transformer block and the head: 15 for ViT-B/16 (PMI,
-section 6 of our specification).
+patch embedding, the token embedding, every transformer block and the head: 15 for ViT-B/16
+(docs/methods/clip.md).
 """
 
 import dataclasses

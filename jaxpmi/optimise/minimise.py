@@ -68,8 +68,8 @@ def minimise(
       weights: base weight per term; may be traced.
       learning_rates: f32[S], one per step; their number is the number of steps.
       max_boost: per term, how far its weight may grow. After a step at which a term exceeds its
-        value at step 0 its weight doubles, up to this factor; weights never fall again (PMI,
-        section 1). None: no boosting. Terms not named are not boosted.
+        value at step 0 its weight doubles, up to this factor; weights never fall again
+        (docs/methods/pmi.md, eq. 3). None: no boosting. Terms not named are not boosted.
       project: applied after every update, e.g. clipping to valid pixels.
       iterate: which to return, the "best" of those before a step by unboosted loss, or the "last",
         after all steps (as published for CLIP), for which the terms are evaluated once more.

@@ -1,4 +1,4 @@
-"""Precisions from the class graph, and what is charged for drifts (vdfd.md, section 13)."""
+"""Precisions from the class graph, and what is charged for drifts (docs/methods/vdfd.md)."""
 
 import functools
 
@@ -63,7 +63,7 @@ def drifts_of(num_old, num_tasks=3):
     return jnp.asarray(normal(5, num_tasks, CLASSES) * (np.arange(num_tasks) < num_old)[:, None])
 
 
-# The precision matrix (item 7).
+# The precision matrix (docs/methods/vdfd.md, eqs. 7 to 9).
 
 
 @pytest.mark.parametrize("residual", [False, True])
@@ -141,7 +141,7 @@ def test_padded_classes_change_nothing(float64, residual):
     np.testing.assert_allclose(cg.log_determinant(got), cg.log_determinant(want), rtol=1e-12)
 
 
-# Sizes and training (item 8).
+# Sizes and training.
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_without_drift_training_the_graph_makes_the_precision_the_identity():
 
 
 def test_the_graph_can_hide_a_drift():
-    """It may make a large drift cheap: what `squared_drift` is monitored for (vdfd.md, 4.1)."""
+    """It may make a large drift cheap: what `squared_drift` is monitored for."""
     drift = jnp.asarray([[100.0, -100.0, 100.0, -100.0]])
     alike = jnp.ones((1, CLASSES, CLASSES)) + EPSILON * jnp.eye(CLASSES)[None]
     kept = records(1, 1)

@@ -43,7 +43,7 @@ def docstring_of(name):
     return ast.get_docstring(ast.parse((ROOT / f"configs/{name}.py").read_text()))
 
 
-# The numbers of pmi.md, section 6: epochs, alpha_rf, full rate, hkd, tkd, ft, boost, r, prompt.
+# The published numbers: epochs, alpha_rf, full rate, hkd, tkd, ft, boost, r, prompt.
 TABLE = {
     "clip_cifar100": (3, 0.002, 0.01, 0.1, 0.2, 0.001, 20, 0.5, "a bad photo of a {}."),
     "clip_imagenet_r": (3, 0.002, 0.01, 0.1, 0.2, 0.001, 50, 0.2, "itap of a {}."),
@@ -79,7 +79,7 @@ def test_the_numbers_are_the_published_ones(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_not_sound_is_not_taken_over(name):
-    """Of what the specification calls a mistake the configs keep the defaults."""
+    """Of what docs/methods/clip.md calls a mistake the configs keep the defaults."""
     config, default = config_of(name), load_config(None)
     for field in ("statistics_axis", "layer_statistics", "merge_head_statistics"):
         assert getattr(config.clip, field) == getattr(default.clip, field)

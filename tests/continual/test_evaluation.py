@@ -19,8 +19,8 @@ NAN = float("nan")
 MATRIX = [[0.9, NAN, NAN], [0.6, 0.8, NAN], [0.5, 0.6, 0.7]]
 
 
-def test_metrics_of_the_specification():
-    """baselines.md, section 9, item 2."""
+def test_metrics_of_a_small_matrix():
+    """docs/concepts.md, eqs. 1 to 5."""
     metrics = evaluation.summarise(np.array(MATRIX), [10, 10, 10])
     assert metrics["last_accuracy"] == pytest.approx(0.6)
     assert metrics["average_incremental_accuracy"] == pytest.approx(0.733333, abs=1e-6)

@@ -80,7 +80,7 @@ def assert_close(a, b, **tolerance):
     jax.tree.map(functools.partial(np.testing.assert_allclose, **tolerance), a, b)
 
 
-# Gradients (vdfd.md, section 13, items 1 and 2).
+# Gradients (docs/methods/vdfd.md, eq. 1).
 
 
 def test_gradients_are_those_of_jacrev_averaged_over_the_weights_of_a_channel(float64):
@@ -209,7 +209,7 @@ def test_the_production_path_is_float32():
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
 
 
-# Compression (item 5).
+# Compression (docs/methods/vdfd.md, eq. 2).
 
 
 def test_full_rank_reproduces_the_gradient_and_error_falls_with_the_rank(float64):
@@ -294,7 +294,7 @@ def test_noise_has_a_share_of_the_variance():
     np.testing.assert_allclose((noisy - gradients["a"]).var(), 0.1 * gradients["a"].var(), rtol=0.1)
 
 
-# Memory (item 9).
+# Memory (docs/methods/vdfd.md, eq. 4).
 
 
 def channels_of(model, shape):

@@ -179,7 +179,7 @@ def test_the_joint_term_trains_the_backbone_alone():
 
 
 def test_stages_of_the_published_recipe():
-    """pmi.md, section 4: head, last block, body, balanced tuning."""
+    """docs/methods/pmi.md: head, last block, body, balanced tuning."""
     phases = METHODS["pmi"].phases(TRAIN, STAGEWISE)
     assert [p.name for p in phases] == ["head", "last_block", "body", "tuning"]
     assert [p.trainable for p in phases] == ["head", "last_block", "body", "head"]

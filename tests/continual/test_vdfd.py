@@ -259,7 +259,7 @@ def test_rates_fall_to_nothing_by_a_power_and_later_tasks_have_their_own():
         assert (first.learning_rate, later.learning_rate) == (1e-2, 1e-3)
 
 
-# Rotations (vdfd.md, section 13, item 12).
+# Rotations.
 
 
 def test_views_are_quarter_turns_and_adjacent():
@@ -431,7 +431,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_old_tasks_are_kept_on_digits(tmp_path):
-    """vdfd.md, section 13, item 13: three seeds of configs/vdfd_mnist.py, with and without."""
+    """Three seeds of configs/vdfd_mnist.py, with and without."""
     path = Path(__file__).parents[2] / "configs/vdfd_mnist.py"
     results = {}
     for name, options in {"free": ["--losses.vdfd.drift-weight", "0"], "vdfd": []}.items():

@@ -243,7 +243,7 @@ def test_kept_samples_are_less_alike_than_plain_draws():
 
 
 def test_pairwise_distances_are_nearer_to_real_ones_than_those_of_plain_draws():
-    """T12, over several draws: the Wasserstein distance of two sets of as many distances."""
+    """Over several draws: the Wasserstein distance of two sets of as many distances."""
     model, stats = trained()
     real, settings = class_features(0, places=128), SAMPLING | {"num_per_class": 128}
     labels = jnp.repeat(jnp.arange(NUM_CLASSES), 128)

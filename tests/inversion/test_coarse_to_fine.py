@@ -31,7 +31,7 @@ def config_of(num_steps, learning_rate=0.1, **options):
     ],
 )
 def test_the_grids_double(height, width, steps, want):
-    """T8."""
+    """Those of docs/methods/clip.md, and others."""
     assert grid_schedule(height, width, steps) == want
 
 

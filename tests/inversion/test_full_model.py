@@ -98,7 +98,7 @@ def unweighted_terms(x):
 
 
 def test_the_published_schedule():
-    """pmi.md, section 2.2: the exact sequence of the code."""
+    """docs/methods/pmi.md, eq. 11: the exact sequence of the code."""
     rates = np.asarray(learning_rates(PUBLISHED))
     want = [0.08, 0.08, 0.16, 0.24, 0.32] + [0.4] * 80 + [0.2] * 40 + [0.1] * 35
     np.testing.assert_allclose(rates, want, rtol=1e-5)

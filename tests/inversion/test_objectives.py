@@ -208,7 +208,7 @@ def test_total_variation_of_ramps():
 
 
 def test_the_l2_total_variation_against_numpy():
-    """PMI for CLIP, section 6: one direction, image and channel at a time."""
+    """docs/methods/clip.md, eq. 5: one direction, image and channel at a time."""
     x = np.random.default_rng(0).standard_normal((3, 5, 4, 2)).astype(np.float32)
     want = 0.0
     for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):

@@ -54,7 +54,7 @@ class Linear:
 
 @pytest.mark.parametrize("shape", [(6, 4), (5, 5)])
 def test_a_linear_block_is_solved(shape):
-    """T3, the residual alone: Adam's limit is another preimage than gradient descent's."""
+    """The residual alone: Adam's limit is another preimage than gradient descent's."""
     left, _, right = np.linalg.svd(normal(0, *shape), full_matrices=False)
     weight = left * np.linspace(0.5, 2.0, shape[1], dtype=np.float32) @ right
     wanted = normal(1, 8, shape[1])
@@ -72,7 +72,7 @@ def test_a_linear_block_is_solved(shape):
 
 @pytest.mark.parametrize("index", range(5))
 def test_a_realisable_target_is_approached_at_every_block(index):
-    """T9, by the published start and weight, and the rate of its grid that suits this network."""
+    """By the published start and weight, and the rate of its grid that suits this network."""
     net, values = trained(), block_inputs()
     name = blockwise.block_name(index)
     moments = net.memory.block_inputs[index]
@@ -328,7 +328,7 @@ def test_published_moments_are_the_affine_parameters_of_the_batch_norm_before():
 
 
 def test_propagated_moments_are_nearer_to_measured_ones_than_the_published_choice():
-    """T11 without a run: the residual sum is in one and not in the other."""
+    """The residual sum is in one and not in the other."""
     net = trained()
 
     def distance(moments):

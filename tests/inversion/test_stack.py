@@ -229,7 +229,7 @@ def test_one_program_whatever_the_depth(config):
 
 
 def test_every_block_comes_nearer_to_its_target():
-    """T9 in small: each block's loss falls within the steps."""
+    """Each block's loss falls within the steps."""
     _, solutions = invert(dataclasses.replace(GAUSSIAN, num_steps=40))
     for solution in solutions:
         losses = np.atleast_2d(solution.losses)

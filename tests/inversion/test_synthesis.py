@@ -82,7 +82,7 @@ def result(start):
 
 @pytest.mark.parametrize("start", ["inverse", "gaussian", "noise"])
 def test_the_network_sees_the_intended_labels(start):
-    """T13: features are the only target, and yet the labels come out."""
+    """Features are the only target, and yet the labels come out."""
     synthetic, exact = result(start)
     assert exact.shape == (BATCH, *SHAPE) and bool(synthetic.finite)
     assert synthetic.losses.shape == (40,)

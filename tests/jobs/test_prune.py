@@ -173,7 +173,7 @@ def test_a_run_killed_before_its_summary_writes_the_same_network_again(tmp_path,
 
 
 def test_labels_rank_the_filters_of_the_network_itself(finished):
-    """Where distillation from itself has no gradient (section 7.1)."""
+    """Where distillation from itself has no gradient (docs/distillation_and_pruning.md)."""
     _, _, (run, state) = finished
     scores = prune.measure_importance(
         state.network, state.pool, jax.random.key(0), settings=run.config.prune

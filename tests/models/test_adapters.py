@@ -31,7 +31,7 @@ def base():
 
 
 def test_fresh_adapters_change_nothing_not_even_in_training():
-    """T7: the adapted model is the pretrained one at the start, bit by bit."""
+    """The adapted model is the pretrained one at the start, bit by bit."""
     x, params = jnp.asarray(normal(0, 4, 5, DIM)), base()
     fresh = adapters.init_adapters(jax.random.key(2), 3, DIM)
     assert fresh["down"].shape == (3, 2, DIM, 64) and bool(fresh["down"].any())

@@ -37,7 +37,7 @@ def randomised(name):
 
 @pytest.mark.parametrize("name", ["resnet_small", "preact_resnet18"])
 def test_blocks_in_sequence_are_the_forward_pass(name):
-    """T1. Each block is a program of its own here, and the whole network is one."""
+    """Each block is a program of its own here, and the whole network is one."""
     model, variables = randomised(name)
     images = 2.0 * normal(7, 5, *SHAPE)
     whole = jax.jit(functools.partial(blockwise.forward, model))(variables, images)

@@ -53,14 +53,14 @@ def test_unit_and_batch_norm_counts_and_feature_width(name, units, batch_norms, 
 
 @pytest.mark.parametrize("size", [32, 64])
 def test_resnet32_has_the_block_shapes_of_the_paper(size):
-    """pmi.md, section 2, the table; Tiny-ImageNet doubles every spatial size."""
+    """Shapes of the published network; Tiny-ImageNet doubles every spatial size."""
     model, variables = initial("resnet32", 16, (32, 32, 3))
     shapes = blockwise.block_input_shapes(model, variables, (size, size, 3))
     half, quarter = size // 2, size // 4
     want = [(size, size, 3)] + [(size, size, 16)] * 6 + [(half, half, 32)] * 5
     want += [(quarter, quarter, 64)] * 4 + [(64,)]
     assert list(shapes) == want
-    # Seven distinct programs (pmi.md, section 10).
+    # Seven distinct programs.
     assert len(set(model.blocks)) == 7
     num_params = sum(x.size for x in jax.tree.leaves(variables.params))
     assert num_params == 463_504  # ResNet-32 without its classifier

@@ -95,7 +95,7 @@ def test_the_class_token_comes_first_and_positions_are_added_before_the_norm():
 
 
 def test_blocks_in_sequence_are_the_forward_pass():
-    """T1, with the stack's blocks applied one by one."""
+    """With the stack's blocks applied one by one."""
     variables, x = variables_of(MODEL), images()
     whole = blockwise.forward(MODEL, variables, x)
     assert vit.num_units(MODEL) == 6 and len(whole.block_inputs) == 4

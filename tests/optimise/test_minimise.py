@@ -1,4 +1,4 @@
-"""The inner loop against the same loop written out in numpy (T4)."""
+"""The inner loop against the same loop written out in numpy."""
 
 import jax
 import jax.numpy as jnp
