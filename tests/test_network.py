@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,7 +90,7 @@ def parts(**changes):
 def test_parts_make_a_network():
     net, kernel = network(), network().head.kernel
     got = from_blocks(**parts(class_names=list(NAMES), image_shape=list(SHAPE)))
-    jax.tree.map(np.testing.assert_array_equal, got, net)  # static parts are compared too
+    chex.assert_trees_all_equal(got, net)  # static parts are compared too
     assert (got.num_classes, got.feature_dim) == (3, DIM)
     assert got.mean.dtype == got.std.dtype == jnp.float32
     assert got.image_shape == SHAPE and got.class_names == NAMES
@@ -143,7 +144,7 @@ def test_a_mean_of_0_is_no_error():
 
 def test_a_fresh_network_depends_on_its_key_and_nothing_else():
     first, again, other = fresh(3), fresh(3), fresh(4)
-    jax.tree.map(np.testing.assert_array_equal, first, again)
+    chex.assert_trees_all_equal(first, again)
     assert np.abs(first.head.kernel - other.head.kernel).max() > 0.1
     conv = [net.variables.params["block00"]["conv"] for net in (first, other)]
     assert np.abs(conv[0] - conv[1]).max() > 0.1

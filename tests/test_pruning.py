@@ -2,6 +2,7 @@ import dataclasses
 import functools
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -386,7 +387,7 @@ def test_masked_parameters_are_those_of_channels_that_are_kept(name):
     mask = jax.jit(pruning.filter_mask)(network, flags)
     got = jax.tree.map(jnp.multiply, network.variables.params, mask)
     want = silence(network, kept).variables.params
-    jax.tree.map(np.testing.assert_array_equal, got, want)
+    chex.assert_trees_all_equal(got, want)
     assert any(not leaf.all() for leaf in jax.tree.leaves(mask))
 
 
@@ -436,7 +437,7 @@ def test_keeping_all_changes_nothing(name):
     kept = {name: range(group.size) for name, group in groups.items()}
     same = pruning.remove_filters(network, kept)
     assert same.model == network.model and hash(same.model) == hash(network.model)
-    jax.tree.map(np.testing.assert_array_equal, same, network)
+    chex.assert_trees_all_equal(same, network)
 
 
 def test_kept_channels_are_plain_numbers_from_which_the_network_is_rebuilt():

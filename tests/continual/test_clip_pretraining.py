@@ -2,6 +2,7 @@ import dataclasses
 import functools
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,7 +95,7 @@ def test_stored_moments_follow_the_images():
 
 def test_equal_keys_give_equal_models():
     first, second, other = pretrained(), pretrain(0), pretrain(1)
-    jax.tree.map(np.testing.assert_array_equal, first, second)
+    chex.assert_trees_all_equal(first, second)
     assert not np.array_equal(first[1].losses, other[1].losses)
 
 

@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -222,10 +223,10 @@ def test_padding_steps_do_nothing():
     )
     exact, _ = run(learner(), first, task(2), key)
     padded, _ = run(learner(), data._replace(num_steps=np.int32(2)), task(2), key)
-    jax.tree.map(np.testing.assert_array_equal, padded, exact)
+    chex.assert_trees_all_equal(padded, exact)
     whole, _ = run(learner(), data, task(2), key)
     resumed, _ = run(exact, second, task(2), key)
-    jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+    chex.assert_trees_all_equal(whole, resumed)
 
 
 def test_one_program_serves_every_task():

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,7 +78,7 @@ def moved(params, size, seed=20):
 
 
 def assert_close(a, b, **tolerance):
-    jax.tree.map(functools.partial(np.testing.assert_allclose, **tolerance), a, b)
+    chex.assert_trees_all_close(a, b, **tolerance)
 
 
 # Gradients (docs/methods/vdfd.md, eq. 1).
@@ -409,7 +410,7 @@ def test_a_record_may_be_of_some_of_the_images_evenly_spaced(over):
     (_, few), (_, more) = recorded_over(rows=[0, 3, 6]), recorded_over()
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), some, few)
     _, same = recorded_over(record_images=7)
-    jax.tree.map(np.testing.assert_array_equal, same, more)
+    chex.assert_trees_all_equal(same, more)
     assert np.abs(some.scale - more.scale).max() > 1e-3
 
 

@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,11 +98,11 @@ def as_numpy(tree):
 
 
 def assert_equal(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
+    chex.assert_trees_all_equal(a, b)
 
 
 def assert_close(a, b, **tolerance):
-    jax.tree.map(functools.partial(np.testing.assert_allclose, **tolerance), a, b)
+    chex.assert_trees_all_close(a, b, **tolerance)
 
 
 def changed(before, after):

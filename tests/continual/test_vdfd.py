@@ -5,6 +5,7 @@ import functools
 import json
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -388,7 +389,7 @@ def test_a_run_interrupted_at_every_other_checkpoint_ends_as_one_that_was_not(
         except Interrupted:
             continue
     assert len(starts) > 8
-    jax.tree.map(np.testing.assert_array_equal, got, want)
+    chex.assert_trees_all_equal(got, want)
     assert resumed["task_accuracy_matrix"] == summary["task_accuracy_matrix"]
     lines = [Path(c.workdir) / "metrics.jsonl" for c in (tiny_config(tmp_path, **settings), config)]
     assert lines[0].read_text() == lines[1].read_text()

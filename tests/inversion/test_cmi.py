@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -131,7 +132,7 @@ def test_the_generator_goes_on_only_where_it_is_asked_to():
         for a, b in ((begin.generator, one.generator), (one.generator, two.generator))
     ]
     assert min(changes) > 1e-3
-    jax.tree.map(np.testing.assert_array_equal, unmoved.generator, one.generator)
+    chex.assert_trees_all_equal(unmoved.generator, one.generator)
 
 
 def test_rows_of_the_bank_are_statistics_of_a_local_and_of_the_global_view():
@@ -163,7 +164,7 @@ def test_every_call_starts_afresh_and_the_key_decides():
     state, solution = call(fresh(), 0, student=student())
     want_state, want = calls()[0]
     np.testing.assert_array_equal(solution.x, want.x)
-    jax.tree.map(np.testing.assert_array_equal, state, want_state)
+    chex.assert_trees_all_equal(state, want_state)
     assert np.abs(calls()[1][1].x - want.x).max() > 1e-2
 
 

@@ -1,5 +1,6 @@
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,7 +84,7 @@ def test_only_the_first_layer_is_drawn_again():
     again = pixel_generator.redraw_first_layer(params, jax.random.key(1))
     first = {"linear", "linear_bias", "bn0"}
     for name in params.keys() - first:
-        jax.tree.map(np.testing.assert_array_equal, again[name], params[name])
+        chex.assert_trees_all_equal(again[name], params[name])
     assert jax.tree.structure(again) == jax.tree.structure(params)
     np.testing.assert_allclose(np.std(again["linear"]), 0.02, rtol=0.1)
     assert not again["linear_bias"].any() and not again["bn0"]["bias"].any()

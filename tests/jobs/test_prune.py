@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,7 +97,7 @@ def test_the_small_network_can_be_loaded_bit_by_bit(finished):
     found = jaxpmi.load_network(Path(config.workdir) / summary["network_file"])
     small = prune.pruned_network(state)
     assert found.class_names == run.stream.class_names
-    jax.tree.map(np.testing.assert_array_equal, found, small)  # its model and names too
+    chex.assert_trees_all_equal(found, small)  # its model and names too
     images = run.stream.test_images(0)
     np.testing.assert_array_equal(jaxpmi.logits(found, images), jaxpmi.logits(small, images))
 
@@ -169,7 +170,7 @@ def test_a_run_killed_before_its_summary_writes_the_same_network_again(tmp_path,
     first = jaxpmi.load_network(file)
     file.unlink()
     experiment.run(config)
-    jax.tree.map(np.testing.assert_array_equal, jaxpmi.load_network(file), first)
+    chex.assert_trees_all_equal(jaxpmi.load_network(file), first)
 
 
 def test_labels_rank_the_filters_of_the_network_itself(finished):

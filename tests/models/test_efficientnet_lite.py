@@ -5,6 +5,7 @@ import importlib.resources
 import re
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import matplotlib.cbook
@@ -111,7 +112,7 @@ def test_weights_may_be_elsewhere(tmp_path):
     path = tmp_path / "weights.pth"
     path.write_bytes(content.read_bytes())
     loaded = imagenet.load_efficientnet_lite0(path)
-    jax.tree.map(np.testing.assert_array_equal, loaded, load())
+    chex.assert_trees_all_equal(loaded, load())
     tensors = imagenet.read_torch_checkpoint(path)
     np.testing.assert_array_equal(loaded.head.kernel, tensors["_fc.weight"].T)
     np.testing.assert_array_equal(loaded.head.bias, tensors["_fc.bias"])

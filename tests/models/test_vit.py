@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -195,4 +196,4 @@ def test_a_tower_of_unit_features_takes_the_same_variables():
     lengths = np.linalg.norm(plain.features, axis=1)
     assert np.abs(lengths - 1.0).min() > 0.1
     np.testing.assert_allclose(unit.features, plain.features / lengths[:, None], rtol=1e-5)
-    jax.tree.map(np.testing.assert_array_equal, unit.block_inputs, plain.block_inputs)
+    chex.assert_trees_all_equal(unit.block_inputs, plain.block_inputs)

@@ -6,6 +6,7 @@ import pickle
 import shutil
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -74,7 +75,7 @@ def edit_tensors(path, edit):
 
 def assert_equal(got, want):
     assert got.model == want.model
-    jax.tree.map(np.testing.assert_array_equal, got.variables, want.variables)
+    chex.assert_trees_all_equal(got.variables, want.variables)
     texts = ["a photo of a cat", ""]
     np.testing.assert_array_equal(got.tokenizer.encode(texts), want.tokenizer.encode(texts))
 

@@ -3,6 +3,7 @@
 import json
 import zipfile
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,7 +47,7 @@ def logits(net):
 
 def assert_equal(found, saved):
     """Static parts are of the tree's structure: these are compared too."""
-    jax.tree.map(np.testing.assert_array_equal, found, saved)
+    chex.assert_trees_all_equal(found, saved)
     assert (found.model, found.image_shape, found.class_names) == (saved.model, SHAPE, NAMES)
     np.testing.assert_array_equal(logits(found), logits(saved))
 
