@@ -18,9 +18,6 @@ from jaxpmi.config import AugmentConfig
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.config import VdfdConfig
-from jaxpmi.continual.drift_penalty import fresh_class_graph
-from jaxpmi.continual.gradient_records import GradientRecords
-from jaxpmi.continual.gradient_records import empty_records
 from jaxpmi.continual.learners import METHODS
 from jaxpmi.continual.train import Chunk
 from jaxpmi.continual.train import Learner
@@ -29,6 +26,9 @@ from jaxpmi.continual.train import TrainProgram
 from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import train_steps
 from jaxpmi.continual.train import trainable_parts
+from jaxpmi.continual.vdfd.drift_penalty import fresh_class_graph
+from jaxpmi.continual.vdfd.gradient_records import GradientRecords
+from jaxpmi.continual.vdfd.gradient_records import empty_records
 from jaxpmi.models import MODELS
 from jaxpmi.models.blockwise import named_tensors
 from jaxpmi.network import init_network

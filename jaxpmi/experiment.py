@@ -6,16 +6,16 @@ from typing import Any
 from jaxpmi.config import SCENE_KINDS
 from jaxpmi.config import Config
 from jaxpmi.config.check import validate
-from jaxpmi.continual.clip_start import PRETRAINED
+from jaxpmi.continual.clip.start import PRETRAINED
 from jaxpmi.continual.loop import CLASS_INCREMENTAL
 from jaxpmi.continual.loop import CLIP
 from jaxpmi.continual.loop import SEGMENTATION
 from jaxpmi.jobs.distill import DISTILL
 from jaxpmi.jobs.invert import INVERT
 from jaxpmi.jobs.prune import PRUNE
-from jaxpmi.phases import System
-from jaxpmi.session import Session
-from jaxpmi.session import finished_summary
+from jaxpmi.runs.phases import System
+from jaxpmi.runs.session import Session
+from jaxpmi.runs.session import finished_summary
 from jaxpmi.sharding import make_mesh
 
 JOBS = {"distill": DISTILL, "prune": PRUNE, "invert": INVERT}

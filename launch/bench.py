@@ -129,7 +129,7 @@ def environment() -> dict:
     """Device and versions."""
     import jax
 
-    from jaxpmi.accounting import versions
+    from jaxpmi.runs.accounting import versions
 
     device = jax.devices()[0]
     return {

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxpmi.checkpoint import Checkpointer
-from jaxpmi.writers import write_json
+from jaxpmi.runs.checkpoint import Checkpointer
+from jaxpmi.runs.writers import write_json
 
 ROOT = Path(__file__).parents[1]
 
@@ -445,7 +445,7 @@ def test_disk_fills_up_while_checkpointing(main, capfd, tmp_path, config_file, m
 
 
 def test_disk_fills_up_at_the_end(main, capfd, run, monkeypatch):
-    from jaxpmi.writers import files
+    from jaxpmi.runs.writers import files
 
     def full(source, target):
         raise OSError(errno.ENOSPC, "No space left on device", str(target))

@@ -614,7 +614,7 @@ def test_exempt_fields_exist():
 def test_import_is_light():
     code = """
 import sys
-import jaxpmi.config.load, jaxpmi.writers, jaxpmi.checkpoint
+import jaxpmi.config.load, jaxpmi.runs.writers, jaxpmi.runs.checkpoint
 heavy = {"tyro", "PIL", "matplotlib", "orbax", "tensorflow", "tensorflow_datasets"}
 heavy &= set(sys.modules)
 sys.exit(f"imported {heavy}" if heavy else 0)

@@ -20,7 +20,7 @@ from jaxpmi.models import MODELS
 
 ROOT = Path(__file__).parents[1]
 PATHS = sorted((ROOT / "configs").glob("*.py"))
-# Those of CLIP run in tests/continual/test_clip_loop.py, those of jobs in tests/jobs.
+# Those of CLIP run in tests/continual/clip/test_clip_loop.py, those of jobs in tests/jobs.
 JOBS = [path for path in PATHS if load_config(path).job != "continual"]
 SEGMENTERS = [path for path in PATHS if load_config(path).data.source in SCENE_KINDS]
 OTHERS = [*JOBS, *SEGMENTERS]

@@ -15,7 +15,7 @@ from jaxpmi.continual.state import Replay
 from jaxpmi.continual.train import Chunk
 from jaxpmi.continual.train import ChunkMetrics
 from jaxpmi.data.batches import epoch_batches
-from jaxpmi.phases import Tick
+from jaxpmi.runs.phases import Tick
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
 

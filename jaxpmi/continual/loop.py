@@ -8,13 +8,13 @@ import jax
 import numpy as np
 
 from jaxpmi.config import Config
-from jaxpmi.continual import clip_task
 from jaxpmi.continual import segmentation
 from jaxpmi.continual import task as tasks
-from jaxpmi.continual.clip_start import initial_clip_state
-from jaxpmi.continual.clip_start import open_clip_run
-from jaxpmi.continual.clip_state import ClipRun
-from jaxpmi.continual.clip_state import ClipState
+from jaxpmi.continual.clip import task as clip_task
+from jaxpmi.continual.clip.start import initial_clip_state
+from jaxpmi.continual.clip.start import open_clip_run
+from jaxpmi.continual.clip.state import ClipRun
+from jaxpmi.continual.clip.state import ClipState
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import class_masks
 from jaxpmi.continual.run import phase_key
@@ -26,13 +26,13 @@ from jaxpmi.continual.start import open_run
 from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.summary import summarise_clip_run
 from jaxpmi.continual.summary import summarise_run
-from jaxpmi.phases import PhaseFn
-from jaxpmi.phases import System
-from jaxpmi.phases import Tick
-from jaxpmi.writers import write_accuracy_plot
-from jaxpmi.writers import write_image_grid
-from jaxpmi.writers import write_samples_npz
-from jaxpmi.writers import write_scene_grid
+from jaxpmi.runs.phases import PhaseFn
+from jaxpmi.runs.phases import System
+from jaxpmi.runs.phases import Tick
+from jaxpmi.runs.writers import write_accuracy_plot
+from jaxpmi.runs.writers import write_image_grid
+from jaxpmi.runs.writers import write_samples_npz
+from jaxpmi.runs.writers import write_scene_grid
 
 SCENES_DRAWN = 8  # test scenes in a picture
 

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxpmi.config import MethodConfig
-from jaxpmi.continual import drift_penalty
 from jaxpmi.continual import losses
-from jaxpmi.continual.gradient_records import drift
 from jaxpmi.continual.training_phase import Terms
 from jaxpmi.continual.training_phase import Views
+from jaxpmi.continual.vdfd import drift_penalty
+from jaxpmi.continual.vdfd.gradient_records import drift
 
 
 def classification(views: Views, config: MethodConfig) -> Terms:

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpmi.accounting import Accounts
 from jaxpmi.augment import normalise
 from jaxpmi.config import Config
 from jaxpmi.continual import evaluation
@@ -34,7 +33,8 @@ from jaxpmi.data import SceneStream
 from jaxpmi.data import open_scenes
 from jaxpmi.data import scene_tasks
 from jaxpmi.models.blockwise import forward
-from jaxpmi.phases import Tick
+from jaxpmi.runs.accounting import Accounts
+from jaxpmi.runs.phases import Tick
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
 from jaxpmi.types import IGNORED_LABEL

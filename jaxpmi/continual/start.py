@@ -11,10 +11,6 @@ import numpy as np
 
 from jaxpmi.config import Config
 from jaxpmi.config import ModelConfig
-from jaxpmi.continual.drift_penalty import fresh_class_graph
-from jaxpmi.continual.drift_penalty import graph_dims
-from jaxpmi.continual.gradient_records import empty_records
-from jaxpmi.continual.gradient_records import regularised_tensors
 from jaxpmi.continual.learners import find_method
 from jaxpmi.continual.losses import init_angle_projections
 from jaxpmi.continual.run import Run
@@ -23,6 +19,10 @@ from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.state import Replay
 from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import trainable_parts
+from jaxpmi.continual.vdfd.drift_penalty import fresh_class_graph
+from jaxpmi.continual.vdfd.drift_penalty import graph_dims
+from jaxpmi.continual.vdfd.gradient_records import empty_records
+from jaxpmi.continual.vdfd.gradient_records import regularised_tensors
 from jaxpmi.data import SceneStream
 from jaxpmi.data import TaskStream
 from jaxpmi.data import channel_moments

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import flax.struct
 import jax
 
-from jaxpmi.continual.gradient_records import GradientRecords
+from jaxpmi.continual.vdfd.gradient_records import GradientRecords
 from jaxpmi.memory import Memory
 from jaxpmi.network import Network
 from jaxpmi.types import Params

@@ -4,18 +4,18 @@ from typing import Any
 
 import numpy as np
 
-from jaxpmi.accounting import Accounts
-from jaxpmi.accounting import num_bytes
 from jaxpmi.continual import evaluation
-from jaxpmi.continual.clip_state import NAME_ACCURACIES
-from jaxpmi.continual.clip_state import ClipRun
-from jaxpmi.continual.clip_state import ClipState
-from jaxpmi.continual.gradient_records import GradientRecords
-from jaxpmi.continual.gradient_records import floats_per_task
+from jaxpmi.continual.clip.state import NAME_ACCURACIES
+from jaxpmi.continual.clip.state import ClipRun
+from jaxpmi.continual.clip.state import ClipState
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.state import ContinualState
+from jaxpmi.continual.vdfd.gradient_records import GradientRecords
+from jaxpmi.continual.vdfd.gradient_records import floats_per_task
 from jaxpmi.data import dataset_name
 from jaxpmi.memory import Memory
+from jaxpmi.runs.accounting import Accounts
+from jaxpmi.runs.accounting import num_bytes
 
 
 def summarise_run(run: Run, state: ContinualState, accounts: Accounts) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The phases of one task of class-incremental learning; see `jaxpmi.phases`."""
+"""The phases of one task of class-incremental learning; see `jaxpmi.runs.phases`."""
 
 import functools
 import math
@@ -12,7 +12,6 @@ import numpy as np
 from jaxpmi.augment import denormalise
 from jaxpmi.continual import evaluation
 from jaxpmi.continual.chunks import train_in_chunks
-from jaxpmi.continual.recording import record_task
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import class_masks
 from jaxpmi.continual.run import num_replay_images
@@ -33,16 +32,17 @@ from jaxpmi.continual.train import phase_learning_rates
 from jaxpmi.continual.train import train_steps
 from jaxpmi.continual.train import trainable_parts
 from jaxpmi.continual.training_phase import Phase
+from jaxpmi.continual.vdfd.recording import record_task
 from jaxpmi.data import TaskStream
 from jaxpmi.inversion import generator as generators
 from jaxpmi.inversion.synthesis import synthesize
 from jaxpmi.memory import draw_features
 from jaxpmi.memory import sample_by_cfs
 from jaxpmi.network import Network
-from jaxpmi.phases import PhaseFn
-from jaxpmi.phases import Tick
 from jaxpmi.remember import Samples
 from jaxpmi.remember import update_memory
+from jaxpmi.runs.phases import PhaseFn
+from jaxpmi.runs.phases import Tick
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
 from jaxpmi.types import Params

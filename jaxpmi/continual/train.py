@@ -23,11 +23,11 @@ from jaxpmi.augment import quarter_turns
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
-from jaxpmi.continual.gradient_records import GradientRecords
-from jaxpmi.continual.gradient_records import regularised_tensors
 from jaxpmi.continual.losses import inverse_count_weights
 from jaxpmi.continual.training_phase import Phase
 from jaxpmi.continual.training_phase import Views
+from jaxpmi.continual.vdfd.gradient_records import GradientRecords
+from jaxpmi.continual.vdfd.gradient_records import regularised_tensors
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_name
 from jaxpmi.models.blockwise import forward

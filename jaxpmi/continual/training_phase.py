@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.continual import losses
-from jaxpmi.continual.gradient_records import GradientRecords
+from jaxpmi.continual.vdfd.gradient_records import GradientRecords
 from jaxpmi.network import Head
 
 Terms = dict[str, jax.Array]

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpmi.accounting import Accounts
 from jaxpmi.config import Config
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import phase_key
@@ -38,11 +37,12 @@ from jaxpmi.jobs.synthesis import empty_pool
 from jaxpmi.jobs.synthesis import fill_pool
 from jaxpmi.jobs.synthesis import pool_images
 from jaxpmi.models.cost import count_parameters
-from jaxpmi.phases import PhaseFn
-from jaxpmi.phases import System
-from jaxpmi.phases import Tick
+from jaxpmi.runs.accounting import Accounts
+from jaxpmi.runs.phases import PhaseFn
+from jaxpmi.runs.phases import System
+from jaxpmi.runs.phases import Tick
+from jaxpmi.runs.writers import write_learning_curve
 from jaxpmi.sharding import replicate
-from jaxpmi.writers import write_learning_curve
 
 NUM_MEASUREMENTS = 10  # of the student's accuracy, evenly spread over its training
 

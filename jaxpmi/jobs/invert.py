@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpmi.accounting import Accounts
 from jaxpmi.config import Config
 from jaxpmi.continual import task as tasks
 from jaxpmi.continual.evaluation import evaluate
@@ -49,16 +48,17 @@ from jaxpmi.jobs.state import given_or_fresh
 from jaxpmi.jobs.state import save_result
 from jaxpmi.network import Head
 from jaxpmi.network import Network
-from jaxpmi.phases import PhaseFn
-from jaxpmi.phases import System
-from jaxpmi.phases import Tick
+from jaxpmi.runs.accounting import Accounts
+from jaxpmi.runs.phases import PhaseFn
+from jaxpmi.runs.phases import System
+from jaxpmi.runs.phases import Tick
+from jaxpmi.runs.writers import write_image_folders
+from jaxpmi.runs.writers import write_image_grid
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
 from jaxpmi.types import PRNGKey
 from jaxpmi.weights.imagenet import load_efficientnet_lite0
-from jaxpmi.writers import write_image_folders
-from jaxpmi.writers import write_image_grid
 
 PER_ROW = 8  # images of a class in the grid
 REAL_IMAGES = "real images"

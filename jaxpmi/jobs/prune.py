@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpmi.accounting import Accounts
 from jaxpmi.augment import normalise
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import Config
@@ -47,15 +46,16 @@ from jaxpmi.models.blockwise import forward
 from jaxpmi.models.cost import count_multiply_adds
 from jaxpmi.models.cost import count_parameters
 from jaxpmi.network import Network
-from jaxpmi.phases import PhaseFn
-from jaxpmi.phases import System
-from jaxpmi.phases import Tick
 from jaxpmi.pruning import Kept
 from jaxpmi.pruning import choose_filters
 from jaxpmi.pruning import filter_groups
 from jaxpmi.pruning import filter_importance
 from jaxpmi.pruning import filter_mask
 from jaxpmi.pruning import remove_filters
+from jaxpmi.runs.accounting import Accounts
+from jaxpmi.runs.phases import PhaseFn
+from jaxpmi.runs.phases import System
+from jaxpmi.runs.phases import Tick
 from jaxpmi.sharding import replicate
 
 CHUNK_STEPS = 100  # of final tuning per compiled call

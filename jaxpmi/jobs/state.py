@@ -26,8 +26,8 @@ from jaxpmi.continual.train import trainable_parts
 from jaxpmi.data import TaskStream
 from jaxpmi.data import open_source
 from jaxpmi.network import Network
-from jaxpmi.phases import PhaseFn
 from jaxpmi.pruning import Kept
+from jaxpmi.runs.phases import PhaseFn
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
 from jaxpmi.types import PRNGKey

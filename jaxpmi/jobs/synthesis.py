@@ -18,11 +18,11 @@ from jaxpmi.continual.state import Replay
 from jaxpmi.inversion.synthetic import Synthetic
 from jaxpmi.jobs.state import JobState
 from jaxpmi.network import Network
-from jaxpmi.phases import Tick
+from jaxpmi.runs.phases import Tick
+from jaxpmi.runs.writers import write_image_grid
+from jaxpmi.runs.writers import write_samples_npz
 from jaxpmi.sharding import shard_batch
 from jaxpmi.types import PRNGKey
-from jaxpmi.writers import write_image_grid
-from jaxpmi.writers import write_samples_npz
 
 
 class Synthesiser(NamedTuple):

@@ -25,8 +25,8 @@ from jaxpmi.network import Head
 from jaxpmi.network import Network
 from jaxpmi.pruning import Kept
 from jaxpmi.pruning import remove_filters
+from jaxpmi.runs.writers.files import replace_file
 from jaxpmi.weights.weight_names import check_tensors
-from jaxpmi.writers.files import replace_file
 
 FORMAT_VERSION = 2  # raised whenever the meaning of the file changes
 _ABOUT = "about"  # the array that holds the JSON text

@@ -21,7 +21,6 @@ from tiny_run import set_up
 from tiny_run import tiny_config
 
 from jaxpmi import experiment
-from jaxpmi import session
 from jaxpmi.config import Config
 from jaxpmi.continual import loop
 from jaxpmi.continual import methods
@@ -29,7 +28,8 @@ from jaxpmi.continual import task as tasks
 from jaxpmi.continual.learners import METHODS
 from jaxpmi.continual.start import open_run
 from jaxpmi.data import PastDataError
-from jaxpmi.phases import NonFiniteLossError
+from jaxpmi.runs import session
+from jaxpmi.runs.phases import NonFiniteLossError
 
 INVERSION, GENERATOR = ("pmi", "deep_inversion"), ("abd", "r_dfcil")
 NUM_IMAGES = {1: 16, 2: 32}  # synthetic images before each task

@@ -9,12 +9,12 @@ from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.continual import learners
 from jaxpmi.continual import methods
-from jaxpmi.continual.class_graph import init_class_graph
-from jaxpmi.continual.gradient_records import add_record
-from jaxpmi.continual.gradient_records import empty_records
 from jaxpmi.continual.learners import METHODS
 from jaxpmi.continual.losses import init_angle_projections
 from jaxpmi.continual.training_phase import Views
+from jaxpmi.continual.vdfd.class_graph import init_class_graph
+from jaxpmi.continual.vdfd.gradient_records import add_record
+from jaxpmi.continual.vdfd.gradient_records import empty_records
 from jaxpmi.network import Head
 
 BATCH, REPLAY, WIDTH, NUM_CLASSES = 6, 4, 5, 7

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from killed_run import run_in_small_chunks
 
-from jaxpmi.checkpoint import Checkpointer
 from jaxpmi.continual.start import initial_state
 from jaxpmi.continual.start import open_run
+from jaxpmi.runs.checkpoint import Checkpointer
 
 SCRIPT = Path(__file__).parents[1] / "killed_run.py"
 

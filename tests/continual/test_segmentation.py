@@ -13,7 +13,6 @@ from small_network import as_network
 from tiny_run import set_up
 
 from jaxpmi import experiment
-from jaxpmi import session
 from jaxpmi.augment import augment_scenes
 from jaxpmi.augment import normalise
 from jaxpmi.config import AugmentConfig
@@ -27,21 +26,22 @@ from jaxpmi.config import VdfdConfig
 from jaxpmi.config.check import validate
 from jaxpmi.config.load import load_config
 from jaxpmi.continual import chunks
-from jaxpmi.continual import gradient_records as gr
+from jaxpmi.continual.vdfd import gradient_records as gr
 from jaxpmi.continual import methods
 from jaxpmi.continual import segmentation
 from jaxpmi.continual.losses import pixel_cross_entropy
-from jaxpmi.continual.recording import record_task
 from jaxpmi.continual.run import training_masks
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.task import training_data
 from jaxpmi.continual.train import train_steps
 from jaxpmi.continual.training_phase import Views
+from jaxpmi.continual.vdfd.recording import record_task
 from jaxpmi.data import PastDataError
 from jaxpmi.data import SceneStream
 from jaxpmi.models import blockwise
 from jaxpmi.models.encoder_decoder import encoder_decoder
 from jaxpmi.network import Head
+from jaxpmi.runs import session
 from jaxpmi.sharding import make_mesh
 from jaxpmi.types import IGNORED_LABEL
 

@@ -14,7 +14,6 @@ from tiny_run import tiny_model
 
 import jaxpmi
 from jaxpmi import experiment
-from jaxpmi import session
 from jaxpmi.config import CmiConfig
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.config import DistillConfig
@@ -25,6 +24,7 @@ from jaxpmi.jobs import distill
 from jaxpmi.jobs.methods import SYNTHESISERS
 from jaxpmi.jobs.student import cosine_rates
 from jaxpmi.jobs.synthesis import balanced_labels
+from jaxpmi.runs import session
 
 BATCH, ROUNDS = 8, 3
 

@@ -14,7 +14,6 @@ from tiny_run import set_up
 from tiny_run import tiny_config
 
 from jaxpmi import experiment
-from jaxpmi import session
 from jaxpmi.config import DataConfig
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.config import InvertConfig
@@ -26,6 +25,7 @@ from jaxpmi.jobs import invert
 from jaxpmi.models import MODELS
 from jaxpmi.models import efficientnet_lite
 from jaxpmi.network import init_network
+from jaxpmi.runs import session
 from jaxpmi.weights import network_file
 
 SIZE, BATCH = 16, 4

@@ -21,8 +21,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
-from jaxpmi import checkpoint
-from jaxpmi.checkpoint import Checkpointer
+from jaxpmi.runs import checkpoint
+from jaxpmi.runs.checkpoint import Checkpointer
 
 
 class Pair(NamedTuple):

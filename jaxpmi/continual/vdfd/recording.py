@@ -9,15 +9,15 @@ import numpy as np
 
 from jaxpmi.augment import normalise
 from jaxpmi.config import VdfdConfig
-from jaxpmi.continual.gradient_records import GradientRecords
-from jaxpmi.continual.gradient_records import Tensors
-from jaxpmi.continual.gradient_records import add_gradient_noise
-from jaxpmi.continual.gradient_records import add_record
-from jaxpmi.continual.gradient_records import logit_gradients
-from jaxpmi.continual.gradient_records import regularised_tensors
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.samples import evenly_spaced
 from jaxpmi.continual.samples import padded_batches
+from jaxpmi.continual.vdfd.gradient_records import GradientRecords
+from jaxpmi.continual.vdfd.gradient_records import Tensors
+from jaxpmi.continual.vdfd.gradient_records import add_gradient_noise
+from jaxpmi.continual.vdfd.gradient_records import add_record
+from jaxpmi.continual.vdfd.gradient_records import logit_gradients
+from jaxpmi.continual.vdfd.gradient_records import regularised_tensors
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import forward
 from jaxpmi.network import Head

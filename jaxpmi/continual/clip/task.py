@@ -16,14 +16,14 @@ import numpy as np
 
 from jaxpmi.continual import task as tasks
 from jaxpmi.continual.chunks import train_in_chunks
-from jaxpmi.continual.clip_state import ClipRun
-from jaxpmi.continual.clip_state import ClipState
-from jaxpmi.continual.clip_train import ClipLearner
-from jaxpmi.continual.clip_train import ClipProgram
-from jaxpmi.continual.clip_train import ClipTask
-from jaxpmi.continual.clip_train import clip_learning_rates
-from jaxpmi.continual.clip_train import clip_optimiser
-from jaxpmi.continual.clip_train import clip_train_steps
+from jaxpmi.continual.clip.state import ClipRun
+from jaxpmi.continual.clip.state import ClipState
+from jaxpmi.continual.clip.train import ClipLearner
+from jaxpmi.continual.clip.train import ClipProgram
+from jaxpmi.continual.clip.train import ClipTask
+from jaxpmi.continual.clip.train import clip_learning_rates
+from jaxpmi.continual.clip.train import clip_optimiser
+from jaxpmi.continual.clip.train import clip_train_steps
 from jaxpmi.continual.evaluation import evaluate
 from jaxpmi.continual.run import class_masks
 from jaxpmi.continual.run import phase_key
@@ -35,8 +35,8 @@ from jaxpmi.features.projection import project_features
 from jaxpmi.inversion.block_inverse import share_class_offsets
 from jaxpmi.inversion.synthesis import synthesize
 from jaxpmi.models.vit import with_unit_features
-from jaxpmi.phases import Tick
 from jaxpmi.remember import update_memory
+from jaxpmi.runs.phases import Tick
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
 

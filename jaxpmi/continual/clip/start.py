@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.config import Config
-from jaxpmi.continual.clip_pretraining import pretrain_clip
-from jaxpmi.continual.clip_state import ClipRun
-from jaxpmi.continual.clip_state import ClipState
-from jaxpmi.continual.clip_train import clip_optimiser
+from jaxpmi.continual.clip.pretraining import pretrain_clip
+from jaxpmi.continual.clip.state import ClipRun
+from jaxpmi.continual.clip.state import ClipState
+from jaxpmi.continual.clip.train import clip_optimiser
 from jaxpmi.continual.learners import find_method
 from jaxpmi.continual.start import empty_replay
 from jaxpmi.continual.start import most_replay_samples
@@ -31,8 +31,8 @@ from jaxpmi.models.tokenizer import check_class_names
 from jaxpmi.models.tokenizer import word_tokenizer
 from jaxpmi.network import Head
 from jaxpmi.network import Network
-from jaxpmi.phases import NonFiniteLossError
 from jaxpmi.remember import empty_memory
+from jaxpmi.runs.phases import NonFiniteLossError
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
 from jaxpmi.weights.clip import load_clip

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxpmi.config import VdfdConfig
-from jaxpmi.continual import class_graph as cg
-from jaxpmi.continual import drift_penalty as penalty
-from jaxpmi.continual.gradient_records import GradientRecords
+from jaxpmi.continual.vdfd import class_graph as cg
+from jaxpmi.continual.vdfd import drift_penalty as penalty
+from jaxpmi.continual.vdfd.gradient_records import GradientRecords
 
 CLASSES, FEATURES, EPSILON = 4, 6, 1e-3
 

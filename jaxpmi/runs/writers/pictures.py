@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxpmi.writers.files import replace_file
+from jaxpmi.runs.writers.files import replace_file
 
 IMAGE_PIXELS = 56  # least size of an image in the grid; smaller ones are enlarged by whole factors
 MARGIN = 4  # pixels between images

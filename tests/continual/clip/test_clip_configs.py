@@ -17,13 +17,13 @@ import tensorflow_datasets as tfds
 from jaxpmi import experiment
 from jaxpmi.config.check import validate
 from jaxpmi.config.load import load_config
-from jaxpmi.continual import clip_start
+from jaxpmi.continual.clip import start as clip_start
 from jaxpmi.continual.run import num_replay_images
 from jaxpmi.data import builders
 from jaxpmi.sharding import make_mesh
 
 tfds.disable_progress_bar()
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NAMES = ("clip_cifar100", "clip_imagenet_r", "clip_cub")
 WEIGHTS = ROOT / "tests/golden/hugging_face_gelu"  # 12 x 12 pixels, texts of 20 tokens
 SMALL = f"""--clip.weights {WEIGHTS} --clip.adapter-rank 4 --data.image-size 12 --data.num-tasks 2

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from jaxpmi.config import ClipPretrainingConfig
-from jaxpmi.continual.clip_pretraining import contrastive_loss
-from jaxpmi.continual.clip_pretraining import pretrain_clip
-from jaxpmi.continual.clip_train import zero_shot_network
+from jaxpmi.continual.clip.pretraining import contrastive_loss
+from jaxpmi.continual.clip.pretraining import pretrain_clip
+from jaxpmi.continual.clip.train import zero_shot_network
 from jaxpmi.continual.evaluation import evaluate
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.models import clip

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax
 
-from jaxpmi.accounting import Accounts
+from jaxpmi.runs.accounting import Accounts
 from jaxpmi.config import Config
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxpmi import writers
-from jaxpmi.writers import MetricsWriter
-from jaxpmi.writers import Progress
-from jaxpmi.writers.pictures import HEADER
-from jaxpmi.writers.pictures import MARGIN
-from jaxpmi.writers.scene_pictures import label_colours
+from jaxpmi.runs import writers
+from jaxpmi.runs.writers import MetricsWriter
+from jaxpmi.runs.writers import Progress
+from jaxpmi.runs.writers.pictures import HEADER
+from jaxpmi.runs.writers.pictures import MARGIN
+from jaxpmi.runs.writers.scene_pictures import label_colours
 
 
 class Terminal(io.StringIO):

@@ -10,10 +10,10 @@ import pytest
 from test_clip_loop import config_of
 
 from jaxpmi.augment import normalise
-from jaxpmi.continual import clip_start
-from jaxpmi.continual import clip_task
-from jaxpmi.continual.clip_task import invert_names_phase
-from jaxpmi.continual.clip_task import remember_phase
+from jaxpmi.continual.clip import start as clip_start
+from jaxpmi.continual.clip import task as clip_task
+from jaxpmi.continual.clip.task import invert_names_phase
+from jaxpmi.continual.clip.task import remember_phase
 from jaxpmi.continual.state import Replay
 from jaxpmi.features.gaussian import fit_class_stats
 from jaxpmi.inversion import synthesis

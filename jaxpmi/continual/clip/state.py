@@ -7,7 +7,7 @@ import flax.struct
 import jax
 
 from jaxpmi.config import Config
-from jaxpmi.continual.clip_train import zero_shot_network
+from jaxpmi.continual.clip.train import zero_shot_network
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.state import Replay
 from jaxpmi.data import TaskStream

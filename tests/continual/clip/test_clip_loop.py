@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from jaxpmi import experiment
-from jaxpmi.checkpoint import Checkpointer
 from jaxpmi.config.load import load_config
-from jaxpmi.continual import clip_start
 from jaxpmi.continual.chunks import CHUNK_STEPS
 from jaxpmi.continual.chunks import chunk_steps
+from jaxpmi.continual.clip import start as clip_start
 from jaxpmi.continual.state import Replay
+from jaxpmi.runs.checkpoint import Checkpointer
 from jaxpmi.sharding import make_mesh
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 EMBEDDINGS = """--inversion.space patch_embeddings --inversion.full-model.spectrum-weight 0
   --inversion.full-model.histogram-weight 0 --inversion.per-layer.coarse-to-fine-steps 4""".split()
 SPACES = {"pixels": [], "patch_embeddings": EMBEDDINGS}

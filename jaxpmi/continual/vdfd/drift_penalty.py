@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxpmi.config import VdfdConfig
-from jaxpmi.continual.class_graph import class_nodes
-from jaxpmi.continual.class_graph import class_precision
-from jaxpmi.continual.class_graph import init_class_graph
-from jaxpmi.continual.class_graph import log_determinant
-from jaxpmi.continual.gradient_records import GradientRecords
-from jaxpmi.continual.gradient_records import is_recorded
+from jaxpmi.continual.vdfd.class_graph import class_nodes
+from jaxpmi.continual.vdfd.class_graph import class_precision
+from jaxpmi.continual.vdfd.class_graph import init_class_graph
+from jaxpmi.continual.vdfd.class_graph import log_determinant
+from jaxpmi.continual.vdfd.gradient_records import GradientRecords
+from jaxpmi.continual.vdfd.gradient_records import is_recorded
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 

@@ -21,7 +21,6 @@ from tiny_run import set_up
 from tiny_run import tiny_config
 
 from jaxpmi import experiment
-from jaxpmi import session
 from jaxpmi.augment import quarter_turns
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import MethodConfig
@@ -30,11 +29,7 @@ from jaxpmi.config import VdfdConfig
 from jaxpmi.config.load import load_config
 from jaxpmi.continual import chunks
 from jaxpmi.continual import losses
-from jaxpmi.continual.drift_penalty import fresh_class_graph
-from jaxpmi.continual.gradient_records import drift
-from jaxpmi.continual.gradient_records import empty_records
 from jaxpmi.continual.learners import METHODS
-from jaxpmi.continual.recording import record_task
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.start import initial_state
 from jaxpmi.continual.start import open_run
@@ -46,10 +41,15 @@ from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import phase_learning_rates
 from jaxpmi.continual.train import train_steps
 from jaxpmi.continual.train import trainable_parts
+from jaxpmi.continual.vdfd.drift_penalty import fresh_class_graph
+from jaxpmi.continual.vdfd.gradient_records import drift
+from jaxpmi.continual.vdfd.gradient_records import empty_records
+from jaxpmi.continual.vdfd.recording import record_task
 from jaxpmi.data import TaskStream
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
 from jaxpmi.network import Head
+from jaxpmi.runs import session
 from jaxpmi.sharding import make_mesh
 
 MODEL = resnet.ResNet((resnet.Stem(4), resnet.ResidualBlock(8, stride=2, pool=True)))
@@ -433,7 +433,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
 @pytest.mark.slow
 def test_old_tasks_are_kept_on_digits(tmp_path):
     """Three seeds of configs/vdfd_mnist.py, with and without."""
-    path = Path(__file__).parents[2] / "configs/vdfd_mnist.py"
+    path = Path(__file__).parents[3] / "configs/vdfd_mnist.py"
     results = {}
     for name, options in {"free": ["--losses.vdfd.drift-weight", "0"], "vdfd": []}.items():
         for seed in range(3):

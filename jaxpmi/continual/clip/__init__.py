@@ -1,0 +1,1 @@
+"""Continual learning with CLIP: adapters are trained, and classes may have only a name."""

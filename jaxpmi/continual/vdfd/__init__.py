@@ -1,0 +1,1 @@
+"""DFD and VDFD: gradients that are kept of old tasks, and the penalty on drift they give."""

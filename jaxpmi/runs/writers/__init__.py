@@ -1,0 +1,29 @@
+"""Everything a run writes for people and programs to read: metrics, progress, pictures, summary."""
+
+from jaxpmi.runs.writers.files import MetricsWriter
+from jaxpmi.runs.writers.files import read_json
+from jaxpmi.runs.writers.files import to_plain
+from jaxpmi.runs.writers.files import write_json
+from jaxpmi.runs.writers.files import write_samples_npz
+from jaxpmi.runs.writers.pictures import write_accuracy_plot
+from jaxpmi.runs.writers.pictures import write_image_folders
+from jaxpmi.runs.writers.pictures import write_image_grid
+from jaxpmi.runs.writers.pictures import write_learning_curve
+from jaxpmi.runs.writers.progress import Progress
+from jaxpmi.runs.writers.report import summary_table
+from jaxpmi.runs.writers.scene_pictures import write_scene_grid
+
+__all__ = [
+    "MetricsWriter",
+    "Progress",
+    "read_json",
+    "summary_table",
+    "to_plain",
+    "write_accuracy_plot",
+    "write_image_folders",
+    "write_image_grid",
+    "write_json",
+    "write_learning_curve",
+    "write_samples_npz",
+    "write_scene_grid",
+]
