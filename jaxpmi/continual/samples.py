@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpmi.augment import denormalise
 from jaxpmi.augment import normalise
 from jaxpmi.continual.state import Replay
 from jaxpmi.sharding import replicate
@@ -49,11 +48,6 @@ def padded_batches(
         count = len(labels)
         batch = samples.read(np.arange(start, start + count)), labels, np.ones(count, np.float32)
         yield tuple(np.pad(x, [(0, batch_size - count)] + [(0, 0)] * (x.ndim - 1)) for x in batch)
-
-
-def to_samples(x: jax.Array, mean: jax.Array, std: jax.Array, *, first_block: int) -> jax.Array:
-    """What is kept of inputs f32[B, ...] of a block: of images u8[B, H, W, C], rounded."""
-    return denormalise(x, mean, std) if first_block == 0 else x
 
 
 def from_samples(
