@@ -2,8 +2,8 @@
 
 `pmi` asks whether per-layer inversion saves time over full-model inversion from noise, `pictures`
 the same of a real ImageNet network, `stack` what it saves to invert equal blocks by one scan,
-`vdfd` what its penalty adds to a training step. What is compared stands in launch/bench_pmi.py,
-bench_pictures.py, bench_stack.py and bench_vdfd.py, results in benchmarks/.
+`vdfd` what its penalty adds to a training step. What is compared stands in launch/pmi.py,
+pictures.py, stack.py and vdfd.py, results in benchmarks/.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 # A bare clone works without `pip install`: the checkout root goes on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-MODELS = ("resnet_small", "vit_small_patch7")  # the keys of bench_pmi.PLANS
+MODELS = ("resnet_small", "vit_small_patch7")  # the keys of pmi.PLANS
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -49,51 +49,51 @@ def main(arguments: Sequence[str]) -> int:
 
 def run_pmi(options: argparse.Namespace, say: Callable, write: Callable) -> str:
     """Runs `pmi`; returns its table."""
-    import bench_pmi  # imports JAX, so --help need not wait for it
+    from benchmarks import pmi  # imports JAX, so --help need not wait for it
 
     how = {"model": options.model, "clock": options.clock, "quick": options.quick}
-    return _run_seeds(functools.partial(bench_pmi.run_seed, **how), options, say, write)
+    return _run_seeds(functools.partial(pmi.run_seed, **how), options, say, write)
 
 
 def run_pictures(options: argparse.Namespace, say: Callable, write: Callable) -> str:
     """Runs `pictures`; returns its table."""
-    import bench_pictures
+    from benchmarks import pictures
 
-    plan = bench_pictures.QUICK if options.quick else bench_pictures.FULL
-    run_seed = functools.partial(bench_pictures.run_seed, plan=plan)
+    plan = pictures.QUICK if options.quick else pictures.FULL
+    run_seed = functools.partial(pictures.run_seed, plan=plan)
     return _run_seeds(run_seed, options, say, write)
 
 
 def _run_seeds(run_seed, options, say, write):
     """Rows of all seeds as a table."""
-    import pmi_ratio
+    from benchmarks import ratios
 
     rows, details = [], []
     for seed in options.seeds:
         more, detail = run_seed(seed, say=say)
         rows, details = rows + more, [*details, detail]
         write(rows=rows, details=details)  # every seed: a run that is stopped leaves something
-    return pmi_ratio.table(rows)
+    return ratios.table(rows)
 
 
 def run_stack(options: argparse.Namespace, say: Callable, write: Callable) -> str:
     """Runs `stack`; returns its table."""
-    import bench_stack
+    from benchmarks import stack
 
     depths, repetitions = ((2,), 1) if options.quick else ((4, 12, 24), 3)
-    rows = bench_stack.run_depths(depths, repetitions=repetitions, say=say)
+    rows = stack.run_depths(depths, repetitions=repetitions, say=say)
     write(rows=rows)
-    return bench_stack.table(rows)
+    return stack.table(rows)
 
 
 def run_vdfd(options: argparse.Namespace, say: Callable, write: Callable) -> str:
     """Runs `vdfd`; returns its table."""
-    import bench_vdfd
+    from benchmarks import vdfd
 
     num_old, num_steps, repetitions = ((2,), 2, 1) if options.quick else ((10, 50), 10, 5)
-    rows = bench_vdfd.run_cases(num_old, num_steps=num_steps, repetitions=repetitions, say=say)
+    rows = vdfd.run_cases(num_old, num_steps=num_steps, repetitions=repetitions, say=say)
     write(rows=rows)
-    return bench_vdfd.table(rows)
+    return vdfd.table(rows)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

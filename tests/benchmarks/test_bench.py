@@ -4,15 +4,19 @@ import dataclasses
 import itertools
 import json
 import math
-import sys
-from pathlib import Path
 
+import bench
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_network
 
+from benchmarks import pictures as bench_pictures
+from benchmarks import pmi as bench_pmi
+from benchmarks import ratios
+from benchmarks import vdfd as bench_vdfd
+from benchmarks.ratios import Setting
 from jaxpmi.config import Config
 from jaxpmi.config import FullModelConfig
 from jaxpmi.config_check import validate
@@ -23,16 +27,7 @@ from jaxpmi.models.blockwise import init_variables
 from jaxpmi.models.efficientnet_lite import efficientnet_lite0
 from jaxpmi.models.imagenet import PretrainedClassifier
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "launch"))
-
-import bench  # noqa: E402
-import bench_pictures  # noqa: E402
-import bench_pmi  # noqa: E402
-import bench_vdfd  # noqa: E402
-import pmi_ratio  # noqa: E402
-from pmi_ratio import Setting  # noqa: E402
-
-COSTS = pmi_ratio.Costs(steps={"adam": 0.1, "lbfgs": 0.2}, noise=0.0, start={"a": 2.0}, fit=4.0)
+COSTS = ratios.Costs(steps={"adam": 0.1, "lbfgs": 0.2}, noise=0.0, start={"a": 2.0}, fit=4.0)
 
 
 def power_law(lengths, exponent, factor=1.0):
@@ -45,22 +40,22 @@ def runs(losses, **setting):
 
 def test_steps_to_reach_interpolates_log_loss_in_log_length():
     losses = power_law((20, 40, 80, 160), 2.0)
-    assert pmi_ratio.steps_to_reach(losses, 50.0**-2) == pytest.approx(50.0)
-    assert pmi_ratio.steps_to_reach(losses, losses[80]) == pytest.approx(80.0)
-    assert pmi_ratio.steps_to_reach(losses, 1.0) == 20.0  # the shortest run there is
-    assert pmi_ratio.steps_to_reach(losses, 161.0**-2) is None
+    assert ratios.steps_to_reach(losses, 50.0**-2) == pytest.approx(50.0)
+    assert ratios.steps_to_reach(losses, losses[80]) == pytest.approx(80.0)
+    assert ratios.steps_to_reach(losses, 1.0) == 20.0  # the shortest run there is
+    assert ratios.steps_to_reach(losses, 161.0**-2) is None
 
 
 def test_a_longer_run_never_counts_as_worse():
     losses = {20: 1e-1, 40: 1e-2, 80: 2e-2, 160: 1e-3}
-    assert pmi_ratio.steps_to_reach(losses, 1e-2) == pytest.approx(40.0)
-    assert 40 < pmi_ratio.steps_to_reach(losses, 5e-3) < 160
+    assert ratios.steps_to_reach(losses, 1e-2) == pytest.approx(40.0)
+    assert 40 < ratios.steps_to_reach(losses, 5e-3) < 160
 
 
 def test_ratios_of_known_curves():
     pmi = runs(power_law((20, 40), 2.0))
     noise = runs(power_law((20, 40, 80, 160), 2.0, factor=9.0))
-    rows = pmi_ratio.ratio_rows("a", pmi, noise, COSTS, fitted=True)
+    rows = ratios.ratio_rows("a", pmi, noise, COSTS, fitted=True)
     assert [row["refinement_steps"] for row in rows] == [20, 40]
     row = rows[1]  # noise needs three times as many steps
     assert row["case"] == "a" and not row["bound"]
@@ -72,15 +67,15 @@ def test_ratios_of_known_curves():
     assert row["total_cost_ratio_with_fit"] == pytest.approx(120 / (40 + 20 + 40))
     assert row["wall_clock_ratio"] == pytest.approx(12 / (4 + 2))
     assert row["wall_clock_ratio_with_fit"] == pytest.approx(12 / (4 + 2 + 4))
-    (free, _) = pmi_ratio.ratio_rows("a", pmi, noise, COSTS, fitted=False)
+    (free, _) = ratios.ratio_rows("a", pmi, noise, COSTS, fitted=False)
     assert free["wall_clock_ratio_with_fit"] == free["wall_clock_ratio"]
 
 
 def test_every_side_has_its_best_run_and_dearer_steps_count_as_such():
     noise = {Setting(40): 0.5, Setting(40, 0.8): 0.1, Setting(10, optimizer="lbfgs"): 0.2}
-    assert pmi_ratio.best_by_cost(noise, COSTS.steps) == {20.0: 0.2, 40.0: 0.1}
+    assert ratios.best_by_cost(noise, COSTS.steps) == {20.0: 0.2, 40.0: 0.1}
     pmi = {Setting(10): 0.4, Setting(10, optimizer="lbfgs"): 0.1}
-    (row,) = pmi_ratio.ratio_rows("a", pmi, noise, COSTS, fitted=False)
+    (row,) = ratios.ratio_rows("a", pmi, noise, COSTS, fitted=False)
     assert row["refinement_setting"]["optimizer"] == "lbfgs"
     assert row["steps_pmi"] == pytest.approx(20.0)
     assert row["step_ratio"] == pytest.approx(2.0)
@@ -88,10 +83,10 @@ def test_every_side_has_its_best_run_and_dearer_steps_count_as_such():
 
 def test_a_level_never_reached_gives_lower_bounds():
     pmi, noise = runs({20: 1e-3}), runs({20: 1.0, 80: 0.5})
-    (row,) = pmi_ratio.ratio_rows("a", pmi, noise, COSTS, fitted=False)
+    (row,) = ratios.ratio_rows("a", pmi, noise, COSTS, fitted=False)
     assert row["bound"] and row["steps_noise"] == 80
     assert row["step_ratio"] == pytest.approx(4.0)
-    assert "> 4.00" in pmi_ratio.table([{"seed": 0, "optimizers": "adam", **row}])
+    assert "> 4.00" in ratios.table([{"seed": 0, "optimizers": "adam", **row}])
 
 
 def score_with_best_at(rate, boost):
@@ -99,7 +94,7 @@ def score_with_best_at(rate, boost):
 
     def score(setting):
         distance = abs(math.log2(setting.learning_rate / rate)) + abs(
-            pmi_ratio.BOOSTS.index(setting.boost) - pmi_ratio.BOOSTS.index(boost)
+            ratios.BOOSTS.index(setting.boost) - ratios.BOOSTS.index(boost)
         )
         return (1.0 + distance + (setting.schedule == "step")) / setting.num_steps
 
@@ -107,7 +102,7 @@ def score_with_best_at(rate, boost):
 
 
 def test_search_finds_the_best_setting_of_every_length():
-    scores = pmi_ratio.search(score_with_best_at(3.2, 10.0), (20, 40), searched=40)
+    scores = ratios.search(score_with_best_at(3.2, 10.0), (20, 40), searched=40)
     losses = {setting: loss for setting, loss in scores.items() if setting.num_steps == 40}
     assert min(losses, key=losses.get) == Setting(40, 3.2, 10.0)
     assert Setting(40, 6.4, 10.0) in scores  # a longer run is searched anew
@@ -115,8 +110,8 @@ def test_search_finds_the_best_setting_of_every_length():
 
 
 def test_search_may_be_for_the_learning_rate_alone():
-    neighbours = pmi_ratio.rate_neighbours
-    scores = pmi_ratio.search(
+    neighbours = ratios.rate_neighbours
+    scores = ratios.search(
         score_with_best_at(0.2, 1.0), (10, 20), searched=20, first=Setting(0, 0.1),
         neighbours=neighbours,
     )  # fmt: skip
@@ -126,9 +121,9 @@ def test_search_may_be_for_the_learning_rate_alone():
 
 
 def test_search_inherits_beyond_its_limit_and_ends_at_the_goal():
-    scores = pmi_ratio.search(score_with_best_at(0.8, 1.0), (20, 40, 80, 160), searched=20)
+    scores = ratios.search(score_with_best_at(0.8, 1.0), (20, 40, 80, 160), searched=20)
     assert [s for s in scores if s.num_steps > 20] == [Setting(n, 0.8, 1.0) for n in (40, 80, 160)]
-    scores = pmi_ratio.search(score_with_best_at(0.8, 1.0), (20, 40, 80), searched=20, goal=0.03)
+    scores = ratios.search(score_with_best_at(0.8, 1.0), (20, 40, 80), searched=20, goal=0.03)
     assert max(s.num_steps for s in scores) == 40
 
 
@@ -187,7 +182,7 @@ def test_costs_are_seconds_of_the_clock(problem, clock, monkeypatch):
     cases = {"a": bench_pmi.LINEAR}
     costs = bench_pmi.measure_costs(problem, cases, jax.random.key(0), repetitions=1, clock=clock)
     per_step = 3 / bench_pmi.TIMED_STEPS
-    assert costs == pmi_ratio.Costs({"adam": per_step, "lbfgs": per_step}, 3, {"a": 3}, 3)
+    assert costs == ratios.Costs({"adam": per_step, "lbfgs": per_step}, 3, {"a": 3}, 3)
 
 
 def test_command_line():

@@ -23,11 +23,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from pmi_ratio import Costs
-from pmi_ratio import Setting
-from pmi_ratio import ratio_rows
-from pmi_ratio import search
 
+from benchmarks.ratios import Costs
+from benchmarks.ratios import Setting
+from benchmarks.ratios import ratio_rows
+from benchmarks.ratios import search
 from jaxpmi.augment import normalise
 from jaxpmi.config import Config
 from jaxpmi.config import FullModelConfig

@@ -20,12 +20,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from pmi_ratio import Costs
-from pmi_ratio import Setting
-from pmi_ratio import rate_neighbours
-from pmi_ratio import ratio_rows
-from pmi_ratio import search
 
+from benchmarks.ratios import Costs
+from benchmarks.ratios import Setting
+from benchmarks.ratios import rate_neighbours
+from benchmarks.ratios import ratio_rows
+from benchmarks.ratios import search
 from jaxpmi.applications import invert
 from jaxpmi.augment import pixel_range
 from jaxpmi.config import DeepInversionConfig

@@ -1,0 +1,1 @@
+"""Benchmarks and their results: `python launch/bench.py --help`."""
