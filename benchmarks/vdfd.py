@@ -100,7 +100,7 @@ def _steps_of(method, name, num_old, num_steps):
     opt_state = optimiser(TRAIN).init(trainable_parts(network, auxiliary))
     learner = Learner(network, auxiliary, opt_state, jnp.ones(total))
     new = (np.arange(total) >= total - num_classes).astype(np.float32)
-    records = _random_records(named_tensors(model, network.variables.params), num_old, num_classes)
+    records = random_records(named_tensors(model, network.variables.params), num_old, num_classes)
     data = TaskData(network, new, 1 - new, records)
     chunk = _random_chunk(shape, total, num_classes, num_steps)
     program = TrainProgram(phase, TRAIN, SETTINGS, AugmentConfig())
@@ -115,8 +115,10 @@ def _steps_of(method, name, num_old, num_steps):
     return take
 
 
-def _random_records(tensors, num_old, num_classes) -> GradientRecords:
-    """Of every old task small gradients, so that the penalty is finite, and no row to come."""
+def random_records(
+    tensors: Mapping[str, jax.Array], num_old: int, num_classes: int
+) -> GradientRecords:
+    """Small gradients of every old task, so that the penalty is finite, and no row to come."""
     random = np.random.default_rng(0)
     room = empty_records(tensors, num_tasks=num_old, num_classes=num_classes, rank=1)
     draw = lambda a: jnp.asarray(1e-3 * random.standard_normal(a.shape), jnp.float32)  # noqa: E731

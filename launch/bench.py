@@ -1,9 +1,9 @@
-"""Benchmarks: `python launch/bench.py {pmi,pictures,stack,vdfd} [--json FILE] [--quick]`.
+"""Benchmarks: `python launch/bench.py {pmi,pictures,stack,vdfd,device} [--json FILE] [--quick]`.
 
 `pmi` asks whether per-layer inversion saves time over full-model inversion from noise, `pictures`
 the same of a real ImageNet network, `stack` what it saves to invert equal blocks by one scan,
-`vdfd` what its penalty adds to a training step. What is compared stands in benchmarks/, a module
-for each, beside the results.
+`vdfd` what its penalty adds to a training step, `device` all that can be asked of the device that
+is there. What is compared stands in benchmarks/, a module for each, beside the results.
 """
 
 import argparse
@@ -40,8 +40,13 @@ def main(arguments: Sequence[str]) -> int:
                 "seconds": round(time.monotonic() - begin, 1),
                 **results,
             }
-            options.json.write_text(json.dumps(report, indent=1) + "\n")
+            # A run that is stopped while it writes leaves the report of the row before.
+            new = options.json.with_name(options.json.name + ".new")
+            new.write_text(json.dumps(report, indent=1) + "\n")
+            new.replace(options.json)
 
+    if options.command == "device":
+        return run_device(options, say, write)
     commands = {"pmi": run_pmi, "pictures": run_pictures, "stack": run_stack, "vdfd": run_vdfd}
     print(commands[options.command](options, say, write))
     return 0
@@ -96,6 +101,15 @@ def run_vdfd(options: argparse.Namespace, say: Callable, write: Callable) -> str
     return vdfd.table(rows)
 
 
+def run_device(options: argparse.Namespace, say: Callable, write: Callable) -> int:
+    """Runs `device` and prints its tables; returns the exit code."""
+    # PyTorch shares the card, and needs some of its memory. Read when JAX is imported.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    from benchmarks.device import main
+
+    return main.run(options, say, write)
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parses the command line; a wrong one exits with code 2 and one line."""
     parser = argparse.ArgumentParser(prog="bench.py", description=__doc__.splitlines()[0])
@@ -116,13 +130,38 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         command.add_argument("--seeds", type=_seeds, default=(0,), help=seeds)
     stack = commands.add_parser("stack", help="blocks inverted by one scan against unrolled ones")
     vdfd = commands.add_parser("vdfd", help="a training step with VDFD's penalty against without")
-    for command in (pmi, pictures, stack, vdfd):
+    device = _device_parser(commands)
+    for command in (pmi, pictures, stack, vdfd, device):
         command.add_argument("--json", type=Path, help="write all that was measured here")
         command.add_argument("--quick", action="store_true", help="only to see that it works")
     options = parser.parse_args(arguments)
     if options.json and not options.json.resolve().parent.is_dir():
         parser.error(f"{options.json.resolve().parent} is not a folder")
     return options
+
+
+def _device_parser(commands):
+    """That of `device`, whose help is the package's docstring, which imports nothing."""
+    from benchmarks import device
+
+    parser = commands.add_parser(
+        "device",
+        help="this device: is all right on it, how fast, what holds it back",
+        description=device.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--minutes", type=float, help="in which to end (default 8, quick 4, CPU 20)"
+    )
+    sections = ", ".join(device.SECTIONS)
+    parser.add_argument(
+        "--only", nargs="+", choices=device.SECTIONS, metavar="SECTION", help=f"of {sections}"
+    )
+    parser.add_argument("--torch-python", help="a Python that has PyTorch (default this one)")
+    parser.add_argument(
+        "--write-expected", action="store_true", help="keep this CPU's results for `parity`"
+    )
+    return parser
 
 
 def environment() -> dict:

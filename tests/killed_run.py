@@ -23,8 +23,8 @@ from tiny_run import set_up  # noqa: E402
 from tiny_run import tiny_config  # noqa: E402
 
 from jaxpmi import experiment  # noqa: E402
-from jaxpmi.runs import session  # noqa: E402
 from jaxpmi.continual import chunks  # noqa: E402
+from jaxpmi.runs import session  # noqa: E402
 
 
 def run_in_small_chunks(patch, folder):

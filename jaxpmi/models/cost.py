@@ -1,6 +1,7 @@
 """What a network costs: multiply-adds and parameters, counted, not measured."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -36,6 +37,15 @@ def count_multiply_adds(
     traced = jax.make_jaxpr(lambda v, x: forward(model, v, x).features)(variables, images)
     needed, _ = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
     return _multiply_adds(needed)
+
+
+def count_program(function: Callable[..., Any], *inputs: Any) -> int:
+    """Multiply-adds of convolutions and matrix products in any traceable function, all loops run.
+
+    The body of a loop whose length is data counts once. Convolutions that are written as sums of
+    products count where they are not differentiated.
+    """
+    return _multiply_adds(jax.make_jaxpr(function)(*inputs).jaxpr)
 
 
 def count_parameters(tree: Any) -> int:

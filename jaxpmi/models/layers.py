@@ -18,6 +18,23 @@ BATCH_NORM_EPSILON = 1e-5
 # TensorFlow's "SAME", as few as make the output ceil(H / stride), the odd one below and right.
 Padding = Literal["symmetric", "same"]
 
+# Which convolutions are written out by hand because that is the faster, by JAX's default backend,
+# as `launch/bench.py device` measures it. What is not in the table was not measured yet, or is
+# slower by hand: there it is XLA's own convolution, with JAX's own gradient.
+HAND_WRITTEN = {
+    "cpu": ("gradient", "depthwise"),  # measured; gpu, tpu: not measured yet
+}
+
+
+def _is_hand_written(kind: Literal["gradient", "depthwise"]) -> bool:
+    """Whether that kind is faster by hand here; decided when a program is traced.
+
+    `jax.lax.platform_dependent` would trace both versions and put a conditional into programs that
+    know no platform yet; this leaves the programs of a CPU as they are. A program for a device
+    that is not of the default backend gets the version of the default one: right, maybe slower.
+    """
+    return kind in HAND_WRITTEN.get(jax.default_backend(), ())
+
 
 def draw_normal(key: PRNGKey, shape: tuple[int, ...], std: float) -> jax.Array:
     """Initial weights f32[shape] from N(0, std^2).
@@ -47,16 +64,30 @@ def init_pointwise_conv(key: PRNGKey, in_channels: int, out_channels: int) -> ja
     return draw_normal(key, (in_channels, out_channels), (2.0 / out_channels) ** 0.5)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv(
     x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = "symmetric"
 ) -> jax.Array:
     """Convolves f32[B, H, W, C] with f32[size, size, C, D], padded by zeros.
 
-    The gradient is written out because XLA:CPU runs a convolution fast inside a loop only in its
-    canonical NHWC/HWIO form, which JAX's own gradient is not: 10 times slower inside `lax.scan`.
+    On CPUs the gradient is written out, and forward-mode differentiation does not pass through it.
     """
+    convolve = conv_by_hand if _is_hand_written("gradient") else conv_by_xla
+    return convolve(x, kernel, stride, padding)
+
+
+def conv_by_xla(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    """`conv` with JAX's own gradient."""
     return _conv_nhwc(x, kernel, _pads(x, kernel, stride, padding), stride=stride)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def conv_by_hand(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    """`conv` with a gradient that is written out.
+
+    XLA:CPU runs a convolution fast inside a loop only in its canonical NHWC/HWIO form, which JAX's
+    own gradient is not: 10 times slower inside `lax.scan`.
+    """
+    return conv_by_xla(x, kernel, stride, padding)
 
 
 def _pads(x, kernel, stride, padding):
@@ -69,7 +100,7 @@ def _pads(x, kernel, stride, padding):
     return [(total // 2, total - total // 2) for total in totals]
 
 
-def _conv_nhwc(x, kernel, padding, *, stride=1, input_dilation=1, kernel_dilation=1):
+def _conv_nhwc(x, kernel, padding, *, stride=1, input_dilation=1, kernel_dilation=1, groups=1):
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -78,11 +109,12 @@ def _conv_nhwc(x, kernel, padding, *, stride=1, input_dilation=1, kernel_dilatio
         lhs_dilation=(input_dilation, input_dilation),
         rhs_dilation=(kernel_dilation, kernel_dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
     )
 
 
 def _conv_forward(x, kernel, stride, padding):
-    return conv(x, kernel, stride, padding), (x, kernel)
+    return conv_by_hand(x, kernel, stride, padding), (x, kernel)
 
 
 def _conv_backward(stride, padding, residuals, grad):
@@ -103,7 +135,7 @@ def _conv_backward(stride, padding, residuals, grad):
     return grad_x, grad_kernel.transpose(1, 2, 0, 3)
 
 
-conv.defvjp(_conv_forward, _conv_backward)
+conv_by_hand.defvjp(_conv_forward, _conv_backward)
 
 # Rows of a 3 x 3 kernel that meet the same pixel of the image before it is enlarged: per parity of
 # the output's row (or column), what the upper and the lower of two pixels are multiplied by.
@@ -128,13 +160,29 @@ def upsampled_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.stack(rows, 2).reshape(batch, 2 * height, 2 * width, filters)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """Convolves every channel of f32[B, H, W, C] with its own f32[size, size, C], "same" padding.
 
-    The kernel must not be smaller than the stride.
-    A sum of shifted images, one per position of the kernel: XLA:CPU makes one loop over all of
-    them, many times faster than a grouped convolution inside `lax.scan` and than PyTorch's.
+    The kernel must not be smaller than the stride. As with `conv`, forward-mode differentiation
+    does not pass through it on CPUs.
+    """
+    by_hand = _is_hand_written("depthwise")
+    return (depthwise_conv_by_hand if by_hand else depthwise_conv_by_xla)(x, kernel, stride)
+
+
+def depthwise_conv_by_xla(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """`depthwise_conv` as a grouped convolution, with JAX's own gradient."""
+    return _conv_nhwc(
+        x, kernel[:, :, None], _pads(x, kernel, stride, "same"), stride=stride, groups=x.shape[-1]
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def depthwise_conv_by_hand(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """`depthwise_conv` as a sum of shifted images, one per position of the kernel.
+
+    XLA:CPU makes one loop over all of them, many times faster than a grouped convolution inside
+    `lax.scan` and than PyTorch's.
     """
     padded = _pad_image(x, _pads(x, kernel, stride, "same"))
     shape, weights = [-(-n // stride) for n in x.shape[1:3]], _position_weights(kernel)
@@ -160,7 +208,7 @@ def _window(x, start, shape, stride=1):
 
 
 def _depthwise_forward(x, kernel, stride):
-    return depthwise_conv(x, kernel, stride), (x, kernel)
+    return depthwise_conv_by_hand(x, kernel, stride), (x, kernel)
 
 
 def _depthwise_backward(stride, residuals, grad):
@@ -205,7 +253,7 @@ def _depthwise_input_gradient(grad, kernel, stride, shape, pads):
     return _window(whole, before, shape[1:3])
 
 
-depthwise_conv.defvjp(_depthwise_forward, _depthwise_backward)
+depthwise_conv_by_hand.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def init_batch_norm(channels: int, scale: float = 1.0) -> tuple[Params, Moments]:

@@ -4,15 +4,19 @@ import dataclasses
 import itertools
 import json
 import math
-import sys
-from pathlib import Path
 
+import bench
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_network
 
+from benchmarks import pictures as bench_pictures
+from benchmarks import pmi as bench_pmi
+from benchmarks import pmi_ratio
+from benchmarks import vdfd as bench_vdfd
+from benchmarks.pmi_ratio import Setting
 from jaxpmi.config import Config
 from jaxpmi.config import FullModelConfig
 from jaxpmi.config.check import validate
@@ -24,16 +28,6 @@ from jaxpmi.models.blockwise import init_variables
 from jaxpmi.models.efficientnet_lite import efficientnet_lite0
 from jaxpmi.network import Head
 from jaxpmi.network import from_blocks
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "launch"))
-
-import bench  # noqa: E402
-
-from benchmarks import pictures as bench_pictures  # noqa: E402
-from benchmarks import pmi as bench_pmi  # noqa: E402
-from benchmarks import pmi_ratio  # noqa: E402
-from benchmarks import vdfd as bench_vdfd  # noqa: E402
-from benchmarks.pmi_ratio import Setting  # noqa: E402
 
 COSTS = pmi_ratio.Costs(steps={"adam": 0.1, "lbfgs": 0.2}, noise=0.0, start={"a": 2.0}, fit=4.0)
 

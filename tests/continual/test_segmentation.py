@@ -26,7 +26,6 @@ from jaxpmi.config import VdfdConfig
 from jaxpmi.config.check import validate
 from jaxpmi.config.load import load_config
 from jaxpmi.continual import chunks
-from jaxpmi.continual.vdfd import gradient_records as gr
 from jaxpmi.continual import methods
 from jaxpmi.continual import segmentation
 from jaxpmi.continual.losses import pixel_cross_entropy
@@ -35,6 +34,7 @@ from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.task import training_data
 from jaxpmi.continual.train import train_steps
 from jaxpmi.continual.training_phase import Views
+from jaxpmi.continual.vdfd import gradient_records as gr
 from jaxpmi.continual.vdfd.recording import record_task
 from jaxpmi.data import PastDataError
 from jaxpmi.data import SceneStream

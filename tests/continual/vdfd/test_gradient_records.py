@@ -15,9 +15,9 @@ from small_network import fresh_network
 
 from jaxpmi.augment import normalise
 from jaxpmi.config import VdfdConfig
-from jaxpmi.continual.vdfd import gradient_records as gr
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.summary import record_floats
+from jaxpmi.continual.vdfd import gradient_records as gr
 from jaxpmi.continual.vdfd.recording import record_task
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet

@@ -1,0 +1,196 @@
+"""Is it fast? Seconds of a step of what the library is made for, and its share of the peak."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from typing import NamedTuple
+
+import jax
+
+from benchmarks.device import cases
+from benchmarks.device.cases import Case
+from benchmarks.device.machine import peak_bytes
+from benchmarks.device.timing import compile_case
+from benchmarks.device.timing import median_seconds
+from jaxpmi.config import CmiConfig
+from jaxpmi.config.load import load_config
+from jaxpmi.models import clip
+from jaxpmi.models import efficientnet_lite
+from jaxpmi.models import resnet
+from jaxpmi.models import vit
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CIFAR = (32, 32, 3)
+
+
+class Size(NamedTuple):
+    """How large everything is."""
+
+    whole: bool  # the networks; if not, they are cut to few layers
+    width: int  # of ResNets of CIFAR; of others in proportion
+    batch: int  # of ResNets of CIFAR
+    lite_batch: int
+    lite_image: int  # pixels
+    vit_depth: int
+    vit_width: int
+    vit_batch: int
+    num_steps: int  # per call
+    repeats: int
+
+
+FULL = Size(True, 64, 256, 64, 224, 12, 768, 32, 10, 5)
+CPU = FULL._replace(batch=8, lite_batch=2, vit_batch=1, num_steps=2, repeats=2)
+QUICK = Size(False, 8, 4, 2, 32, 2, 48, 2, 2, 1)
+
+
+def cifar_resnet(name: str, size: Size) -> resnet.ResNet:
+    """The network; in small it is also shallow, which a rehearsal's compiler is grateful for."""
+    if name == "resnet32":
+        return resnet.resnet32(max(size.width // 4, 2), depth=5 if size.whole else 1)
+    build = {"resnet18": resnet.resnet18, "resnet34": resnet.resnet34}[name]
+    return build(size.width) if size.whole else resnet.resnet18(size.width)
+
+
+def deep_inversion(name: str, precision: str, size: Size) -> Case:
+    """A DeepInversion of CIFAR's shape by "resnet32" or "resnet34"; 16 channels or 64."""
+    model = cifar_resnet(name, size)
+    return cases.deep_inversion(
+        model, CIFAR, batch=size.batch, num_steps=size.num_steps, precision=precision
+    )
+
+
+def lite_inversion(precision: str, size: Size) -> Case:
+    """The same of EfficientNet-Lite0 at ImageNet's size, by Fourier coefficients."""
+    model = efficientnet_lite.efficientnet_lite0(size.width // 2, constant_feature=True)
+    if not size.whole:
+        model = dataclasses.replace(model, blocks=(*model.blocks[:2], model.blocks[-1]))
+    return cases.deep_inversion(
+        model,
+        (size.lite_image, size.lite_image, 3),
+        batch=size.lite_batch,
+        num_steps=size.num_steps,
+        num_classes=1000,
+        precision=precision,
+        parameters="spectrum",
+        clip_pixels=False,
+        learning_rate=0.02,
+    )
+
+
+def vit_block(size: Size) -> Case:
+    """The descent of one transformer block of ViT-B/16: 197 tokens of 768 channels."""
+    block = vit.transformer_block(size.vit_width, size.vit_depth, size.vit_width // 64 or 3)
+    tokens = 197 if size.whole else 17
+    return cases.block_solve(
+        block, (tokens, size.vit_width), batch=size.vit_batch, num_steps=size.num_steps
+    )
+
+
+def vit_refinement(size: Size) -> Case:
+    """The refinement of images through a ViT-B/16 of 224 pixels."""
+    pixels = 224 if size.whole else 64
+    model = clip.clip(
+        image_size=pixels,
+        patch_size=16,
+        width=size.vit_width,
+        depth=size.vit_depth,
+        num_heads=size.vit_width // 64 or 3,
+        features=512,
+    ).image
+    shape = (pixels, pixels, 3)
+    return cases.refinement(
+        model, shape, batch=size.vit_batch, num_steps=size.num_steps, num_classes=100
+    )
+
+
+def cmi_call(size: Size) -> Case:
+    """A call of CMI: a ResNet-34 teaches a ResNet-18; its memory holds 10 batches, all drawn."""
+    teacher, student = cifar_resnet("resnet34", size), cifar_resnet("resnet18", size)
+    config = CmiConfig(
+        batch_size=size.batch,
+        num_steps=size.num_steps,
+        bank_size=10 * size.batch,
+        num_negatives=min(4096, 10 * size.batch),
+        channels=(2 * size.width, 2 * size.width, size.width),
+        flip=True,
+    )
+    return cases.contrastive(teacher, student, CIFAR, config=config, num_classes=100)
+
+
+def cifar100_step(size: Size) -> Case:
+    """Steps of configs/cifar100.py's longest phase, in the last of ten tasks' shapes."""
+    config = load_config(str(CONFIGS / "cifar100.py"), [])
+    half = min(config.train.batch_size, size.batch)  # as many real images as synthetic ones
+    train = dataclasses.replace(config.train, batch_size=half, replay_batch_size=half)
+    config = dataclasses.replace(config, train=train)
+    phase = cases.later_phase("pmi", config, "body")
+    model = cifar_resnet("resnet32", size)
+    return cases.class_incremental(
+        model, CIFAR, config, phase, num_classes=100, num_steps=size.num_steps
+    )
+
+
+# By name and precision of the backbone's products.
+WORK: dict[tuple[str, str], Callable[[Size], Case]] = {
+    ("DeepInversion, ResNet-32", "float32"): functools.partial(
+        deep_inversion, "resnet32", "float32"
+    ),
+    ("DeepInversion, ResNet-34", "float32"): functools.partial(
+        deep_inversion, "resnet34", "float32"
+    ),
+    ("DeepInversion, ResNet-34", "bfloat16"): functools.partial(
+        deep_inversion, "resnet34", "bfloat16"
+    ),
+    ("training step, configs/cifar100.py", "float32"): cifar100_step,
+    ("block solve, ViT-B/16", "float32"): vit_block,
+    ("DeepInversion, Lite0 of 224 pixels", "float32"): functools.partial(lite_inversion, "float32"),
+    ("refinement, ViT-B/16", "float32"): vit_refinement,
+    ("CMI, ResNet-34 to 18", "float32"): cmi_call,
+    ("DeepInversion, ResNet-32", "bfloat16"): functools.partial(
+        deep_inversion, "resnet32", "bfloat16"
+    ),
+    ("DeepInversion, Lite0 of 224 pixels", "bfloat16"): functools.partial(
+        lite_inversion, "bfloat16"
+    ),
+}
+
+
+def measure(name: str, precision: str, *, size: Size, peaks: dict[str, float]) -> Iterator[Any]:
+    """The row of one kind of work.
+
+    Args:
+      name: of `WORK`, with
+      precision: of its backbone's products.
+      size: how large it is.
+      peaks: measured floating-point operations per second of matrix products, by precision:
+        float32 steps run at JAX's default one.
+    """
+    case = WORK[name, precision](size)
+    program = compile_case(case)
+    (seconds,) = median_seconds({"": program.run}, repeats=size.repeats).values()
+    finite = all(bool(loss) for loss in _finite(program.run()))
+    peak = peaks.get("default" if precision == "float32" else precision)
+    rate = program.flops / seconds
+    yield {
+        "precision": precision,
+        "batch": case.num_images,
+        "step_seconds": seconds / case.num_steps,
+        "images_per_second": case.num_images * case.num_steps / seconds,
+        "flops_per_step": program.flops / case.num_steps,
+        "flops_from": program.flops_from,
+        "flops_per_second": rate,
+        "share_of_peak": None if peak is None else rate / peak,
+        "program_bytes": program.memory_bytes,
+        "peak_bytes_so_far": peak_bytes(),
+        "compile_seconds": program.compile_seconds,
+        "finite": finite,
+    }
+
+
+def _finite(outputs):
+    """Whether each loss and term is."""
+    kept = {name: outputs[name] for name in ("losses", "terms") if name in outputs}
+    return [jax.numpy.isfinite(leaf).all() for leaf in jax.tree.leaves(kept)]
