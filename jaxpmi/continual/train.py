@@ -187,7 +187,7 @@ def phase_learning_rates(phase: Phase, num_steps: int) -> np.ndarray:
         edges = {round(m * num_steps) - warmup: phase.milestone_factor for m in phase.milestones}
         decay = schedules.falls(edges)
     rates = schedules.learning_rates(num_steps, phase.learning_rate, decay, warmup_steps=warmup)
-    return np.asarray(rates)
+    return rates
 
 
 @functools.partial(jax.jit, static_argnames="program", donate_argnames="learner")

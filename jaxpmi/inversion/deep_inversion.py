@@ -78,7 +78,7 @@ def learning_rates(config: DeepInversionConfig, num_steps: int) -> jax.Array:
     """
     decay = schedules.constant()
     if config.schedule == "cosine":
-        decay = schedules.cosine(num_steps - config.warmup_steps)
+        decay = schedules.cosine_to_zero(num_steps - config.warmup_steps)
     return schedules.learning_rates(
         num_steps,
         config.learning_rate,

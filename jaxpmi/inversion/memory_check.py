@@ -32,8 +32,9 @@ def check_memory(network: Network, memory: Memory, config: InversionConfig) -> N
             "data with this network."
         )
     block_inputs, inverses = _block_shapes(_Shapes(network))
+    first = config.first_block  # blocks before it are not inverted
     seen = tuple(jax.tree.map(jnp.shape, moments) for moments in memory.block_inputs)
-    if seen != block_inputs or memory.pixels.mean.shape != network.image_shape:
+    if seen[first:] != block_inputs[first:] or memory.pixels.mean.shape != network.image_shape:
         raise ValueError(
             f"the memory is of another network: it has moments of {len(seen)} blocks' inputs and "
             f"of {memory.pixels.mean.shape} pixels, this one {len(block_inputs)} blocks and "
@@ -42,7 +43,7 @@ def check_memory(network: Network, memory: Memory, config: InversionConfig) -> N
     if config.per_layer.start != "inverse":
         return
     found = tuple(inverse and inverse.weight.shape for inverse in memory.inverses)
-    if found[config.first_block :] != inverses[config.first_block :]:
+    if found[first:] != inverses[first:]:
         raise ValueError(
             f"the memory has block inverses of shapes {found}, but this network needs {inverses}; "
             "remember the data with this network and per_layer.start='inverse'."

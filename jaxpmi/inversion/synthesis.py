@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from jaxpmi.config import CfsConfig
 from jaxpmi.config import InversionConfig
 from jaxpmi.doors import check_key
 from jaxpmi.doors import check_labels
@@ -41,6 +42,7 @@ def synthesize(
     config: InversionConfig | None = None,
     features: jax.Array | None = None,
     class_mask: jax.Array | None = None,
+    settings: CfsConfig | None = None,
     scales: Sequence[tuple[jax.Array, jax.Array]] | None = None,
     own_terms: tuple[OwnTerm, ...] = (),
 ) -> Synthetic:
@@ -57,6 +59,7 @@ def synthesize(
       config: of every part; None: the defaults.
       features: f32[B, D] to reach; None: drawn by `draw_features`.
       class_mask: bool[C], the classes that the head knows; None: all.
+      settings: of CFS, where features are drawn by it; None: the defaults.
       scales: as in `invert_blocks`.
       own_terms: more terms of the refinement's loss.
 
@@ -72,7 +75,9 @@ def synthesize(
     labels = jnp.asarray(labels)
     if features is None:
         key_features, key = jax.random.split(key)
-        features = draw_features(memory, labels, key_features, targets=config.targets)
+        features = draw_features(
+            memory, labels, key_features, targets=config.targets, settings=settings
+        )
     known = jnp.ones(network.num_classes, bool) if class_mask is None else class_mask
     check_memory(network, memory, config)
     own_terms += find_own_terms(config.full_model.own_terms, "full_model.own_terms")

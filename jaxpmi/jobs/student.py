@@ -84,7 +84,7 @@ def cosine_rates(learning_rate: float, num_steps: int, warmup_steps: int = 0) ->
     rates = schedules.learning_rates(
         num_steps, learning_rate, decay, warmup_steps=warmup_steps, warmup="below_peak"
     )
-    return np.asarray(rates)
+    return rates
 
 
 def distill(

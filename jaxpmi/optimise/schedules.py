@@ -7,6 +7,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 # The share of the peak at step i of a warm-up of W steps:
@@ -25,7 +26,7 @@ def learning_rates(
     *,
     warmup_steps: int = 0,
     warmup: Warmup = "from_zero",
-) -> jax.Array:
+) -> np.ndarray:
     """The learning rate of every step, f32[num_steps].
 
     Args:
@@ -35,22 +36,29 @@ def learning_rates(
       warmup_steps: W, at least 0.
       warmup: how the rate rises.
     """
-    steps, length = jnp.arange(num_steps), max(warmup_steps, 1)
-    decayed = jax.vmap(decay)(jnp.maximum(steps - warmup_steps, 0))
+    steps, length = np.arange(num_steps), max(warmup_steps, 1)
+    with jax.ensure_compile_time_eval():  # one program for all steps, inside a trace too
+        decayed = np.asarray(jax.vmap(decay)(np.maximum(steps - warmup_steps, 0)), np.float32)
     ramps = {
         "from_zero": lambda: steps / length,
         "to_peak": lambda: (steps + 1) / length,
         "below_peak": lambda: (steps + 1) / (length + 1),
-        "first_twice": lambda: jnp.maximum(steps, 1) / length,
+        "first_twice": lambda: np.maximum(steps, 1) / length,
         "from_first": lambda: 1 / length + (1 - 1 / length) * steps / length,
     }
-    ramp = jnp.minimum(ramps[warmup](), 1.0)
-    return peak * jnp.where(steps < warmup_steps, ramp, decayed)
+    ramp = np.float32(ramps[warmup]())
+    return np.float32(peak) * np.where(steps < warmup_steps, ramp, decayed)
 
 
 def cosine(num_steps: int) -> optax.Schedule:
     """(1 + cos(pi t)) / 2 at progress t, from 1 to 0 in `num_steps`, at least 1; then 0."""
     return optax.cosine_decay_schedule(1.0, max(num_steps, 1))
+
+
+def cosine_to_zero(num_steps: int) -> optax.Schedule:
+    """`cosine` as the square of a sine, which is exact where the rate is nearly 0."""
+    length = max(num_steps, 1)
+    return lambda step: jnp.square(jnp.sin(0.5 * jnp.pi * (length - step) / length))
 
 
 def polynomial(num_steps: int, power: float) -> optax.Schedule:

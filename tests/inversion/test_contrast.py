@@ -10,6 +10,8 @@ from jaxpmi.inversion import contrast
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
+from jaxpmi.network import Head
+from jaxpmi.network import Network
 from jaxpmi.types import Moments
 
 SHAPE = (8, 8, 3)
@@ -90,7 +92,8 @@ def test_a_network_that_keeps_no_moments_is_an_error():
     variables = blockwise.Variables(
         {"block00": model.blocks[0].init(jax.random.key(0), SHAPE)[0]}, {"block00": {}}
     )
-    net = as_network(model, variables, jnp.zeros((4, 2)), image_shape=SHAPE)
+    moments = jnp.zeros(1), jnp.ones(1)
+    net = Network(variables, Head(jnp.zeros((4, 2))), *moments, model, SHAPE, ("a", "b"))
     shown = contrast.observe(net, normal(0, 2, *SHAPE))
     with pytest.raises(ValueError, match="the teacher keeps no moments of any layer"):
         contrast.embed(shown.moments)

@@ -97,7 +97,7 @@ def clip_learning_rates(config: ClipTrainConfig, num_steps: int) -> np.ndarray:
     rates = learning_rates(
         num_steps, config.learning_rate, decay, warmup_steps=warmup, warmup="from_first"
     )
-    return np.asarray(rates)
+    return rates
 
 
 @functools.partial(jax.jit, static_argnames="model")
