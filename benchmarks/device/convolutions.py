@@ -4,12 +4,14 @@ What is faster on a platform belongs into `HAND_WRITTEN` of jaxpmi/models/layers
 """
 
 import functools
+import itertools
 import math
 import statistics
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from typing import Literal
 from typing import NamedTuple
@@ -80,13 +82,21 @@ def compared(layer: Layer) -> tuple[What, ...]:
 
 
 def measure(layer: Layer, *, repeats: int) -> Iterator[dict[str, Any]]:
-    """A row per direction of a layer and per place, alone or in a loop: seconds of one."""
+    """A row per direction of a layer and per place, alone or in a loop: seconds of one.
+
+    All are compiled before, side by side.
+    """
+    keys = list(itertools.product(compared(layer), (False, True), ("hand", "xla")))
+
+    def compiled(key):
+        what, loop, version = key
+        return _compile(_direction(layer, version, what), layer, loop)
+
+    with ThreadPoolExecutor() as pool:
+        programs = dict(zip(keys, pool.map(compiled, keys), strict=True))
     for what in compared(layer):
         for loop in (False, True):
-            runs = {
-                version: _compile(_direction(layer, version, what), layer, loop)
-                for version in ("hand", "xla")
-            }
+            runs = {version: programs[what, loop, version] for version in ("hand", "xla")}
             times = 1 / LOOP if loop else 1
             taken = median_seconds(runs, repeats=repeats, most_seconds=3.0)
             seconds = {version: times * value for version, value in taken.items()}

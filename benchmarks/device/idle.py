@@ -110,16 +110,15 @@ def work_intervals(profile: Any) -> tuple[str, list[tuple[float, float]]]:
       RuntimeError: nobody tells.
     """
     planes = {plane.name: plane for plane in profile.planes}
-    devices = [plane for name, plane in planes.items() if name.startswith("/device:")]
-    spans = [
-        (event.start_ns, event.end_ns)
-        for plane in devices[:1]
-        for line in plane.lines
-        if not line.name.startswith(NOT_WORK)
-        for event in line.events
-    ]
-    if spans:
-        return devices[0].name, spans
+    for name in sorted(name for name in planes if name.startswith("/device:")):
+        spans = [
+            (event.start_ns, event.end_ns)
+            for line in planes[name].lines
+            if not line.name.startswith(NOT_WORK)
+            for event in line.events
+        ]
+        if spans:
+            return name, spans
     host = planes.get("/host:CPU")
     spans = [
         (event.start_ns, event.end_ns)

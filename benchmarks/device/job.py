@@ -32,8 +32,7 @@ def measure(
       cache: an empty folder where its compiled programs are kept for `idle`.
 
     Raises:
-      RuntimeError: it failed; the end of what it said.
-      subprocess.TimeoutExpired: it took too long.
+      RuntimeError: it failed, with the end of what it said, or took too long.
     """
     environment = dict(os.environ)
     if cache is not None:
@@ -45,9 +44,12 @@ def measure(
         command = [sys.executable, "launch/run.py", "--config", "configs/mnist.py"]
         command += ["--workdir", folder + "/run", *overrides]
         since = time.monotonic()
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, timeout=timeout, capture_output=True, text=True
-        )
+        try:
+            done = subprocess.run(
+                command, cwd=ROOT, env=environment, timeout=timeout, capture_output=True, text=True
+            )
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"stopped after {timeout:.0f} s, when its time was over") from None
         seconds = time.monotonic() - since
         if done.returncode:
             said = (done.stderr or done.stdout).strip().splitlines()[-3:]

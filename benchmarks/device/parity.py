@@ -13,6 +13,7 @@ import functools
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from typing import Literal
@@ -158,21 +159,29 @@ def write_expected() -> None:
     np.savez_compressed(EXPECTED, **kept)
 
 
-def check(
-    name: str, *, matmul_precision: Literal["highest", "default"] = "highest"
-) -> Iterator[dict[str, Any]]:
-    """The row of a case; at JAX's default matmul precision it passes no judgement."""
+def check(name: str, *, default_too: bool = False) -> Iterator[dict[str, Any]]:
+    """The row of a case; with `default_too` another, of JAX's default matmul precision.
+
+    That one passes no judgement. The two are compiled side by side.
+    """
     precision, make = CASES[name]
-    with jax.default_matmul_precision(matmul_precision):
-        found = compare(expected_of(name), results(make()))
-    tolerance = TOLERANCES[precision]
-    row = {
-        "precision": precision,
-        "matmul_precision": matmul_precision,
-        "difference": found.difference,
-        "array": found.array,
-        "tolerance": tolerance,
-    }
-    if matmul_precision == "highest":
-        row["passed"] = found.difference <= tolerance
-    yield row
+    expected, tolerance = expected_of(name), TOLERANCES[precision]
+
+    def found_at(matmul_precision):
+        with jax.default_matmul_precision(matmul_precision):
+            return compare(expected, results(make()))
+
+    matmul_precisions = ("highest", "default")[: 1 + default_too]
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(found_at, matmul_precisions))
+    for matmul_precision, comparison in zip(matmul_precisions, found, strict=True):
+        row = {
+            "precision": precision,
+            "matmul_precision": matmul_precision,
+            "difference": comparison.difference,
+            "array": comparison.array,
+            "tolerance": tolerance,
+        }
+        if matmul_precision == "highest":
+            row["passed"] = comparison.difference <= tolerance
+        yield row

@@ -49,8 +49,13 @@ class Torch:
             target=lambda: self._said.extend(self._process.stderr), daemon=True
         )
         self._reader.start()
-        self._timer = threading.Timer(seconds, self._process.kill)
+        self._late = False
+        self._timer = threading.Timer(seconds, self._end)
         self._timer.start()
+
+    def _end(self):
+        self._late = True
+        self._process.kill()
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """The answer to a request of torch_step.py.
@@ -65,10 +70,11 @@ class Torch:
         if not line:
             self._process.wait()
             self._reader.join(timeout=5)
-            last = "".join(self._said).strip().splitlines()[-1:] or ["its time was over"]
-            raise RuntimeError(
-                f"PyTorch's process ended with {self._process.returncode}: {last[0]}"
-            )
+            if self._late:
+                raise RuntimeError("PyTorch's process was stopped when its time was over")
+            last = "".join(self._said).strip().splitlines()[-1:] or ["nothing was said"]
+            code = self._process.returncode
+            raise RuntimeError(f"PyTorch's process ended with {code}: {last[0]}")
         reply = json.loads(line)
         if "error" in reply:
             raise RuntimeError(f"PyTorch: {reply['error']}")

@@ -31,6 +31,10 @@ def _yes(value):
     return "yes" if value else "NO"
 
 
+def _where(in_loop):
+    return "loop" if in_loop else "alone"
+
+
 CASE = Column("case", "case")
 COLUMNS = {
     "machine": (
@@ -64,7 +68,7 @@ COLUMNS = {
         Column("idle by the profiler", "idle_share", _percent), Column("traced", "traced"),
     ),
     "convolutions": (
-        CASE, Column("kind", "kind"), Column("what", "what"), Column("in a loop", "in_loop", _yes),
+        CASE, Column("kind", "kind"), Column("what", "what"), Column("where", "in_loop", _where),
         Column("by hand, ms", "hand_seconds", _scaled(1e3)),
         Column("XLA's, ms", "xla_seconds", _scaled(1e3)),
         Column("XLA's over ours", "xla_over_hand", _scaled(1)), Column("faster", "faster"),

@@ -2,8 +2,11 @@
 
 import contextlib
 import functools
+import time
 from collections.abc import Iterator
 from collections.abc import Sequence
+from concurrent.futures import Future
+from concurrent.futures import wait
 from typing import Any
 from typing import NamedTuple
 
@@ -35,16 +38,26 @@ class Plan(NamedTuple):
     job: tuple[str, ...]  # overrides of the main job
     ticks: int  # of a phase, for the idle share
     default_parity: int  # cases that are run at the default precision too
+    compilers: int  # programs of steps that are compiled at a time; 1: when they are needed
 
 
-FULL = Plan(speed.FULL, 8, (0.05, 0.20, 0.32, 0.15, 0.06, 0.12, 0.10), 8192, 2**30, 256, (), 4, 9)
+FULL = Plan(
+    speed.FULL, 8, (0.04, 0.17, 0.30, 0.13, 0.06, 0.10, 0.20), 8192, 2**30, 256, (), 4, 9, 6,
+)  # fmt: skip
 # On a CPU the networks are whole and the batches small.
 CPU = FULL._replace(
-    size=speed.CPU, minutes=20, matrix=2048, copied_bytes=2**28, layer_batch=4, default_parity=1
+    size=speed.CPU,
+    minutes=20,
+    shares=(0.02, 0.08, 0.25, 0.30, 0.10, 0.10, 0.15),
+    matrix=2048,
+    copied_bytes=2**28,
+    layer_batch=4,
+    default_parity=1,
+    compilers=1,
 )
 QUICK = Plan(
-    speed.QUICK, 4, (0.02, 0.30, 0.30, 0.10, 0.08, 0.08, 0.12), 512, 2**24, None,
-    tuple(job.QUICK), 1, 1,
+    speed.QUICK, 4, (0.02, 0.28, 0.25, 0.19, 0.08, 0.08, 0.10), 512, 2**24, None,
+    tuple(job.QUICK), 1, 1, 2,
 )  # fmt: skip
 
 
@@ -96,16 +109,28 @@ def _machine(plan: Plan, peaks: dict[str, float]) -> Iterator[Job]:
 
 
 def _parity(plan: Plan) -> Iterator[Job]:
-    for name in parity.CASES:
-        yield Job("parity", name, lambda left, n=name: parity.check(n))
-    for name in list(parity.CASES)[: plan.default_parity]:
-        check = functools.partial(parity.check, name, matmul_precision="default")
+    for i, name in enumerate(parity.CASES):
+        check = functools.partial(parity.check, name, default_too=i < plan.default_parity)
         yield Job("parity", name, lambda left, check=check: check())
 
 
 def _speed(plan: Plan, peaks: dict[str, float]) -> Iterator[Job]:
+    prepared: dict[Any, Future] = {}
+
+    def prepare(left):
+        since = time.monotonic()
+        pool, promises = speed.prepare(plan.size, compilers=plan.compilers)
+        wait(promises.values(), timeout=0.75 * left)
+        prepared.update({key: p for key, p in promises.items() if p.done()})
+        pool.shutdown(wait=False, cancel_futures=True)
+        yield {"compile_seconds": time.monotonic() - since, "num_compiled": len(prepared)}
+
+    if plan.compilers > 1:
+        yield Job("speed", "all, compiled side by side", prepare)
     for name, precision in speed.WORK:
-        measure = functools.partial(speed.measure, name, precision, size=plan.size, peaks=peaks)
+        measure = functools.partial(
+            speed.measure, name, precision, size=plan.size, peaks=peaks, prepared=prepared
+        )
         yield Job("speed", name, lambda left, measure=measure: measure())
 
 

@@ -4,6 +4,9 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
+from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from typing import NamedTuple
@@ -108,7 +111,8 @@ def vit_refinement(size: Size) -> Case:
 
 def cmi_call(size: Size) -> Case:
     """A call of CMI: a ResNet-34 teaches a ResNet-18; its memory holds 10 batches, all drawn."""
-    teacher, student = cifar_resnet("resnet34", size), cifar_resnet("resnet18", size)
+    names = ("resnet34", "resnet18") if size.whole else ("resnet32", "resnet32")
+    teacher, student = (cifar_resnet(name, size) for name in names)
     config = CmiConfig(
         batch_size=size.batch,
         num_steps=size.num_steps,
@@ -158,7 +162,26 @@ WORK: dict[tuple[str, str], Callable[[Size], Case]] = {
 }
 
 
-def measure(name: str, precision: str, *, size: Size, peaks: dict[str, float]) -> Iterator[Any]:
+def prepare(size: Size, *, compilers: int) -> tuple[ThreadPoolExecutor, dict[Any, Future]]:
+    """Begins to compile all work, so many programs at a time; returns who does it, and promises."""
+    pool = ThreadPoolExecutor(compilers)
+    start = lambda make: pool.submit(lambda: _compiled(make, size))  # noqa: E731
+    return pool, {key: start(make) for key, make in WORK.items()}
+
+
+def _compiled(make, size):
+    case = make(size)
+    return case, compile_case(case)
+
+
+def measure(
+    name: str,
+    precision: str,
+    *,
+    size: Size,
+    peaks: Mapping[str, float],
+    prepared: Mapping[Any, Future],
+) -> Iterator[dict[str, Any]]:
     """The row of one kind of work.
 
     Args:
@@ -167,9 +190,13 @@ def measure(name: str, precision: str, *, size: Size, peaks: dict[str, float]) -
       size: how large it is.
       peaks: measured floating-point operations per second of matrix products, by precision:
         float32 steps run at JAX's default one.
+      prepared: of `prepare`; what is not in it is compiled now.
     """
-    case = WORK[name, precision](size)
-    program = compile_case(case)
+    promise = prepared.get((name, precision))
+    if promise is None:
+        case, program = _compiled(WORK[name, precision], size)
+    else:
+        case, program = promise.result()
     (seconds,) = median_seconds({"": program.run}, repeats=size.repeats).values()
     finite = all(bool(loss) for loss in _finite(program.run()))
     peak = peaks.get("default" if precision == "float32" else precision)

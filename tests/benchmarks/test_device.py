@@ -245,8 +245,9 @@ def test_a_row_passes_a_judgement_at_the_highest_precision_alone():
     name = "PMI block solve"
     (row,) = parity.check(name)
     assert row["passed"] and row["tolerance"] == 1e-3
-    (row,) = parity.check(name, matmul_precision="default")
-    assert "passed" not in row and row["matmul_precision"] == "default"
+    highest, default = parity.check(name, default_too=True)
+    assert highest == row
+    assert "passed" not in default and default["matmul_precision"] == "default"
 
 
 def test_kept_values_are_a_cpus(monkeypatch):
@@ -321,8 +322,10 @@ def test_quick_run_rehearses_every_row(tmp_path):
     of = lambda section: [row for row in rows if row["section"] == section]  # noqa: E731
     assert all(of(section) for section in SECTIONS)
     assert {row["case"] for row in of("parity")} == set(parity.CASES)
-    assert {(row["case"], row["precision"]) for row in of("speed")} == set(speed.WORK)
-    assert all(row["finite"] and row["share_of_peak"] > 0 for row in of("speed"))
+    together, *each = of("speed")
+    assert together["num_compiled"] == len(each)
+    assert {(row["case"], row["precision"]) for row in each} == set(speed.WORK)
+    assert all(row["finite"] and row["share_of_peak"] > 0 for row in each)
     assert {row["case"] for row in of("convolutions")} == {*convolutions.LAYERS, "verdict"}
     assert 0 < of("job")[0]["last_accuracy"] <= 1 and len(of("idle")) == 2
     assert not any("skipped" in row for row in rows if row["section"] != "pytorch")
