@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 QUICK = (
     "--data.num-classes 4 --data.num-tasks 2 --train.epochs 1 --inversion.images-per-task 16 "
     "--inversion.batch-size 16 --train.batch-size 16 --train.replay-batch-size 16 "
-    "--inversion.full-model.num-steps 2 --contrastive.num-epochs 1"
+    "--inversion.full-model.num-steps 2 --cfs.num-epochs 1"
 ).split()
 
 

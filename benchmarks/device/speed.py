@@ -67,7 +67,7 @@ def deep_inversion(name: str, precision: str, size: Size) -> Case:
 
 def lite_inversion(precision: str, size: Size) -> Case:
     """The same of EfficientNet-Lite0 at ImageNet's size, by Fourier coefficients."""
-    model = efficientnet_lite.efficientnet_lite0(size.width // 2, constant_feature=True)
+    model = efficientnet_lite.efficientnet_lite0(size.width // 2)
     if not size.whole:
         model = dataclasses.replace(model, blocks=(*model.blocks[:2], model.blocks[-1]))
     return cases.deep_inversion(
