@@ -36,6 +36,7 @@ from jaxpmi.continual.vdfd.recording import record_task
 from jaxpmi.data import TaskStream
 from jaxpmi.inversion import generator as generators
 from jaxpmi.inversion.synthesis import synthesize
+from jaxpmi.inversion.synthetic import as_metrics
 from jaxpmi.memory import draw_features
 from jaxpmi.memory import sample_by_cfs
 from jaxpmi.network import Network
@@ -106,14 +107,8 @@ def invert_phase(run: Run, state: ContinualState, network: Network | None = None
             mesh=run.mesh,
         )  # fmt: skip
         state = state.replace(replay=replay, step=jnp.asarray(batch + 1, jnp.int32))
-        scalars = {
-            "initial_loss": made.losses[0],
-            "final_loss": made.loss,
-            "agreement": made.agreement,
-            **{f"final_{name}": term for name, term in made.terms.items()},
-        }
         bad = {"inversion": jnp.where(made.finite, -1, batch)}
-        yield Tick(state, batch + 1, total, scalars, bad, inversion.batch_size)
+        yield Tick(state, batch + 1, total, as_metrics(made), bad, inversion.batch_size)
 
 
 def generate_phase(run: Run, state: ContinualState) -> Iterator[Tick]:

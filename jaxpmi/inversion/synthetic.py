@@ -56,6 +56,13 @@ def as_stored(
     return Synthetic(images, loss, losses, terms, finite, agreement)
 
 
+def as_metrics(made: Synthetic) -> dict[str, jax.Array]:
+    """What is logged of a batch: losses at first and last, agreement, unweighted terms."""
+    first = {"initial_loss": made.losses[0]} if made.losses.size else {}
+    terms = {f"final_{name}": term for name, term in made.terms.items()}
+    return {**first, "final_loss": made.loss, "agreement": made.agreement, **terms}
+
+
 @functools.partial(jax.jit, static_argnames="first_block")
 def label_agreement(
     network: Network,

@@ -43,6 +43,7 @@ from jaxpmi.inversion.deep_inversion import deep_inversion
 from jaxpmi.inversion.deep_inversion import first_images
 from jaxpmi.inversion.per_layer import invert_blocks
 from jaxpmi.inversion.per_layer import propagated_block_inputs
+from jaxpmi.inversion.synthetic import as_metrics
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.jobs.state import given_or_fresh
 from jaxpmi.jobs.state import save_result
@@ -110,14 +111,8 @@ def invert_phase(run: InvertRun, state: ContinualState) -> Iterator[Tick]:
             state.replay, made.images, labels, places[0], count=_num_learnt(run), mesh=run.mesh
         )
         state = state.replace(replay=replay, step=jnp.asarray(index + 1, jnp.int32))
-        scalars = {
-            "initial_loss": made.losses[0],
-            "final_loss": made.loss,
-            "agreement": made.agreement,
-            **{f"final_{name}": term for name, term in made.terms.items()},
-        }
         bad = {"inversion": jnp.where(made.finite, -1, index)}
-        yield Tick(state, index + 1, total, scalars, bad, config.batch_size)
+        yield Tick(state, index + 1, total, as_metrics(made), bad, config.batch_size)
 
 
 def start_images(run: InvertRun, network: Network, labels: jax.Array, key: PRNGKey) -> jax.Array:

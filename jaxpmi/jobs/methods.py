@@ -1,7 +1,6 @@
 """The ways to make images, by name: what `--method` of the jobs chooses from."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,30 +51,13 @@ def make_by_deep_inversion(
     return carried, deep_inversion(teacher, labels, key, config=settings, student=student)
 
 
-def make_by_cmi(
-    config: Config,
-    carried: Any,
-    teacher: Network,
-    labels: jax.Array,
-    key: PRNGKey,
-    student: Network | None,
-) -> tuple[Any, Synthetic]:
-    """CMI, with the memory bank and the generator of the calls before."""
-    settings = config.cmi
-    return cmi(carried, teacher, labels, key, config=settings, student=student)
+def _make_by_generator(invert):
+    """CMI or FastDFKD, with what the calls before have left."""
 
+    def make(config, carried, teacher, labels, key, student):
+        return invert(carried, teacher, labels, key, config=config.cmi, student=student)
 
-def make_by_fast_dfkd(
-    config: Config,
-    carried: Any,
-    teacher: Network,
-    labels: jax.Array,
-    key: PRNGKey,
-    student: Network | None,
-) -> tuple[Any, Synthetic]:
-    """FastDFKD, with the start that the calls before have learned."""
-    settings = config.cmi
-    return fast_dfkd(carried, teacher, labels, key, config=settings, student=student)
+    return make
 
 
 def _carry_nothing(config, teacher, key):
@@ -104,8 +86,10 @@ SYNTHESISERS = {
     "noise": _DEEP._replace(make=make_noise),
     "deep_inversion": _DEEP,
     "adaptive_deep_inversion": _DEEP._replace(adapts=True),
-    "cmi": Synthesiser(_generator_batch, _begin_cmi, make_by_cmi, adapts=True),
-    "fast_dfkd": Synthesiser(_generator_batch, _begin_fast_dfkd, make_by_fast_dfkd, adapts=True),
+    "cmi": Synthesiser(_generator_batch, _begin_cmi, _make_by_generator(cmi), adapts=True),
+    "fast_dfkd": Synthesiser(
+        _generator_batch, _begin_fast_dfkd, _make_by_generator(fast_dfkd), adapts=True
+    ),
 }
 """As `config.method` names them."""
 

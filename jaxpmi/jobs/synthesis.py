@@ -16,6 +16,7 @@ from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.samples import put_samples
 from jaxpmi.continual.state import Replay
 from jaxpmi.inversion.synthetic import Synthetic
+from jaxpmi.inversion.synthetic import as_metrics
 from jaxpmi.jobs.state import JobState
 from jaxpmi.network import Network
 from jaxpmi.runs.phases import Tick
@@ -85,9 +86,7 @@ def add_batch(
     )
     total = count + len(labels)
     pool = put_samples(state.pool, made.images, labels, count, count=total, mesh=run.mesh)
-    terms = {f"final_{name}": term for name, term in made.terms.items()}
-    scalars = {"final_loss": made.loss, "agreement": made.agreement, **terms}
-    return state.replace(pool=pool, synthesiser=carried), scalars, made.finite
+    return state.replace(pool=pool, synthesiser=carried), as_metrics(made), made.finite
 
 
 def empty_pool(run: Run, num_images: int) -> Replay:
