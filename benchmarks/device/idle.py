@@ -69,8 +69,8 @@ def _phase_row(name, phase, run, state, ticks, repeats):
     row |= _traced(lambda: _work(phase, run, state, ticks))
     if repeats:
         step, program = seconds / int(end.step), _program_seconds(run.config, repeats)
-        share = max(1.0 - program / step, 0.0)
-        row |= {"step_seconds": step, "program_seconds": program, "host_share": share}
+        row |= {"step_seconds": step, "program_seconds": program}
+        row["host_share"] = 1.0 - program / step  # negative where the machine was busier later
     return row
 
 

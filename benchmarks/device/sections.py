@@ -51,7 +51,7 @@ CPU = FULL._replace(
     shares=(0.02, 0.08, 0.25, 0.30, 0.10, 0.10, 0.15),
     matrix=2048,
     copied_bytes=2**28,
-    layer_batch=4,
+    layer_batch=1,
     default_parity=1,
     compilers=1,
 )

@@ -206,6 +206,25 @@ def test_a_cpu_gets_the_kept_values(name):
     assert difference(name, case_of(name).inputs) < 0.1 * tolerance
 
 
+def with_noise(inputs, precision):
+    """All numbers changed at random: in float32 by 16 times its rounding, in bfloat16 by that."""
+    size, random = {"float32": 1e-6, "bfloat16": 2e-3}[precision], np.random.default_rng(0)
+
+    def noisy(leaf):
+        if getattr(leaf, "dtype", None) != np.float32:
+            return leaf
+        return leaf * (1 + size * random.standard_normal(leaf.shape).astype(np.float32))
+
+    return jax.tree.map(noisy, inputs)
+
+
+@pytest.mark.parametrize("name", parity.CASES)
+def test_rounding_is_no_error(name):
+    precision, _ = parity.CASES[name]
+    found = difference(name, with_noise(case_of(name).inputs, precision))
+    assert 0.0 < found < 0.5 * parity.TOLERANCES[precision]
+
+
 def with_another_label(inputs, precision):
     """One label (or target) of another image."""
     name = "labels" if "labels" in inputs else "target"
