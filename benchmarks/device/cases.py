@@ -203,7 +203,7 @@ def deep_inversion(
     return Case(inputs, run, num_steps, batch)
 
 
-def contrastive(
+def generator_call(
     model: Any,
     student_model: Any,
     shape: Shape,

@@ -93,11 +93,11 @@ CASES: dict[str, tuple[Precision, Callable[[], Case]]] = {
     "DeepInversion, bfloat16": ("bfloat16", functools.partial(_deep_inversion, "bfloat16")),
     "CMI": (
         "float32",
-        functools.partial(cases.contrastive, MODEL, MODEL, SHAPE, config=CMI),
+        functools.partial(cases.generator_call, MODEL, MODEL, SHAPE, config=CMI),
     ),
     "FastDFKD": (
         "float32",
-        functools.partial(cases.contrastive, MODEL, MODEL, SHAPE, config=CMI, fast=True),
+        functools.partial(cases.generator_call, MODEL, MODEL, SHAPE, config=CMI, fast=True),
     ),
     "class-incremental training": ("float32", _class_incremental),
     "VDFD training": (

@@ -121,7 +121,7 @@ def cmi_call(size: Size) -> Case:
         channels=(2 * size.width, 2 * size.width, size.width),
         flip=True,
     )
-    return cases.contrastive(teacher, student, CIFAR, config=config, num_classes=100)
+    return cases.generator_call(teacher, student, CIFAR, config=config, num_classes=100)
 
 
 def cifar100_step(size: Size) -> Case:
