@@ -24,6 +24,7 @@ from benchmarks.device.convolutions import Layer
 from benchmarks.device.schedule import Job
 from benchmarks.device.schedule import Row
 from benchmarks.device.speed import Size
+from benchmarks.device.timing import median_seconds
 
 
 class Plan(NamedTuple):
@@ -38,7 +39,7 @@ class Plan(NamedTuple):
     job: tuple[str, ...]  # overrides of the main job
     ticks: int  # of a phase, for the idle share
     default_parity: int  # cases that are run at the default precision too
-    compilers: int  # programs of steps that are compiled at a time; 1: when they are needed
+    compilers: int  # programs of steps that are compiled at a time
 
 
 FULL = Plan(
@@ -116,6 +117,7 @@ def _parity(plan: Plan) -> Iterator[Job]:
 
 def _speed(plan: Plan, peaks: dict[str, float]) -> Iterator[Job]:
     prepared: dict[Any, Future] = {}
+    taken: dict[Any, float] = {}
 
     def prepare(left):
         since = time.monotonic()
@@ -125,11 +127,23 @@ def _speed(plan: Plan, peaks: dict[str, float]) -> Iterator[Job]:
         pool.shutdown(wait=False, cancel_futures=True)
         yield {"compile_seconds": time.monotonic() - since, "num_compiled": len(prepared)}
 
-    if plan.compilers > 1:
-        yield Job("speed", "all, compiled side by side", prepare)
+    def take_turns(left):
+        programs = {key: promise.result()[1].run for key, promise in prepared.items()}
+        repeats = plan.size.repeats
+        taken.update(median_seconds(programs, repeats=repeats, most_seconds=0.7 * left))
+        yield {"repeats": repeats, "num_programs": len(programs)}
+
+    yield Job("speed", "all, compiled side by side", prepare)
+    yield Job("speed", "all, in turns", take_turns)
     for name, precision in speed.WORK:
         measure = functools.partial(
-            speed.measure, name, precision, size=plan.size, peaks=peaks, prepared=prepared
+            speed.measure,
+            name,
+            precision,
+            size=plan.size,
+            peaks=peaks,
+            prepared=prepared,
+            taken=taken,
         )
         yield Job("speed", name, lambda left, measure=measure: measure())
 

@@ -181,6 +181,7 @@ def measure(
     size: Size,
     peaks: Mapping[str, float],
     prepared: Mapping[Any, Future],
+    taken: Mapping[Any, float],
 ) -> Iterator[dict[str, Any]]:
     """The row of one kind of work.
 
@@ -191,13 +192,17 @@ def measure(
       peaks: measured floating-point operations per second of matrix products, by precision:
         float32 steps run at JAX's default one.
       prepared: of `prepare`; what is not in it is compiled now.
+      taken: median seconds of the prepared programs, which took turns; others are timed by
+        themselves.
     """
     promise = prepared.get((name, precision))
     if promise is None:
         case, program = _compiled(WORK[name, precision], size)
     else:
         case, program = promise.result()
-    (seconds,) = median_seconds({"": program.run}, repeats=size.repeats).values()
+    seconds = taken.get((name, precision))
+    if seconds is None:
+        (seconds,) = median_seconds({"": program.run}, repeats=size.repeats).values()
     finite = all(bool(loss) for loss in _finite(program.run()))
     peak = peaks.get("default" if precision == "float32" else precision)
     rate = program.flops / seconds

@@ -344,8 +344,8 @@ def test_quick_run_rehearses_every_row(tmp_path):
     of = lambda section: [row for row in rows if row["section"] == section]  # noqa: E731
     assert all(of(section) for section in SECTIONS)
     assert {row["case"] for row in of("parity")} == set(parity.CASES)
-    together, *each = of("speed")
-    assert together["num_compiled"] == len(each)
+    together, in_turns, *each = of("speed")
+    assert together["num_compiled"] == in_turns["num_programs"] == len(each)
     assert {(row["case"], row["precision"]) for row in each} == set(speed.WORK)
     assert all(row["finite"] and row["share_of_peak"] > 0 for row in each)
     assert {row["case"] for row in of("convolutions")} == {*convolutions.LAYERS, "verdict"}
