@@ -51,6 +51,7 @@ def learning_rates(config: FullModelConfig) -> jax.Array:
         decay,
         warmup_steps=warmup,
         warmup="first_twice",
+        in_program=True,
     )
 
 

@@ -3,6 +3,7 @@
 All of them are a warm-up, a share of the peak that rises, and then a decay from the peak.
 """
 
+import contextlib
 from typing import Literal
 
 import jax
@@ -26,7 +27,8 @@ def learning_rates(
     *,
     warmup_steps: int = 0,
     warmup: Warmup = "from_zero",
-) -> np.ndarray:
+    in_program: bool = False,
+) -> np.ndarray | jax.Array:
     """The learning rate of every step, f32[num_steps].
 
     Args:
@@ -35,19 +37,22 @@ def learning_rates(
       decay: maps the number of steps since the warm-up to a share of the peak, 1 at 0.
       warmup_steps: W, at least 0.
       warmup: how the rate rises.
+      in_program: computed by the program that is being traced, whose last bits may differ from
+        those on the host, which need no program for another number of steps.
     """
-    steps, length = np.arange(num_steps), max(warmup_steps, 1)
-    with jax.ensure_compile_time_eval():  # one program for all steps, inside a trace too
-        decayed = np.asarray(jax.vmap(decay)(np.maximum(steps - warmup_steps, 0)), np.float32)
+    xp = jnp if in_program else np
+    steps, length = xp.arange(num_steps), max(warmup_steps, 1)
+    with contextlib.nullcontext() if in_program else jax.ensure_compile_time_eval():
+        decayed = xp.asarray(jax.vmap(decay)(xp.maximum(steps - warmup_steps, 0)), xp.float32)
     ramps = {
         "from_zero": lambda: steps / length,
         "to_peak": lambda: (steps + 1) / length,
         "below_peak": lambda: (steps + 1) / (length + 1),
-        "first_twice": lambda: np.maximum(steps, 1) / length,
+        "first_twice": lambda: xp.maximum(steps, 1) / length,
         "from_first": lambda: 1 / length + (1 - 1 / length) * steps / length,
     }
-    ramp = np.float32(ramps[warmup]())
-    return np.float32(peak) * np.where(steps < warmup_steps, ramp, decayed)
+    ramp = xp.minimum(xp.asarray(ramps[warmup](), xp.float32), 1.0)
+    return xp.float32(peak) * xp.where(steps < warmup_steps, ramp, decayed)
 
 
 def cosine(num_steps: int) -> optax.Schedule:
