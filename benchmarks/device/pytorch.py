@@ -85,7 +85,8 @@ class Torch:
         self._timer.cancel()
         self._process.kill()
         self._process.wait()
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # what a dead process has not read
+            self._process.stdin.close()
         self._process.stdout.close()
         self._reader.join()
         self._process.stderr.close()
