@@ -1,0 +1,1 @@
+"""What carries a run: phases, checkpoints, accounts, and everything that it writes."""
