@@ -61,6 +61,11 @@ def _cause(network, images, expected, tolerance):
     """The usual mistake that explains the expected logits, if one does."""
     if np.all(expected >= 0) and np.allclose(expected.sum(1), 1.0, atol=1e-3):
         return "its rows sum to 1, so they are probabilities: give logits, before the softmax."
+    if np.all(expected <= 0) and np.allclose(np.exp(expected).sum(1), 1.0, atol=1e-3):
+        return (
+            "its rows are logarithms of probabilities that sum to 1: give logits, before the "
+            "log_softmax."
+        )
 
     def fits(other, pictures=images, train=False):
         return _distance(_logits(other, pictures, train=train), expected) <= tolerance
@@ -71,7 +76,7 @@ def _cause(network, images, expected, tolerance):
             return f"they agree for {what}: {remedy}."
     if images.shape[-1] == 3 and fits(network, images[..., ::-1]):
         return "they agree for images whose red and blue are swapped: give both the same order."
-    if fits(network, train=True):
+    if _trains(network, images) and fits(network, train=True):
         return (
             "they agree in training mode, where BatchNorms normalise by the batch: put the "
             "original into evaluation mode first, by module.eval() or its argument."
@@ -86,6 +91,18 @@ def _cause(network, images, expected, tolerance):
         "check mean and std, the order of the blocks and of the channels, padding, and whether the "
         "original was in evaluation mode."
     )
+
+
+def _trains(network, images):
+    """Whether the network can be called in training mode; one that draws random numbers cannot."""
+    try:
+        jax.eval_shape(
+            lambda x: forward(network.model, network.variables, x, train=True).features,
+            jax.ShapeDtypeStruct(images.shape, jnp.float32),
+        )
+    except ValueError:
+        return False
+    return True
 
 
 def _logits(network, images, *, train=False):

@@ -20,15 +20,17 @@ OURS = {
     "stride 2": {"kernel_size": (3, 3), "strides": 2},
     "7 x 7, stride 2": {"kernel_size": (7, 7), "strides": (2, 2)},
     "as PyTorch": {"kernel_size": (3, 3), "strides": 2, "padding": [(1, 1), (1, 1)]},
+    "valid": {"kernel_size": (3, 3), "padding": "VALID"},
+    "valid, stride 3": {"kernel_size": (2, 2), "strides": 3, "padding": "VALID"},
+    "one side": {"kernel_size": (3, 3), "strides": 2, "padding": [(2, 0), (0, 1)]},
+    "not square": {"kernel_size": (3, 1)},
+    "circular": {"kernel_size": (3, 3), "padding": "CIRCULAR"},  # Flax pads before it convolves
 }
 XLAS = {
-    "valid": {"kernel_size": (3, 3), "padding": "VALID"},
     "two strides": {"kernel_size": (3, 3), "strides": (1, 2)},
-    "not square": {"kernel_size": (3, 1)},
     "dilated": {"kernel_size": (3, 3), "kernel_dilation": 2},
     "upsampling": {"kernel_size": (3, 3), "input_dilation": 2, "padding": 1},
     "groups": {"kernel_size": (3, 3), "feature_group_count": 2},
-    "circular": {"kernel_size": (3, 3), "padding": "CIRCULAR"},
     "one dimension": {"kernel_size": (3,)},
 }
 

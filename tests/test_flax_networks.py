@@ -1,6 +1,5 @@
 """NNX and Linen modules as networks: the module's own numbers, its moments, and the way back."""
 
-import dataclasses
 import functools
 import types
 
@@ -18,6 +17,7 @@ from flax_networks import OwnBatchNorm
 from flax_networks import pool
 
 import jaxpmi
+from jaxpmi.flax_networks.train_argument import mode_arguments
 from jaxpmi.models.blockwise import forward
 
 LABELS = jnp.arange(8, dtype=jnp.int32) % flax_networks.CLASSES
@@ -275,15 +275,15 @@ class Forgetful(Cnn):
         self.extra = nnx.Linear(3, 3, rngs=rngs)
 
 
-class Counting(nnx.Module):
-    """With a variable that is no parameter."""
+class OwnMoments(nnx.Module):
+    """With running moments of its own, of no kind that is known."""
 
     def __init__(self, *, rngs):
-        self.calls = nnx.Variable(jnp.zeros(()))
+        self.mean, self.var = nnx.BatchStat(jnp.zeros(64)), nnx.BatchStat(jnp.ones(64))
         self.fc = nnx.Linear(64, 4, rngs=rngs)
 
     def __call__(self, x):
-        return self.fc(x.reshape(len(x), -1))
+        return self.fc((x.reshape(len(x), -1) - self.mean[None]) / jnp.sqrt(self.var)[None])
 
 
 def cnn_parts(make):
@@ -328,8 +328,20 @@ def cnn_parts(make):
             "blocks leave out extra/bias, extra/kernel of the module",
         ),
         (
-            lambda: whole(Counting(rngs=rngs())),
-            "Counting has the variables calls, which are neither parameters nor moments",
+            lambda: whole(OwnMoments(rngs=rngs())),
+            "OwnMoments has the running moments mean, var, of layers that are none of statistics",
+        ),
+        (
+            cnn_parts(lambda m: {"blocks": [m.stem, nnx.relu, m.down, m.one], "head": m.fc}),
+            r"blocks\[3\] cannot take inputs of \(4, 4, 16\)",  # counted as they are listed
+        ),
+        (
+            cnn_parts(lambda m: {"train_argument": "training", "head": m.fc}),
+            "train_argument gives 'training', which no block's call takes; give the name",
+        ),
+        (
+            cnn_parts(lambda m: {"blocks": [m], "head": m.fc}),
+            r"blocks\[0\] and head share the parameters of a Linear; put .* classifier into none",
         ),
         (lambda: jaxpmi.from_nnx(pool, **PIXELS), "from_nnx got a function; give an nnx.Module"),
         (
@@ -359,9 +371,14 @@ def test_what_makes_no_network(build, message):
         ({"head": "Dense_7"}, r"head='Dense_7' names no nn.Dense of the parameters, which are"),
         ({"variables": {"weights": {}}}, r"variables has \['weights'\] and no 'params'"),
         ({"variables": 3}, "variables is a int; give a dict with 'params'"),
+        ({"head": "Dense_0/kernel"}, "head='Dense_0/kernel' names no nn.Dense of the parameters"),
         (
             {"image_shape": (8, 8, 3)},
             "LinenCnn cannot be called with these variables and ima",
+        ),
+        (
+            {"train_argument": "training"},
+            "LinenCnn cannot be called .* unexpected keyword argument 'training' Check train_argu",
         ),
     ],
 )
@@ -408,9 +425,8 @@ def test_a_linen_scan_has_to_carry_what_its_layers_see():
         (None, True, {}),
     ],
 )
-def test_how_a_linen_module_is_told_that_it_trains(argument, train, wanted):
-    block = flax_networks.trained_linen()[2].model.blocks[0]
-    assert dataclasses.replace(block, train_argument=argument)._arguments(train) == wanted
+def test_how_a_module_is_told_that_it_trains(argument, train, wanted):
+    assert mode_arguments(argument, train) == wanted
 
 
 def test_blocks_of_flax_have_no_random_weights():
@@ -423,6 +439,7 @@ def test_blocks_of_flax_have_no_random_weights():
     ("expected", "message"),
     [
         (lambda m, x, raw: jax.nn.softmax(m(x)), "its rows sum to 1, so they are probabilities"),
+        (lambda m, x, raw: jax.nn.log_softmax(m(x)), "logarithms of probabilities .* log_softmax"),
         (lambda m, x, raw: m(raw / 255.0), r"they agree for pixels in \[0, 1\] that were not norm"),
         (
             lambda m, x, raw: m(raw.astype(np.float32)),

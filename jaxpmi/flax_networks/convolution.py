@@ -20,16 +20,19 @@ def conv_general_dilated(
 ) -> jax.Array:
     """`jax.lax.conv_general_dilated`, by `layers.conv` wherever that computes the same.
 
-    That is for a plain convolution of f32[B, H, W, C] with a square kernel f32[k, k, C, D]: one
-    stride, zeros around the image that are symmetric or "SAME", neither dilation nor groups. Its
-    gradient is several times faster inside a loop on a CPU; all else is left to XLA.
+    That is for a plain convolution of f32[B, H, W, C] with f32[h, w, C, D]: one stride, zeros
+    around the image, neither dilation nor groups. Its gradient is several times faster inside a
+    loop on a CPU; all else is left to XLA.
     """
-    kind = _plain_padding(lhs, rhs, window_strides, padding)
-    plain = feature_group_count == 1 and lhs.ndim == 4 and rhs.shape[0] == rhs.shape[1]
-    plain = plain and _all_one(lhs_dilation) and _all_one(rhs_dilation) and kind is not None
+    plain = feature_group_count == 1 and lhs.ndim == 4 and len(set(window_strides)) == 1
+    plain = plain and _all_one(lhs_dilation) and _all_one(rhs_dilation)
     plain = plain and lhs.dtype == rhs.dtype and not any(v is not None for v in options.values())
-    if plain and len(set(window_strides)) == 1:
-        return layers.conv(lhs, rhs, int(window_strides[0]), kind)
+    if plain:
+        if isinstance(padding, str):
+            sizes = lhs.shape[1:3], rhs.shape[:2]
+            padding = jax.lax.padtype_to_pads(*sizes, window_strides, padding)
+        rows, columns = ((int(before), int(after)) for before, after in padding)
+        return layers.conv(lhs, rhs, int(window_strides[0]), (rows, columns))
     given = {name: value for name, value in options.items() if value is not None}
     return jax.lax.conv_general_dilated(
         lhs,
@@ -42,17 +45,6 @@ def conv_general_dilated(
         feature_group_count,
         **given,
     )
-
-
-def _plain_padding(x, kernel, strides, padding):
-    """The padding as `layers.conv` names it; None where it has no name there."""
-    if isinstance(padding, str):
-        padding = jax.lax.padtype_to_pads(x.shape[1:-1], kernel.shape[:-2], strides, padding)
-    pads, around = [tuple(pad) for pad in padding], (kernel.shape[0] - 1) // 2
-    if all(pad == (around, around) for pad in pads):
-        return "symmetric"
-    same = jax.lax.padtype_to_pads(x.shape[1:-1], kernel.shape[:-2], strides, "SAME")
-    return "same" if pads == [tuple(pad) for pad in same] else None
 
 
 def _all_one(dilation):

@@ -50,3 +50,13 @@ def never_called(layer: str) -> ValueError:
         f"the layer {layer} is not called in a pass, so its input has no moments; leave its kind "
         "out of statistics_of, or the layer out of the network."
     )
+
+
+def check_channels_last(axis: Any, ndim: int) -> None:
+    """Raises where a BatchNorm of an input of `ndim` axes has its channels elsewhere."""
+    axes = tuple(axis) if isinstance(axis, tuple | list) else (axis,)
+    if axes not in ((-1,), (ndim - 1,)):
+        raise ValueError(
+            f"a BatchNorm normalises axis {axis} of an input of {ndim} axes; channels must be the "
+            "last."
+        )

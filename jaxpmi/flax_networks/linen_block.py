@@ -4,25 +4,27 @@ Calls of layers are intercepted while the module is applied; the module itself s
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxpmi.flax_networks.constants import Constant
 from jaxpmi.flax_networks.convolution import conv_general_dilated
 from jaxpmi.flax_networks.kept_moments import add_call
 from jaxpmi.flax_networks.kept_moments import as_moments
+from jaxpmi.flax_networks.kept_moments import check_channels_last
+from jaxpmi.flax_networks.paths import Path
+from jaxpmi.flax_networks.paths import at
+from jaxpmi.flax_networks.paths import nested
+from jaxpmi.flax_networks.train_argument import TrainArgument
+from jaxpmi.flax_networks.train_argument import mode_arguments
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 
-Path = tuple[str, ...]  # of a layer in the module, as its variables have it
 SEEN = "jaxpmi_seen"  # the collection in which layers note what they see
-
-# What of the module's call says whether it trains: the name of an argument, with "!" before it
-# where the argument says that it does not; a function from that to arguments; or nothing.
-TrainArgument = str | Callable[[bool], dict[str, Any]] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,8 @@ class LinenBlock:
       kinds: of layers whose input's moments are kept.
       kept: paths of these layers, and whether they normalise by running moments.
       head: path of the classifier whose input is the block's output; None: the output itself is.
+      constants: paths, from their collections on, and values of variables that are neither
+        parameters nor moments.
     """
 
     module: nn.Module
@@ -42,6 +46,7 @@ class LinenBlock:
     kinds: tuple[type, ...]
     kept: tuple[tuple[Path, bool], ...] = ()
     head: Path | None = None
+    constants: tuple[tuple[Path, Constant], ...] = ()
 
     @property
     def unmeasured(self) -> tuple[str, ...]:
@@ -64,7 +69,14 @@ class LinenBlock:
             path: batch_stats["/".join(path)]._asdict() for path, running in self.kept if running
         }
         variables = {"params": params, "batch_stats": nested(running)}
-        y, seen = self.call(variables, x, train=train)
+        try:
+            y, seen = self.call(variables, x, train=train)
+        except flax.errors.InvalidRngError as error:
+            raise ValueError(
+                f"{type(self.module).__name__} draws random numbers of its own when it is told "
+                f"train={train}, and has none to draw; give train_argument a function to arguments "
+                "under which it does not: BatchNorms and Dropouts are told of the mode in any case."
+            ) from error
         moments = {}
         for path, _ in self.kept:
             own = at(seen, path)
@@ -75,7 +87,13 @@ class LinenBlock:
                 )
             moments["/".join(path)] = as_moments(own["moments"])
         if self.head is not None:
-            y = at(seen, self.head)["input"]
+            own = at(seen, self.head)
+            if own is None:
+                raise ValueError(
+                    f"head='{'/'.join(self.head)}' is not called in a pass; give the name of the "
+                    "layer that gives the logits."
+                )
+            y = own["input"]
         return y, moments
 
     def call(
@@ -96,43 +114,41 @@ class LinenBlock:
                 layer.sow(SEEN, "moments", args[0], reduce_fn=add_call, init_fn=lambda: None)
             if isinstance(layer, nn.Dropout):
                 return args[0]
-            if isinstance(layer, nn.Conv) and layer.conv_general_dilated is None:
-                # Of this bound copy alone, which is gone after the call.
-                object.__setattr__(layer, "conv_general_dilated", conv_general_dilated)
             if self.head is not None and layer.path == self.head:
                 layer.sow(SEEN, "input", args[0], reduce_fn=lambda _, new: new, init_fn=tuple)
                 return jnp.zeros((*args[0].shape[:-1], layer.features), args[0].dtype)
+            args, kwargs = _prepare(layer, args, kwargs, train)
             return call(*args, **kwargs)
 
+        variables = variables | nested({path: c.array() for path, c in self.constants})
         with nn.intercept_methods(tap):
             y, new = self.module.apply(
-                variables, x, mutable=[SEEN, "batch_stats"], **self._arguments(train)
+                variables,
+                x,
+                mutable=[SEEN, "batch_stats"],
+                **mode_arguments(self.train_argument, train),
             )
         return y, new.get(SEEN, {})
 
-    def _arguments(self, train):
-        if self.train_argument is None:
-            return {}
-        if callable(self.train_argument):
-            return self.train_argument(train)
-        name = self.train_argument.removeprefix("!")
-        return {name: train if name == self.train_argument else not train}
 
+def _prepare(layer, args, kwargs, train):
+    """Tells a bound layer, which is gone after the call, what a block asks of it.
 
-def at(tree: dict[str, Any], path: Path) -> Any:
-    """What is at a path of nested dicts; None: nothing."""
-    for part in path:
-        tree = tree.get(part) if tree is not None else None
-    return tree
-
-
-def nested(values: dict[Path, Any]) -> dict[str, Any]:
-    """Nested dicts of values by their paths."""
-    tree = {}
-    for path, value in values.items():
-        *parents, last = path
-        node = tree
-        for part in parents:
-            node = node.setdefault(part, {})
-        node[last] = value
-    return tree
+    The mode of a BatchNorm is the block's, whatever its call says, and nothing is ever dropped.
+    Returns the arguments of the call.
+    """
+    told = {}
+    if isinstance(layer, nn.BatchNorm):
+        check_channels_last(layer.axis, args[0].ndim)
+        # The variance as `channel_moments` computes it, of a batch that is whole.
+        told = {"use_running_average": not train, "use_fast_variance": False, "axis_name": None}
+        kwargs = {key: kwargs[key] for key in kwargs.keys() - {"use_running_average"}}
+        args = args[:1] if type(layer).__call__ is nn.BatchNorm.__call__ else args
+    elif isinstance(layer, nn.MultiHeadDotProductAttention):
+        told = {"deterministic": True}
+        kwargs = {key: kwargs[key] for key in kwargs.keys() - {"deterministic"}}
+    elif isinstance(layer, nn.Conv) and layer.conv_general_dilated is None:
+        told = {"conv_general_dilated": conv_general_dilated}
+    for attribute, value in told.items():
+        object.__setattr__(layer, attribute, value)
+    return args, kwargs

@@ -9,17 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxpmi.flax_networks.kept_moments import standard_moments
+from jaxpmi.flax_networks.classifier import check_identity
+from jaxpmi.flax_networks.classifier import identity
+from jaxpmi.flax_networks.classifier import layer_arrays
 from jaxpmi.flax_networks.nnx_block import NnxBlock
-from jaxpmi.flax_networks.nnx_block import Path
 from jaxpmi.flax_networks.nnx_block import find
 from jaxpmi.flax_networks.nnx_block import name
+from jaxpmi.flax_networks.nnx_parts import check_train_argument
+from jaxpmi.flax_networks.nnx_parts import join_functions
+from jaxpmi.flax_networks.nnx_parts import make_block
+from jaxpmi.flax_networks.nnx_parts import with_shapes
+from jaxpmi.flax_networks.paths import Path
+from jaxpmi.flax_networks.paths import flat
+from jaxpmi.flax_networks.train_argument import TrainArgument
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_name
 from jaxpmi.network import Head
 from jaxpmi.network import Network
 from jaxpmi.network import from_blocks
-from jaxpmi.types import Moments
 
 KEPT = (nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm, nnx.RMSNorm)
 
@@ -44,6 +51,7 @@ def from_nnx(
     *,
     blocks: Sequence[nnx.Module | Callable[[jax.Array], jax.Array]] | None = None,
     head: nnx.Linear | None = None,
+    train_argument: TrainArgument = None,
     mean: Sequence[float],
     std: Sequence[float],
     image_shape: tuple[int, int, int],
@@ -61,6 +69,10 @@ def from_nnx(
         is no better than that block's linear inverse.
       head: the classifier, a linear layer of `module`. None: the outputs are the features, and the
         head is the identity.
+      train_argument: the name of an argument by which the parts that have one are told that they
+        train, such as "train", or "!deterministic" for one that says that they do not; or a
+        function from bool to arguments. None: BatchNorms and random layers are told by their
+        attributes, as by `module.train()` and `module.eval()`.
       mean: per channel, of pixels in [0, 1], as the network was trained with.
       std: the same.
       image_shape: (H, W, channels).
@@ -70,29 +82,34 @@ def from_nnx(
         `remember` has measured. A GroupNorm or a LayerNorm counts per channel, over all else.
 
     Returns:
-      A network in evaluation mode, whose random layers are off.
+      A network in evaluation mode, whose random layers are off. Arrays of the module that are
+      neither parameters nor a BatchNorm's moments are constants of it, never trained.
 
     Raises:
-      ValueError: blocks that do not fit each other or leave parameters of the module out, or
-        variables that are neither parameters nor a BatchNorm's.
+      ValueError: blocks that do not fit each other, leave parameters of the module out or share
+        some; running moments of a layer whose kind is not in `statistics_of`.
     """
     places = _places(module)
     head_place = None if head is None else _place_of(head, places, "head")
     classifier = None if head is None else _classifier(head)
-    parts = _chain([module] if blocks is None else list(blocks), places)
+    parts = join_functions([module] if blocks is None else list(blocks))
+    for part in parts:
+        _place_of(part.module, places, f"blocks[{part.index}]")
+    check_train_argument(train_argument, parts)
     inner = head_place if blocks is None else None
+    whats = ["the module" if blocks is None else f"blocks[{part.index}]" for part in parts]
     made, params, batch_stats, x = [], {}, {}, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    for i, (part, before, after) in enumerate(parts):
-        block, own_params, own_stats = _block(part, before, after, inner, statistics_of)
-        x, own_stats = _with_shapes(block, own_params, own_stats, x, i)
+    for i, part in enumerate(parts):
+        block, own_params, own_stats = make_block(part, inner, statistics_of, train_argument)
+        x, own_stats = with_shapes(block, own_params, own_stats, x, whats[i])
         made.append(block)
         params[block_name(i)], batch_stats[block_name(i)] = own_params, own_stats
-    _check_complete(module, [part for part, _, _ in parts], head)
-    model = NnxModel(tuple(made), tuple(places[id(part)] for part, _, _ in parts), head_place)
+    _check_complete(module, parts, head if blocks is not None else None)
+    own_places = tuple(places[id(part.module)] for part in parts)
     return from_blocks(
-        model,
+        NnxModel(tuple(made), own_places, head_place),
         Variables(params, batch_stats),
-        Head(jnp.eye(x.shape[-1])) if classifier is None else classifier,
+        identity(x.shape[-1]) if classifier is None else classifier,
         mean=mean,
         std=std,
         image_shape=image_shape,
@@ -111,7 +128,8 @@ def to_nnx(network: Network, module: nnx.Module) -> nnx.Module:
       The module.
 
     Raises:
-      ValueError: the network is of no NNX module, or of one of another structure.
+      ValueError: the network is of no NNX module, or of one of another structure; a trained head
+        for which the module has no place.
     """
     model = network.model
     if not isinstance(model, NnxModel):
@@ -119,22 +137,9 @@ def to_nnx(network: Network, module: nnx.Module) -> nnx.Module:
             f"the network is made of {type(model).__name__}, not of an NNX module; use a network "
             "of from_nnx."
         )
-    values = {}
-    for i, (block, place) in enumerate(zip(model.blocks, model.places, strict=True)):
-        params, stats = (tree[block_name(i)] for tree in network.variables)
-        values |= {(*place, *path): params[name(path)] for path in block.params}
-        for path, running in block.kept:
-            if running:
-                moments = stats[name(path)]._asdict()
-                values |= {(*place, *path, key): value for key, value in moments.items()}
-    if model.head is not None:
-        values |= {
-            (*model.head, key): value
-            for key, value in network.head._asdict().items()
-            if value is not None
-        }
     state = nnx.state(module, (nnx.Param, nnx.BatchStat))
-    found = {path: np.shape(value) for path, value in _flat(nnx.to_pure_dict(state)).items()}
+    found = {path: np.shape(value) for path, value in flat(nnx.to_pure_dict(state)).items()}
+    values = _values(network, found)
     for path, value in values.items():
         if found.get(path) != value.shape:
             raise ValueError(
@@ -144,6 +149,24 @@ def to_nnx(network: Network, module: nnx.Module) -> nnx.Module:
     for path, value in values.items():
         _set(find(module, path), value)
     return module
+
+
+def _values(network, found):
+    """The network's arrays by their paths in a module that has the paths `found`."""
+    model, values = network.model, {}
+    for i, (block, place) in enumerate(zip(model.blocks, model.places, strict=True)):
+        params, stats = (tree[block_name(i)] for tree in network.variables)
+        values |= {(*place, *path): params[name(path)] for path in block.params}
+        for path, running in block.kept:
+            if running:
+                moments = stats[name(path)]._asdict()
+                values |= {(*place, *path, key): value for key, value in moments.items()}
+    if model.head is None:
+        check_identity(network.head)
+        return values
+    has_bias = (*model.head, "bias") in found
+    arrays = layer_arrays(network.head, has_bias, name(model.head))
+    return values | {(*model.head, key): value for key, value in arrays.items()}
 
 
 def _set(variable, value):
@@ -173,88 +196,6 @@ def _place_of(part, places, what):
     return places[id(part)]
 
 
-def _chain(parts, places):
-    """Modules with the functions before and after them: a function joins the module before it."""
-    chain, first = [], []
-    for i, part in enumerate(parts):
-        if isinstance(part, nnx.Module):
-            _place_of(part, places, f"blocks[{i}]")
-            chain.append((part, tuple(first), ()))
-            first = []
-        elif not callable(part):
-            raise ValueError(
-                f"blocks[{i}] is a {type(part).__name__}; give modules and functions of one array."
-            )
-        elif chain:
-            module, before, after = chain[-1]
-            chain[-1] = module, before, (*after, part)
-        else:
-            first.append(part)
-    if not chain:
-        raise ValueError("blocks has no module; give the parts that an image passes through.")
-    return chain
-
-
-def _block(part, before, after, head, kinds):
-    """The block of a module, its parameters and what it keeps of moments, () where unknown."""
-    graph, params, stats, rest = nnx.split(part, nnx.Param, nnx.BatchStat, ...)
-    params, stats, rest = (_flat(nnx.to_pure_dict(state)) for state in (params, stats, rest))
-    random = {path: value for path, value in rest.items() if _is_random(path, value)}
-    others = sorted(name(path) for path in rest.keys() - random.keys())
-    kept, own_stats, used = [], {}, set()
-    for path, layer in nnx.iter_modules(part):
-        if not isinstance(layer, kinds):
-            continue
-        running = (*path, "mean") in stats
-        kept.append((path, running))
-        own_stats[name(path)] = ()
-        if running:
-            _check_batch_norm(layer, path)
-            mean, var = ((*path, key) for key in ("mean", "var"))
-            own_stats[name(path)] = Moments(stats[mean], stats[var])
-            used |= {mean, var}
-    others += sorted(name(path) for path in stats.keys() - used)
-    if others:
-        raise ValueError(
-            f"{type(part).__name__} has the variables {', '.join(others[:5])}, which are neither "
-            "parameters nor moments of a kept BatchNorm; make them nnx.Param, or constants."
-        )
-    absent = {path for path in params if head is not None and path[: len(head)] == head}
-    shapes = tuple((path, params.pop(path).shape) for path in sorted(absent, key=name))
-    block = NnxBlock(
-        graph,
-        tuple(sorted(params, key=name)),
-        tuple(kept),
-        tuple((path, _is_key(value), value.shape) for path, value in random.items()),
-        before,
-        after,
-        head,
-        shapes,
-    )
-    return block, {name(path): value for path, value in params.items()}, own_stats
-
-
-def _with_shapes(block, params, batch_stats, x, index):
-    """The block's output, and its moments with standard ones where none are known yet."""
-    try:
-        y, seen = jax.eval_shape(lambda x: block.apply(params, batch_stats, x), x)
-    except (TypeError, ValueError, LookupError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"blocks[{index}] cannot take inputs of {x.shape[1:]} per image: {reason} Check the "
-            "order of the blocks and image_shape."
-        ) from error
-    if not isinstance(y, jax.ShapeDtypeStruct):
-        raise ValueError(
-            f"blocks[{index}] returns a {type(y).__name__}; give parts that return one array."
-        )
-    known = {
-        key: moments or standard_moments(seen[key].mean.shape)
-        for key, moments in batch_stats.items()
-    }
-    return y, known
-
-
 def _classifier(head):
     """A linear layer as the network has its classifier."""
     arrays = nnx.to_pure_dict(nnx.state(head, nnx.Param))
@@ -268,13 +209,14 @@ def _classifier(head):
 
 def _check_complete(module, parts, head):
     """Raises where parameters of the module are in no part, or in two."""
-    owners = {}
-    for i, part in enumerate([*parts, *([] if head is None or len(parts) == 1 else [head])]):
+    owners, owned = {}, [(f"blocks[{part.index}]", part.module) for part in parts]
+    for what, part in [*owned, *([] if head is None else [("head", head)])]:
         for variable in _variables(part).values():
-            if owners.setdefault(id(variable), i) != i:
+            if owners.setdefault(id(variable), what) != what:
                 raise ValueError(
-                    f"blocks[{owners[id(variable)]}] and blocks[{i}] share the parameters of a "
-                    f"{type(part).__name__}; put what shares parameters into one block."
+                    f"{owners[id(variable)]} and {what} share the parameters of a "
+                    f"{type(part).__name__}; put what shares parameters into one block, and the "
+                    "classifier into none."
                 )
     left = [name(path) for path, v in _variables(module).items() if id(v) not in owners]
     if left:
@@ -291,28 +233,3 @@ def _variables(module):
         for path, node in nnx.iter_graph(module)
         if isinstance(node, nnx.Param | nnx.BatchStat)
     }
-
-
-def _check_batch_norm(layer, path):
-    if layer.axis not in (-1,):
-        raise ValueError(
-            f"the BatchNorm {name(path)} normalises axis {layer.axis}; channels must be the last."
-        )
-
-
-def _is_key(value):
-    return jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-
-
-def _is_random(path, value):
-    """Whether a variable is the state of a random layer: a key, or a count of draws."""
-    return _is_key(value) or (path[-1] == "count" and value.dtype == jnp.uint32)
-
-
-def _flat(tree, prefix=()):
-    """Leaves of nested dicts by their paths."""
-    flat = {}
-    for key, value in tree.items():
-        path = (*prefix, key)
-        flat |= _flat(value, path) if isinstance(value, dict) else {path: value}
-    return flat

@@ -16,7 +16,8 @@ BATCH_NORM_EPSILON = 1e-5
 
 # Zeros around an image: (size - 1) // 2 on every side, as PyTorch's networks have them, or
 # TensorFlow's "SAME", as few as make the output ceil(H / stride), the odd one below and right.
-Padding = Literal["symmetric", "same"]
+# Or their numbers, (before, after) in height and in width.
+Padding = Literal["symmetric", "same"] | tuple[tuple[int, int], tuple[int, int]]
 
 # Which convolutions are written out by hand because that is the faster, by JAX's default backend,
 # as `launch/bench.py device` measures it. What is not in the table was not measured yet, or is
@@ -69,6 +70,7 @@ def conv(
 ) -> jax.Array:
     """Convolves f32[B, H, W, C] with f32[size, size, C, D], padded by zeros.
 
+    With `padding` in numbers the kernel need not be square.
     On CPUs the gradient is written out, and forward-mode differentiation does not pass through it.
     """
     convolve = conv_by_hand if _is_hand_written("gradient") else conv_by_xla
@@ -92,6 +94,8 @@ def conv_by_hand(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding)
 
 def _pads(x, kernel, stride, padding):
     """Numbers of zeros (before, after) in height and in width."""
+    if not isinstance(padding, str):
+        return list(padding)
     size = kernel.shape[0]
     if padding == "symmetric":
         return [((size - 1) // 2,) * 2] * 2
@@ -120,15 +124,14 @@ def _conv_forward(x, kernel, stride, padding):
 def _conv_backward(stride, padding, residuals, grad):
     """Both gradients as canonical convolutions, of the output gradient and of the input."""
     x, kernel = residuals
-    size = kernel.shape[0]
     before = [pad for pad, _ in _pads(x, kernel, stride, padding)]
     # Rows of the input from the first to the last window's start, per axis.
     covered = [(n - 1) * stride + 1 for n in grad.shape[1:3]]
-    sides = list(zip(before, covered, x.shape[1:3], strict=True))
+    sides = list(zip(kernel.shape[:2], before, covered, x.shape[1:3], strict=True))
     flipped = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
-    pads = [(size - 1 - pad, n - c + pad) for pad, c, n in sides]
+    pads = [(size - 1 - pad, n - c + pad) for size, pad, c, n in sides]
     grad_x = _conv_nhwc(grad, flipped, pads, input_dilation=stride)
-    pads = [(pad, size - 1 + c - n - pad) for pad, c, n in sides]
+    pads = [(pad, size - 1 + c - n - pad) for size, pad, c, n in sides]
     grad_kernel = _conv_nhwc(
         x.transpose(3, 1, 2, 0), grad.transpose(1, 2, 0, 3), pads, kernel_dilation=stride
     )
