@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import jax
 
-from jaxpmi.runs.accounting import Accounts
 from jaxpmi.config import Config
+from jaxpmi.runs.accounting import Accounts
 
 
 class NonFiniteLossError(ArithmeticError):

@@ -10,20 +10,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxpmi.runs.accounting import Accounts
-from jaxpmi.runs.checkpoint import Checkpointer
 from jaxpmi.config import Config
 from jaxpmi.config.load import config_to_dict
 from jaxpmi.config.load import differing_fields
+from jaxpmi.runs.accounting import Accounts
+from jaxpmi.runs.checkpoint import Checkpointer
 from jaxpmi.runs.phases import NonFiniteLossError
 from jaxpmi.runs.phases import System
-from jaxpmi.sharding import replicate
 from jaxpmi.runs.writers import MetricsWriter
 from jaxpmi.runs.writers import Progress
 from jaxpmi.runs.writers import read_json
 from jaxpmi.runs.writers import summary_table
 from jaxpmi.runs.writers import to_plain
 from jaxpmi.runs.writers import write_json
+from jaxpmi.sharding import replicate
 
 
 def finished_summary(config: Config) -> dict[str, Any] | None:

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxpmi.types import IGNORED_LABEL
 from jaxpmi.runs.writers.files import replace_file
 from jaxpmi.runs.writers.pictures import BACKGROUND
 from jaxpmi.runs.writers.pictures import FONT_SIZE
 from jaxpmi.runs.writers.pictures import HEADER
 from jaxpmi.runs.writers.pictures import INK
 from jaxpmi.runs.writers.pictures import MARGIN
+from jaxpmi.types import IGNORED_LABEL
 
 SCENE_PIXELS = 96  # least size of a scene in the grid; smaller ones are enlarged by whole factors
 SWATCH = 14  # pixels of a colour's square in the legend
