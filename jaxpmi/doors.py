@@ -60,6 +60,19 @@ def check_key(key: PRNGKey) -> None:
         raise TypeError(f"key={key!r} is no random key; give jax.random.key(0), say.")
 
 
+def check_inversion(
+    network: Any, labels: jax.Array | np.ndarray, key: PRNGKey, *, statistics_weight: float
+) -> None:
+    """Raises if a verb of inversion cannot begin: what it aims at, for which labels, which key.
+
+    Moments of layers have to be known only where `statistics_weight` lets them count.
+    """
+    if statistics_weight > 0:
+        check_measured(network)
+    check_labels(network, labels)
+    check_key(key)
+
+
 def feature_shape(
     model: BlockwiseModel, variables: Variables, image_shape: tuple[int, int, int]
 ) -> tuple[int, ...]:

@@ -6,6 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 
+def find_kind(name: str, table: Mapping[str, Any], field: str, kind: type, *, remedy: str) -> Any:
+    """As `find`, of one kind; what else is found is refused with a remedy."""
+    found = find(name, table, field)
+    if not isinstance(found, kind):
+        raise ValueError(f"{field}='{name}' is a {type(found).__name__}; {remedy}.")
+    return found
+
+
 def find(name: str, table: Mapping[str, Any], field: str) -> Any:
     """What a field of the config names: an entry of a table, or an object of one's own.
 

@@ -13,7 +13,7 @@ from jaxpmi.continual import methods
 from jaxpmi.continual.training_phase import LossFn
 from jaxpmi.continual.training_phase import Phase
 from jaxpmi.continual.training_phase import PhasesFn
-from jaxpmi.lookup import find
+from jaxpmi.lookup import find_kind
 
 
 def first_phases(train: TrainConfig, config: MethodConfig) -> tuple[Phase, ...]:
@@ -75,12 +75,7 @@ def learner(
 
 def find_method(name: str) -> Method:
     """The continual learner of a config's `method`: of `METHODS`, or `module:name` of one's own."""
-    method = find(name, METHODS, "method")
-    if not isinstance(method, Method):
-        raise ValueError(
-            f"method='{name}' is a {type(method).__name__}; make it with jaxpmi.learner(loss)."
-        )
-    return method
+    return find_kind(name, METHODS, "method", Method, remedy="make it with jaxpmi.learner(loss)")
 
 
 def _whole_task(loss, train, learning_rate, *, share=1.0, **options):

@@ -30,7 +30,6 @@ from jaxpmi.data import class_order
 from jaxpmi.data import open_source
 from jaxpmi.data import split_tasks
 from jaxpmi.inversion.generator import init_generator
-from jaxpmi.lookup import find
 from jaxpmi.models import make_model
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import block_input_shapes
@@ -39,6 +38,7 @@ from jaxpmi.network import init_network
 from jaxpmi.remember import empty_memory
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
+from jaxpmi.weights.network_file import given_network
 
 HEAD_STD = 0.001  # of the classifier's initial weights, as in R-DFCIL and PMI; that of pixels has
 # PyTorch's default, for the smaller one leaves the backbone without a gradient
@@ -59,19 +59,6 @@ def make_run(config: Config, stream: TaskStream | SceneStream) -> Run:
     if method.from_noise:
         config = _from_noise(config)
     return Run(config, method, backbone(config.model), stream, make_mesh())
-
-
-def given_network(model: ModelConfig) -> Network | None:
-    """The trained network that a factory makes; None: none is named."""
-    if model.factory is None:
-        return None
-    network = find(model.factory, {}, "model.factory")()
-    if not isinstance(network, Network):
-        raise ValueError(
-            f"model.factory='{model.factory}' returns a {type(network).__name__}; return a "
-            "Network, such as one of jaxpmi.from_nnx."
-        )
-    return network
 
 
 def backbone(model: ModelConfig) -> BlockwiseModel:

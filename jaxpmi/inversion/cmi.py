@@ -15,9 +15,7 @@ import optax
 from jaxpmi.augment import augment
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import CmiConfig
-from jaxpmi.doors import check_key
-from jaxpmi.doors import check_labels
-from jaxpmi.doors import check_measured
+from jaxpmi.doors import check_inversion
 from jaxpmi.inversion import contrast
 from jaxpmi.inversion import memory_bank
 from jaxpmi.inversion.latent_search import network_terms
@@ -91,10 +89,7 @@ def cmi(
       The next state, and the images of the least loss.
     """
     config = CmiConfig() if config is None else config
-    if config.statistics_weight > 0:
-        check_measured(network)
-    check_labels(network, labels)
-    check_key(key)
+    check_inversion(network, labels, key, statistics_weight=config.statistics_weight)
     state, solution = _call(state, network, labels, student, key, config=config)
     return state, as_stored(network, solution, labels)
 

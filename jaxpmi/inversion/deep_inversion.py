@@ -18,9 +18,7 @@ from jax.sharding import PartitionSpec
 from jaxpmi.augment import draw_crop
 from jaxpmi.augment import resized_crop
 from jaxpmi.config import DeepInversionConfig
-from jaxpmi.doors import check_key
-from jaxpmi.doors import check_labels
-from jaxpmi.doors import check_measured
+from jaxpmi.doors import check_inversion
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion import priors
 from jaxpmi.inversion import spectrum
@@ -179,10 +177,7 @@ def deep_inversion(
     """
     config = DeepInversionConfig() if config is None else config
     network = with_layer_moments(network, memory)
-    if config.statistics_weight > 0:
-        check_measured(network)
-    check_labels(network, labels)
-    check_key(key)
+    check_inversion(network, labels, key, statistics_weight=config.statistics_weight)
     labels = jnp.asarray(labels)
     if start is None:
         key_start, key = jax.random.split(key)

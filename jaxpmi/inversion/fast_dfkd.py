@@ -14,9 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxpmi.config import CmiConfig
-from jaxpmi.doors import check_key
-from jaxpmi.doors import check_labels
-from jaxpmi.doors import check_measured
+from jaxpmi.doors import check_inversion
 from jaxpmi.inversion.cmi import global_view
 from jaxpmi.inversion.latent_search import Found
 from jaxpmi.inversion.latent_search import network_terms
@@ -74,10 +72,7 @@ def fast_dfkd(
     call `adversarial_warmup_calls`.
     """
     config = CmiConfig() if config is None else config
-    if config.statistics_weight > 0:
-        check_measured(network)
-    check_labels(network, labels)
-    check_key(key)
+    check_inversion(network, labels, key, statistics_weight=config.statistics_weight)
     state, solution = _call(state, network, labels, student, key, config=config)
     return state, as_stored(network, solution, labels)
 

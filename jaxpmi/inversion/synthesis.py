@@ -10,9 +10,7 @@ import jax.numpy as jnp
 
 from jaxpmi.config import CfsConfig
 from jaxpmi.config import InversionConfig
-from jaxpmi.doors import check_key
-from jaxpmi.doors import check_labels
-from jaxpmi.doors import check_measured
+from jaxpmi.doors import check_inversion
 from jaxpmi.inversion import priors
 from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.memory_check import check_memory
@@ -68,10 +66,8 @@ def synthesize(
     """
     config = InversionConfig() if config is None else config
     network = with_layer_moments(network, memory)
-    if config.full_model.statistics_weight > 0:
-        check_measured(network)
-    check_labels(network, labels)
-    check_key(key)
+    weight = config.full_model.statistics_weight
+    check_inversion(network, labels, key, statistics_weight=weight)
     labels = jnp.asarray(labels)
     if features is None:
         key_features, key = jax.random.split(key)

@@ -15,7 +15,7 @@ from jaxpmi.inversion.fast_dfkd import init_fast_dfkd
 from jaxpmi.inversion.synthetic import Synthetic
 from jaxpmi.inversion.synthetic import as_stored
 from jaxpmi.jobs.synthesis import Synthesiser
-from jaxpmi.lookup import find
+from jaxpmi.lookup import find_kind
 from jaxpmi.network import Network
 from jaxpmi.optimise.minimise import Solution
 from jaxpmi.types import PRNGKey
@@ -51,26 +51,21 @@ def make_by_deep_inversion(
     return carried, deep_inversion(teacher, labels, key, config=settings, student=student)
 
 
-def _make_by_generator(invert):
+def _by_generator(init, invert):
     """CMI or FastDFKD, with what the calls before have left."""
+
+    def begin(config, teacher, key):
+        return init(teacher, key, config=config.cmi)
 
     def make(config, carried, teacher, labels, key, student):
         return invert(carried, teacher, labels, key, config=config.cmi, student=student)
 
-    return make
+    return Synthesiser(_generator_batch, begin, make, adapts=True)
 
 
 def _carry_nothing(config, teacher, key):
     del config, teacher, key
     return ()
-
-
-def _begin_cmi(config, teacher, key):
-    return init_cmi(teacher, key, config=config.cmi)
-
-
-def _begin_fast_dfkd(config, teacher, key):
-    return init_fast_dfkd(teacher, key, config=config.cmi)
 
 
 def _deep_inversion_batch(config):
@@ -86,19 +81,13 @@ SYNTHESISERS = {
     "noise": _DEEP._replace(make=make_noise),
     "deep_inversion": _DEEP,
     "adaptive_deep_inversion": _DEEP._replace(adapts=True),
-    "cmi": Synthesiser(_generator_batch, _begin_cmi, _make_by_generator(cmi), adapts=True),
-    "fast_dfkd": Synthesiser(
-        _generator_batch, _begin_fast_dfkd, _make_by_generator(fast_dfkd), adapts=True
-    ),
+    "cmi": _by_generator(init_cmi, cmi),
+    "fast_dfkd": _by_generator(init_fast_dfkd, fast_dfkd),
 }
 """As `config.method` names them."""
 
 
 def find_synthesiser(name: str) -> Synthesiser:
     """The way to make images that a job's `method` names: a key of `SYNTHESISERS`, or one's own."""
-    found = find(name, SYNTHESISERS, "method")
-    if not isinstance(found, Synthesiser):
-        raise ValueError(
-            f"method='{name}' is a {type(found).__name__}; make it a jaxpmi.Synthesiser."
-        )
-    return found
+    remedy = "make it a jaxpmi.Synthesiser"
+    return find_kind(name, SYNTHESISERS, "method", Synthesiser, remedy=remedy)

@@ -18,7 +18,6 @@ from jaxpmi.continual.learners import first_phases
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.start import backbone
 from jaxpmi.continual.start import fresh_network
-from jaxpmi.continual.start import given_network
 from jaxpmi.continual.start import pixel_moments
 from jaxpmi.continual.state import Replay
 from jaxpmi.continual.train import optimiser
@@ -31,6 +30,7 @@ from jaxpmi.runs.phases import PhaseFn
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
 from jaxpmi.types import PRNGKey
+from jaxpmi.weights.network_file import given_network
 from jaxpmi.weights.network_file import save_network
 
 NETWORK_FILE = "network.npz"  # in the workdir

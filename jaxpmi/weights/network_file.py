@@ -112,6 +112,19 @@ def load_network(path: str | os.PathLike) -> Network:
     return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
 
 
+def given_network(model: ModelConfig) -> Network | None:
+    """The trained network that a factory makes; None: none is named."""
+    if model.factory is None:
+        return None
+    network = find(model.factory, {}, "model.factory")()
+    if not isinstance(network, Network):
+        raise ValueError(
+            f"model.factory='{model.factory}' returns a {type(network).__name__}; return a "
+            "Network, such as one of jaxpmi.from_nnx."
+        )
+    return network
+
+
 def _from_version_1(arrays, about):
     """Arrays as version 1 named them: a head without a bias, or with one as its last row."""
     arrays = dict(arrays)
@@ -125,11 +138,8 @@ def _from_version_1(arrays, about):
 
 def _build(config, kept, image_shape, class_names, has_bias):
     """The network, with shapes and types in place of its arrays."""
-    if config.factory is None:
-        model, given = make_model(config.name, config.width), None
-    else:
-        given = find(config.factory, {}, "model.factory")()
-        model = given.model
+    given = given_network(config)
+    model = make_model(config.name, config.width) if given is None else given.model
 
     def fresh():
         if given is None:
