@@ -38,6 +38,7 @@ from jaxpmi.features.gaussian import merge_class_stats
 from jaxpmi.features.gaussian import sample_class_features
 from jaxpmi.features.projection import project_features
 from jaxpmi.features.projection import text_prototypes
+from jaxpmi.init_network import init_network
 from jaxpmi.inversion.block_inverse import fit_block_inverses
 from jaxpmi.inversion.cmi import cmi
 from jaxpmi.inversion.cmi import init_cmi
@@ -77,7 +78,6 @@ from jaxpmi.models.cost import count_multiply_adds
 from jaxpmi.network import Head
 from jaxpmi.network import Network
 from jaxpmi.network import from_blocks
-from jaxpmi.network import init_network
 from jaxpmi.network import logits
 from jaxpmi.pruning import choose_filters
 from jaxpmi.pruning import filter_groups

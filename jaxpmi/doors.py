@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Variables
+from jaxpmi.models.blockwise import block_kind
 from jaxpmi.models.blockwise import block_name
 from jaxpmi.models.blockwise import output_shape
 from jaxpmi.types import PRNGKey
@@ -93,7 +94,7 @@ def feature_shape(
         except (TypeError, ValueError, LookupError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(
-                f"{block_name(i)} ({type(block).__name__}) cannot take inputs of {shape} per image "
+                f"{block_name(i)} ({block_kind(block)}) cannot take inputs of {shape} per image "
                 f"with these variables: {reason}; check the order of the blocks and whose "
                 "variables they are."
             ) from error

@@ -21,10 +21,7 @@ from jaxpmi.doors import feature_shape
 from jaxpmi.doors import pixel_moment
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Variables
-from jaxpmi.models.blockwise import block_input_shapes
 from jaxpmi.models.blockwise import forward
-from jaxpmi.models.blockwise import init_variables
-from jaxpmi.types import PRNGKey
 
 
 class Head(NamedTuple):
@@ -141,34 +138,6 @@ def from_blocks(
             f"got {len(names)} class_names for a head of {num_classes} classes; give one per class."
         )
     return Network(variables, head, *moments, model, shape, names)
-
-
-def init_network(
-    model: BlockwiseModel,
-    key: PRNGKey,
-    image_shape: tuple[int, int, int],
-    class_names: Sequence[str],
-    *,
-    mean: Sequence[float] | jax.Array,
-    std: Sequence[float] | jax.Array,
-    head_std: float | None = None,
-    variables: Variables | None = None,
-) -> Network:
-    """A network with random weights; its head, without bias, has weights of N(0, head_std^2).
-
-    `head_std` None: 1 / sqrt(3 D), the deviation of PyTorch's default. With `variables` the blocks
-    have these instead of random ones.
-    """
-    key_body, key_head = jax.random.split(key)
-    if variables is None:
-        variables = init_variables(model, key_body, image_shape)
-    *_, dim = block_input_shapes(model, variables, image_shape)[-1]
-    head_std = (3 * dim) ** -0.5 if head_std is None else head_std
-    kernel = head_std * jax.random.normal(key_head, (dim, len(class_names)))
-    return from_blocks(
-        model, variables, kernel, mean=mean, std=std, image_shape=image_shape,
-        class_names=class_names,
-    )  # fmt: skip
 
 
 def logits(network: Network, images: jax.Array | np.ndarray) -> jax.Array:

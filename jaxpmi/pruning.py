@@ -19,6 +19,7 @@ from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_name
 from jaxpmi.models.channels import IMAGES
 from jaxpmi.models.channels import channel_layout
+from jaxpmi.models.channels import layer_of
 from jaxpmi.models.channels import split_layer
 from jaxpmi.network import Network
 from jaxpmi.types import Params
@@ -94,7 +95,7 @@ def filter_importance(
     for i, block in enumerate(layout.blocks):
         own, slopes = variables.params[block_name(i)], grads[block_name(i)]
         for name, layer in block.layers.items():
-            weights, gradient = (split_layer(tree[name])[which] for tree in (own, slopes))
+            weights, gradient = (split_layer(tree, name)[which] for tree in (own, slopes))
             if weights:
                 sizes = [layout.sizes[group] for group in layer.axes[-1]]
                 parts = jnp.split(_squared_effect(weights, gradient), np.cumsum(sizes)[:-1])
@@ -196,10 +197,8 @@ def remove_filters(network: Network, kept: Mapping[str, Sequence[int]]) -> Netwo
     for i, (block, shape) in enumerate(zip(model.blocks, layout.blocks, strict=True)):
         name = block_name(i)
         axes = {key: [indices(g) for g in layer.axes] for key, layer in shape.layers.items()}
-        params[name] = {k: _take(part, axes[k]) for k, part in variables.params[name].items()}
-        batch_stats[name] = {
-            k: _take(part, axes[k]) for k, part in variables.batch_stats[name].items()
-        }
+        params[name] = _take(variables.params[name], axes)
+        batch_stats[name] = _take(variables.batch_stats[name], axes)
         blocks.append(block.narrow({key: len(indices(g)) for key, g in shape.groups.items()}))
     rows = indices(layout.blocks[-1].groups["out"])
     return network.replace(
@@ -228,10 +227,11 @@ def filter_mask(network: Network, kept: Mapping[str, jax.Array]) -> dict[str, Pa
     kept = {**kept, **{name: jnp.ones(layout.sizes[name], bool) for name in fixed}}
     for i, block in enumerate(layout.blocks):
         params = network.variables.params[block_name(i)]
-        masks[block_name(i)] = {
-            name: _mask_last_axis(params[name], jnp.concatenate([kept[g] for g in layer.axes[-1]]))
+        of_layer = {
+            name: jnp.concatenate([kept[group] for group in layer.axes[-1]])
             for name, layer in block.layers.items()
         }
+        masks[block_name(i)] = _mask_last_axis(params, of_layer)
     return masks
 
 
@@ -241,19 +241,23 @@ def _squared_effect(params, grads):
     return jnp.square(sum(jax.tree.leaves(products)))
 
 
-def _mask_last_axis(tree, mask):
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(mask.astype(leaf.dtype), leaf.shape), tree)
+def _mask_last_axis(params, masks):
+    def mask(path, leaf):
+        return jnp.broadcast_to(masks[layer_of(path, masks)].astype(leaf.dtype), leaf.shape)
+
+    return jax.tree_util.tree_map_with_path(mask, params)
 
 
 def _take(tree, indices):
-    """Selects along the last axes of every array; one with fewer axes has only the last."""
+    """Selects along the last axes of a layer's arrays; one with fewer axes has only the last."""
 
-    def select(leaf):
-        for axis, index in enumerate(reversed(indices[-leaf.ndim :]), start=1):
+    def select(path, leaf):
+        own = indices[layer_of(path, indices)]
+        for axis, index in enumerate(reversed(own[-leaf.ndim :]), start=1):
             leaf = jnp.take(leaf, index, axis=-axis)
         return leaf
 
-    return jax.tree.map(select, tree)
+    return jax.tree_util.tree_map_with_path(select, tree)
 
 
 def _check_kept(groups, kept):

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from jaxpmi.flax_networks import convolution
-from jaxpmi.models import layers
+from jaxpmi.models import convolutions
 
 
 def draw(shape, seed):
@@ -24,6 +24,17 @@ OURS = {
     "valid, stride 3": {"kernel_size": (2, 2), "strides": 3, "padding": "VALID"},
     "one side": {"kernel_size": (3, 3), "strides": 2, "padding": [(2, 0), (0, 1)]},
     "not square": {"kernel_size": (3, 1)},
+    "depthwise": {"kernel_size": (3, 3), "feature_group_count": 4},
+    "depthwise, stride 2": {"kernel_size": (5, 5), "strides": 2, "feature_group_count": 4},
+    "depthwise, as PyTorch": {
+        "kernel_size": (3, 3), "strides": 2, "feature_group_count": 4, "padding": [(1, 1), (1, 1)],
+    },
+    "depthwise, valid": {
+        "kernel_size": (3, 3), "strides": 2, "feature_group_count": 4, "padding": "VALID",
+    },
+    "depthwise, one side": {
+        "kernel_size": (3, 3), "feature_group_count": 4, "padding": [(2, 0), (0, 4)],
+    },
     "circular": {"kernel_size": (3, 3), "padding": "CIRCULAR"},  # Flax pads before it convolves
 }
 XLAS = {
@@ -31,6 +42,8 @@ XLAS = {
     "dilated": {"kernel_size": (3, 3), "kernel_dilation": 2},
     "upsampling": {"kernel_size": (3, 3), "input_dilation": 2, "padding": 1},
     "groups": {"kernel_size": (3, 3), "feature_group_count": 2},
+    "depthwise, not square": {"kernel_size": (3, 1), "feature_group_count": 4},
+    "depthwise, pixels skipped": {"kernel_size": (1, 1), "strides": 2, "feature_group_count": 4},
     "one dimension": {"kernel_size": (3,)},
 }
 
@@ -39,10 +52,12 @@ XLAS = {
 @pytest.mark.parametrize("size", [8, 9])
 def test_outputs_and_gradients_are_xlas(case, size, monkeypatch):
     options, calls = {**OURS, **XLAS}[case], []
-    ours = layers.conv
-    monkeypatch.setattr(layers, "conv", lambda *a: (calls.append(0), ours(*a))[1])
-    plain = nnx.Conv(4, 6, **options, rngs=nnx.Rngs(0))
-    hooked = nnx.Conv(4, 6, **options, rngs=nnx.Rngs(0))
+    name = "depthwise_conv" if case.startswith("depthwise") else "conv"
+    ours = getattr(convolutions, name)
+    monkeypatch.setattr(convolutions, name, lambda *a: (calls.append(0), ours(*a))[1])
+    channels = 4 if case.startswith("depthwise") else 6
+    plain = nnx.Conv(4, channels, **options, rngs=nnx.Rngs(0))
+    hooked = nnx.Conv(4, channels, **options, rngs=nnx.Rngs(0))
     hooked.conv_general_dilated = convolution.conv_general_dilated
     shape = (2, size, 4) if case == "one dimension" else (2, size, size, 4)
     x = draw(shape, 1)

@@ -1,6 +1,6 @@
 """The library's hand-written convolutions against XLA's own, layer by layer, alone and in a loop.
 
-What is faster on a platform belongs into `HAND_WRITTEN` of jaxpmi/models/layers.py.
+What is faster on a platform belongs into `HAND_WRITTEN` of jaxpmi/models/convolutions.py.
 """
 
 import functools
@@ -20,7 +20,7 @@ import jax
 
 from benchmarks.device.cases import draws
 from benchmarks.device.timing import median_seconds
-from jaxpmi.models import layers
+from jaxpmi.models import convolutions
 
 LOOP = 4  # convolutions in a loop
 
@@ -122,7 +122,7 @@ def verdict(rows: Iterable[Mapping[str, Any]], platform: str) -> Iterator[dict[s
             ratios.setdefault(row["kind"], []).append(math.log(row["xla_over_hand"]))
     for kind, logs in ratios.items():
         mean = math.exp(statistics.mean(logs))
-        used = "hand" if kind in layers.HAND_WRITTEN.get(platform, ()) else "xla"
+        used = "hand" if kind in convolutions.HAND_WRITTEN.get(platform, ()) else "xla"
         yield {
             "kind": kind,
             "xla_over_hand": mean,
@@ -135,10 +135,10 @@ def verdict(rows: Iterable[Mapping[str, Any]], platform: str) -> Iterator[dict[s
 def _direction(layer: Layer, version: str, what: What) -> Callable:
     """A function of image, kernel and output gradient."""
     if layer.kind == "gradient":
-        by = {"hand": layers.conv_by_hand, "xla": layers.conv_by_xla}[version]
+        by = {"hand": convolutions.conv_by_hand, "xla": convolutions.conv_by_xla}[version]
         convolve = lambda x, k: by(x, k, layer.stride, "same")  # noqa: E731
     else:
-        by = {"hand": layers.depthwise_conv_by_hand, "xla": layers.depthwise_conv_by_xla}[version]
+        by = {"hand": convolutions.depthwise_conv_by_hand, "xla": convolutions.depthwise_conv_by_xla}[version]
         convolve = lambda x, k: by(x, k, layer.stride)  # noqa: E731
     if what == "forward":
         return lambda x, kernel, grad: convolve(x, kernel)

@@ -29,12 +29,14 @@ from jaxpmi.data import channel_moments
 from jaxpmi.data import class_order
 from jaxpmi.data import open_source
 from jaxpmi.data import split_tasks
+from jaxpmi.init_network import abstract_backbone
+from jaxpmi.init_network import init_backbone
+from jaxpmi.init_network import with_new_head
 from jaxpmi.inversion.generator import init_generator
-from jaxpmi.models import make_model
+from jaxpmi.models import architecture
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import block_input_shapes
 from jaxpmi.network import Network
-from jaxpmi.network import init_network
 from jaxpmi.remember import empty_memory
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
@@ -58,34 +60,46 @@ def make_run(config: Config, stream: TaskStream | SceneStream) -> Run:
     method = find_method(config.method)
     if method.from_noise:
         config = _from_noise(config)
-    return Run(config, method, backbone(config.model), stream, make_mesh())
+    return Run(config, method, backbone(config.model, stream.image_shape), stream, make_mesh())
 
 
-def backbone(model: ModelConfig) -> BlockwiseModel:
-    """The blocks that a config names."""
+def backbone(model: ModelConfig, image_shape: tuple[int, int, int]) -> BlockwiseModel:
+    """The blocks that a config names, for images of a shape."""
     network = given_network(model)
-    return make_model(model.name, model.width) if network is None else network.model
+    if network is not None:
+        return network.model
+    return abstract_backbone(architecture(model.name, model.width), image_shape)[0]
 
 
 def fresh_network(
-    run: Run, key: jax.Array, mean: Sequence[float] | jax.Array, std: Sequence[float] | jax.Array
+    run: Run,
+    settings: ModelConfig,
+    key: jax.Array,
+    mean: Sequence[float] | jax.Array,
+    std: Sequence[float] | jax.Array,
 ) -> Network:
     """A network for the run's images and classes, of these pixel moments, about to be trained.
 
-    Its weights are random; where the config names a network, only those of its head.
+    Its weights are random; where the settings name a network, only those of its head.
     """
-    given, stream = given_network(run.config.model), run.stream
-    network = init_network(
-        run.model, key, stream.image_shape, stream.class_names, mean=mean, std=std,
-        variables=given.variables if given and given.model == run.model else None,
+    stream = run.stream
+    key_body, key_head = jax.random.split(key)
+    given = given_network(settings)
+    if given is None:
+        own = architecture(settings.name, settings.width)
+        model, variables = init_backbone(own, key_body, stream.image_shape)
+    else:
+        model, variables = given.model, given.variables
+    network = with_new_head(
+        model, variables, key_head, stream.image_shape, stream.class_names, mean=mean, std=std,
         head_std=None if run.label_maps else HEAD_STD,
     )  # fmt: skip
-    features = block_input_shapes(run.model, network.variables, run.stream.image_shape)[-1]
+    features = block_input_shapes(model, variables, stream.image_shape)[-1]
     given = "pixel" if len(features) == 3 else "image"
     wanted = "pixel" if run.label_maps else "image"
     if given != wanted:
         raise ValueError(
-            f"model.name='{run.config.model.name}' gives a feature per {given}, but the data has "
+            f"model.name='{settings.name}' gives a feature per {given}, but the data has "
             f"a label per {wanted}; use a model that fits data.source='{run.config.data.source}', "
             f"such as '{'encoder_decoder' if run.label_maps else 'resnet_small'}'."
         )
@@ -136,7 +150,7 @@ def initial_state(run: Run, order: tuple[int, ...]) -> ContinualState:
     config = run.config
     mean, std = pixel_moments(run)
     key_network, *keys = jax.random.split(jax.random.key(config.seed), 4)
-    network = fresh_network(run, key_network, mean, std)
+    network = fresh_network(run, config.model, key_network, mean, std)
     if run.method.keeps_records:
         _check_records(run, network.feature_dim)
     # One program: made one by one, the many small arrays would take seconds to compile.

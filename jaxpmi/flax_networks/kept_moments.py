@@ -5,19 +5,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxpmi.models.blockwise import channel_moments
 from jaxpmi.types import Moments
 
 SeenMoments = dict[str, jax.Array]  # mean and var f32[C], and in how many calls, f32[]
 
 
-def add_call(seen: SeenMoments | None, x: jax.Array) -> SeenMoments:
-    """What a layer has seen once it is called with f32[B, ..., C].
+def add_call(seen: SeenMoments | None, batch: Moments) -> SeenMoments:
+    """What a layer has seen once it is called with an input of these moments.
 
     A layer that is called more than once in a pass has seen all of its inputs, each call counting
     the same, as they do in the running moments of a BatchNorm.
     """
-    mean, var = channel_moments(x)
+    mean, var = batch
     if seen is None:
         return {"mean": mean, "var": var, "count": jnp.ones(())}
     share = 1.0 / (seen["count"] + 1.0)

@@ -21,6 +21,7 @@ from jaxpmi.flax_networks.paths import at
 from jaxpmi.flax_networks.paths import nested
 from jaxpmi.flax_networks.train_argument import TrainArgument
 from jaxpmi.flax_networks.train_argument import mode_arguments
+from jaxpmi.models.blockwise import channel_moments
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 
@@ -111,7 +112,8 @@ class LinenBlock:
             if isinstance(layer, self.kinds):
                 if met is not None:
                     met[layer.path] = layer
-                layer.sow(SEEN, "moments", args[0], reduce_fn=add_call, init_fn=lambda: None)
+                batch = channel_moments(args[0])
+                layer.sow(SEEN, "moments", batch, reduce_fn=add_call, init_fn=lambda: None)
             if isinstance(layer, nn.Dropout):
                 return args[0]
             if self.head is not None and layer.path == self.head:

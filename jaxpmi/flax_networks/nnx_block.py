@@ -26,6 +26,10 @@ from jaxpmi.flax_networks.paths import Path
 from jaxpmi.flax_networks.paths import nested
 from jaxpmi.flax_networks.train_argument import TrainArgument
 from jaxpmi.flax_networks.train_argument import mode_arguments
+from jaxpmi.models.blockwise import StatisticsAxis
+from jaxpmi.models.blockwise import axis_moments
+from jaxpmi.models.channels import ChannelAxes
+from jaxpmi.types import Moments
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 
@@ -37,20 +41,32 @@ class Seen(nnx.Variable):
 
 
 @functools.cache
-def noting(kind: type) -> type:
-    """A subclass of a layer that notes the moments of its input.
+def noting(kind: type, axis: StatisticsAxis) -> type:
+    """A subclass of a layer that notes the moments of its input, per channel or per token.
 
-    A BatchNorm's mode is the block's, whatever its call says.
+    A BatchNorm's mode is the block's, whatever its call says. Flax's own normalises by what was
+    noted, so that the moments of a batch are computed once.
     """
-    positional = kind.__call__ is nnx.BatchNorm.__call__
+    flaxs_own = kind.__call__ is nnx.BatchNorm.__call__
 
     def call(self, x, *args, **kwargs):
-        if isinstance(self, nnx.BatchNorm):
-            check_channels_last(self.axis, x.ndim)
-            kwargs.pop("use_running_average", None)
-            args = args[1:] if positional else args
-        setattr(self, SEEN, Seen(add_call(seen_by(self), x)))
-        return kind.__call__(self, x, *args, **kwargs)
+        batch = axis_moments(x, axis)
+        setattr(self, SEEN, Seen(add_call(seen_by(self), batch)))
+        if not isinstance(self, nnx.BatchNorm):
+            return kind.__call__(self, x, *args, **kwargs)
+        check_channels_last(self.axis, x.ndim)
+        kwargs.pop("use_running_average", None)
+        if not flaxs_own:
+            return kind.__call__(self, x, *args, **kwargs)
+        known = self.dtype is None and kwargs.get("mask") is None
+        if known and not self.use_running_average:
+            set_value(self.mean, batch.mean)
+            set_value(self.var, batch.var)
+            kwargs["use_running_average"] = True
+        y = kind.__call__(self, x, *args[1:], **kwargs)
+        scale = x if self.scale is None else self.scale[...]
+        # Parameters in half precision are meant to compute in it, though moments never are.
+        return y.astype(jnp.result_type(x, scale)) if known else y
 
     return type(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})
 
@@ -95,6 +111,7 @@ class NnxBlock:
       absent: paths and shapes of that classifier's parameters, which are the network's head.
       constants: paths and values of arrays that are neither parameters nor moments.
       train_argument: how the module is told whether it trains; None: by its layers alone.
+      statistics_axis: per what the moments of the layers' inputs and of the block's are kept.
     """
 
     graph: nnx.GraphDef
@@ -107,6 +124,12 @@ class NnxBlock:
     absent: tuple[tuple[Path, tuple[int, ...]], ...] = ()
     constants: tuple[tuple[Path, Constant], ...] = ()
     train_argument: TrainArgument = None
+    statistics_axis: StatisticsAxis = "channel"
+
+    @property
+    def kind(self) -> str:
+        """The name of the module's class."""
+        return self.graph.nodes[0].type.__name__
 
     @property
     def unmeasured(self) -> tuple[str, ...]:
@@ -122,13 +145,20 @@ class NnxBlock:
         )
 
     def apply(
-        self, params: Params, batch_stats: Any, x: jax.Array, *, train: bool = False
+        self,
+        params: Params,
+        batch_stats: Any,
+        x: jax.Array,
+        *,
+        train: bool = False,
+        key: PRNGKey | None = None,
     ) -> tuple[jax.Array, Any]:
-        """See `Block.apply`. Random layers are off, in training too."""
-        module = self.merge(params, batch_stats)
+        """See `Block.apply`. Random layers are off without a key, in training too."""
+        module = self.merge(params, batch_stats, key)
+        _prepare(module, random=key is not None)
         for path, running in self.kept:
             layer = find(module, path)
-            layer.__class__ = noting(type(layer))
+            layer.__class__ = noting(type(layer), self.statistics_axis)
             if hasattr(layer, "use_running_average"):
                 layer.use_running_average = not train
             elif running and train and self.train_argument is None:
@@ -152,35 +182,72 @@ class NnxBlock:
             y = function(y)
         return y, {name(path): self._moments(module, path) for path, _ in self.kept}
 
-    def merge(self, params: Params, batch_stats: Any) -> nnx.Module:
-        """The module with these parameters and moments, random layers off, convolutions ours."""
+    def merge(self, params: Params, batch_stats: Any, key: PRNGKey | None = None) -> nnx.Module:
+        """The module with these parameters and moments; every random state has a part of the key."""
         values = {path: params[name(path)] for path in self.params}
         for path, running in self.kept:
             if running:
                 moments = batch_stats[name(path)]
                 values |= {(*path, "mean"): moments.mean, (*path, "var"): moments.var}
+        keys = [path for path, is_key, _ in self.random if is_key]
         for path, is_key, shape in self.random:
-            key = jax.random.key(0)
-            keys = jax.random.split(key, shape) if shape else key
-            values[path] = keys if is_key else jnp.zeros(shape, jnp.uint32)
+            own = jax.random.key(0) if key is None else key
+            if is_key and len(keys) > 1:
+                own = jax.random.fold_in(own, keys.index(path))
+            own = jax.random.split(own, shape) if shape else own
+            values[path] = own if is_key else jnp.zeros(shape, jnp.uint32)
         values |= {path: jnp.zeros(shape) for path, shape in self.absent}
         values |= {path: constant.array() for path, constant in self.constants}
-        module = nnx.merge(self.graph, nested(values))
-        for _, layer in nnx.iter_modules(module):
-            if hasattr(layer, "deterministic"):
-                layer.deterministic = True
-            if isinstance(layer, nnx.Dropout | nnx.MultiHeadAttention):
-                layer.__class__ = deterministic(type(layer))
-            plain = getattr(layer, "conv_general_dilated", None) is jax.lax.conv_general_dilated
-            if plain:
-                layer.conv_general_dilated = conv_general_dilated
-        return module
+        return nnx.merge(self.graph, nested(values))
+
+    def propagate(self, params: Params, moments: Moments | None) -> Moments | None:
+        """Moments of the output without data, by the module's `propagate`; None: it has none."""
+        module = self._without_moments(params)
+        return module.propagate(moments) if hasattr(module, "propagate") else None
+
+    def channel_axes(self, params: Params) -> ChannelAxes | None:
+        """See `PrunableBlock`, by the module's `channel_axes`; None: it has none."""
+        module = self._without_moments(params)
+        return module.channel_axes() if hasattr(module, "channel_axes") else None
+
+    def narrow(self, widths: dict[str, int]) -> "NnxBlock":
+        """See `PrunableBlock.narrow`: the layers of the module get other numbers of channels."""
+        module = self._without_moments(dict.fromkeys(map(name, self.params), jnp.zeros(())))
+        layers = {name(path[:-1]): find(module, path[:-1]) for path in self.params}
+        for path, names in module.channel_axes().layers.items():
+            layer, columns = layers[path], widths[names[-1]]
+            if isinstance(layer, nnx.BatchNorm):
+                layer.num_features = columns
+                continue
+            layer.out_features, layer.in_features = columns, widths[names[0]]
+            if isinstance(layer, nnx.Conv):
+                if len(names) == 1:
+                    layer.feature_group_count = columns
+                rows = layer.in_features // layer.feature_group_count
+                layer.kernel_shape = (*layer.kernel_shape[:-2], rows, columns)
+        return dataclasses.replace(self, graph=nnx.split(module)[0])
+
+    def _without_moments(self, params):
+        """The module to be asked for what depends on its parameters alone."""
+        zero = Moments(jnp.zeros(()), jnp.zeros(()))
+        return self.merge(params, {name(path): zero for path, _ in self.kept})
 
     def _moments(self, module, path):
         seen = seen_by(find(module, path))
         if seen is None:
             raise never_called(name(path))
         return as_moments(seen)
+
+
+def _prepare(module, *, random):
+    """Turns a module's random layers on or off, and makes its convolutions ours."""
+    for _, layer in nnx.iter_modules(module):
+        if hasattr(layer, "deterministic"):
+            layer.deterministic = not random
+        if not random and isinstance(layer, nnx.Dropout | nnx.MultiHeadAttention):
+            layer.__class__ = deterministic(type(layer))
+        if getattr(layer, "conv_general_dilated", None) is jax.lax.conv_general_dilated:
+            layer.conv_general_dilated = conv_general_dilated
 
 
 def name(path: Path) -> str:
@@ -194,6 +261,11 @@ def find(module: nnx.Module, path: Path) -> Any:
         by_key = isinstance(part, int) or isinstance(module, dict)
         module = module[part] if by_key else getattr(module, part)
     return module
+
+
+def set_value(variable: nnx.Variable, value: jax.Array) -> None:
+    """Sets a variable's array."""
+    variable.set_value(value)
 
 
 def takes(module: nnx.Module, argument: str) -> bool:

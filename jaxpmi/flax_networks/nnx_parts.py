@@ -20,19 +20,23 @@ from jaxpmi.flax_networks.paths import Path
 from jaxpmi.flax_networks.paths import flat
 from jaxpmi.flax_networks.train_argument import TrainArgument
 from jaxpmi.flax_networks.train_argument import mode_arguments
+from jaxpmi.models.blockwise import StatisticsAxis
 from jaxpmi.types import Moments
 from jaxpmi.types import Params
 
 Function = Callable[[jax.Array], jax.Array]
+# What an image passes through: modules, functions of one array, and lists of equal modules.
+Blocks = Sequence[nnx.Module | Function | Sequence[nnx.Module]]
 
 
 class Part(NamedTuple):
-    """A module with the functions before and after it."""
+    """A module, with the functions before and after it, or a stack of equal modules."""
 
-    module: nnx.Module
-    index: int  # of the module among what the user listed
+    modules: tuple[nnx.Module, ...]
+    index: int  # of the module or of the stack among what the user listed
     before: tuple[Function, ...] = ()
     after: tuple[Function, ...] = ()
+    is_stack: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,34 +52,48 @@ class Partial:
         return self.function(*self.arguments, x, **dict(self.keywords))
 
 
-def join_functions(listed: Sequence[nnx.Module | Function]) -> list[Part]:
-    """Modules with their functions: a function joins the module before it, the first ones the next.
+def join_functions(listed: Blocks) -> list[Part]:
+    """Modules with their functions: one joins the module before it, or if it cannot the next.
+
+    The first ones have none before them, and a stack of modules is no place for a function.
 
     Raises:
-      ValueError: something that is neither, or no module at all.
+      ValueError: something that is neither, no module at all, or a function without a place.
     """
-    parts, first = [], []
+    parts, waiting = [], []
     for i, item in enumerate(listed):
-        if isinstance(item, nnx.Module):
-            parts.append(Part(item, i, tuple(first)))
-            first = []
+        if isinstance(item, list | tuple | nnx.List):
+            if waiting or not item or not all(isinstance(each, nnx.Module) for each in item):
+                raise ValueError(
+                    f"blocks[{i}] is a list; it must have modules alone, equal ones that are a "
+                    "stack, and no function may stand between it and the list or the start before."
+                )
+            parts.append(Part(tuple(item), i, is_stack=True))
+        elif isinstance(item, nnx.Module):
+            parts.append(Part((item,), i, tuple(waiting)))
+            waiting = []
         elif not callable(item):
             raise ValueError(
                 f"blocks[{i}] is a {type(item).__name__}; give modules and functions of one array."
             )
-        elif parts:
+        elif parts and not parts[-1].is_stack:
             parts[-1] = parts[-1]._replace(after=(*parts[-1].after, _by_value(item)))
         else:
-            first.append(_by_value(item))
+            waiting.append(_by_value(item))
     if not parts:
         raise ValueError("blocks has no module; give the parts that an image passes through.")
+    if waiting:
+        raise ValueError(
+            "blocks ends with a function after a list of modules; put it into a module, or give "
+            "the last module of the list by itself."
+        )
     return parts
 
 
 def check_train_argument(train_argument: TrainArgument, parts: list[Part]) -> None:
     """Raises where an argument that says whether to train is one of no part's call."""
     for argument in mode_arguments(train_argument, False):
-        if not any(takes(part.module, argument) for part in parts):
+        if not any(takes(part.modules[0], argument) for part in parts):
             raise ValueError(
                 f"train_argument gives '{argument}', which no block's call takes; give the name "
                 "that the module has for it, or None."
@@ -83,20 +101,25 @@ def check_train_argument(train_argument: TrainArgument, parts: list[Part]) -> No
 
 
 def make_block(
-    part: Part, head: Path | None, kinds: tuple[type, ...], train_argument: TrainArgument
+    module: nnx.Module,
+    part: Part,
+    *,
+    statistics_of: tuple[type, ...],
+    statistics_axis: StatisticsAxis = "channel",
+    head: Path | None = None,
+    train_argument: TrainArgument = None,
 ) -> tuple[NnxBlock, Params, dict[str, Any]]:
-    """The block of a part, its parameters, and what it keeps of moments, () where unknown.
+    """The block of a part's module, its parameters, and the moments it keeps, () where unknown.
 
     Raises:
-      ValueError: running moments of a layer that is none of `kinds`.
+      ValueError: running moments of a layer that is none of `statistics_of`.
     """
-    module = part.module
     graph, params, stats, rest = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
     params, stats, rest = (flat(nnx.to_pure_dict(state)) for state in (params, stats, rest))
     random = {path: value for path, value in rest.items() if _is_random(path, value)}
     kept, own_stats, used = [], {}, set()
     for path, layer in nnx.iter_modules(module):
-        if isinstance(layer, kinds):
+        if isinstance(layer, statistics_of):
             moments = {key: (*path, key) for key in Moments._fields}
             running = set(moments.values()) <= stats.keys()
             kept.append((path, running))
@@ -122,18 +145,23 @@ def make_block(
         tuple((path, params[path].shape) for path in sorted(absent, key=name)),
         tuple((path, Constant.of(rest[path])) for path in rest if path not in random),
         train_argument,
+        statistics_axis,
     )
     return block, {name(path): params[path] for path in block.params}, own_stats
 
 
 def with_shapes(
-    block: NnxBlock, params: Params, batch_stats: dict[str, Any], x: jax.Array, what: str
-) -> tuple[jax.ShapeDtypeStruct, dict[str, Moments]]:
-    """The block's output, and its moments with standard ones where none are known yet.
+    own: list[tuple[NnxBlock, Params, dict[str, Any]]], x: jax.ShapeDtypeStruct, what: str
+) -> tuple[jax.ShapeDtypeStruct, list[tuple[NnxBlock, Params, dict[str, Moments]]]]:
+    """The output of a block, or of a stack of several, for inputs `x`; nothing is computed.
+
+    Also returns what was given, with standard moments where none are known yet.
 
     Raises:
-      ValueError: a block that cannot take `x`, or that returns something else than an array.
+      ValueError: a block that cannot take `x`, or that returns something else than an array; a
+        stack of blocks that are not equal, or whose output has another shape than their input.
     """
+    block, params, batch_stats = own[0]
     try:
         y, seen = jax.eval_shape(lambda x: block.apply(params, batch_stats, x), x)
     except (TypeError, ValueError, LookupError) as error:
@@ -144,11 +172,25 @@ def with_shapes(
         ) from error
     if not isinstance(y, jax.ShapeDtypeStruct):
         raise ValueError(f"{what} returns a {type(y).__name__}; give parts that return one array.")
-    known = {
-        key: moments or standard_moments(seen[key].mean.shape)
-        for key, moments in batch_stats.items()
-    }
-    return y, known
+    if len(own) > 1 and not (y.shape == x.shape and _are_equal(own)):
+        raise ValueError(
+            f"{what} is a list of modules that are no stack: they are not equal, or return another "
+            "shape than they take; give them one by one."
+        )
+
+    def known(batch_stats):
+        return {
+            key: moments or standard_moments(seen[key].mean.shape)
+            for key, moments in batch_stats.items()
+        }
+
+    return y, [(block, params, known(stats)) for block, params, stats in own]
+
+
+def _are_equal(own):
+    """Whether blocks are, and their parameters in shape."""
+    shapes = [jax.tree.map(jnp.shape, params) for _, params, _ in own]
+    return len({block for block, *_ in own}) == 1 and all(each == shapes[0] for each in shapes)
 
 
 def _by_value(function):

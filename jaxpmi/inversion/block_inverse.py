@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpmi.memory import BlockInverse
-from jaxpmi.models import layers
+from jaxpmi.models import convolutions
 from jaxpmi.models.blockwise import Stack
 from jaxpmi.models.blockwise import block_input_shapes
 from jaxpmi.models.blockwise import block_name
@@ -263,7 +263,7 @@ def _regressors(output, one_hot):
 def _map_patches(output, weight):
     """`_regressors(output) @ weight` of a feature map, as the convolution that it is."""
     kernel = weight[:-1].reshape(3, 3, output.shape[-1], -1)
-    return layers.conv(output, kernel) + weight[-1].reshape(1, 1, 1, -1)
+    return convolutions.conv(output, kernel) + weight[-1].reshape(1, 1, 1, -1)
 
 
 def _targets(x, output):

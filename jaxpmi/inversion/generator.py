@@ -18,8 +18,8 @@ import optax
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion import priors
 from jaxpmi.models import blockwise
-from jaxpmi.models.layers import conv
-from jaxpmi.models.layers import upsampled_conv
+from jaxpmi.models.convolutions import conv
+from jaxpmi.models.convolutions import upsampled_conv
 from jaxpmi.network import Network
 from jaxpmi.types import Moments
 from jaxpmi.types import Params

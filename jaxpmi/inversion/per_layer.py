@@ -24,6 +24,7 @@ from jaxpmi.models import blockwise
 from jaxpmi.models.blockwise import Block
 from jaxpmi.models.blockwise import Stack
 from jaxpmi.models.blockwise import block_input_shapes
+from jaxpmi.models.blockwise import block_kind
 from jaxpmi.models.blockwise import block_name
 from jaxpmi.network import Network
 from jaxpmi.optimise.minimise import Solution
@@ -59,18 +60,17 @@ def propagated_block_inputs(network: Network, *, published: bool = False) -> tup
     `published`, each block's input has the affine parameters (beta, gamma^2) of the last BatchNorm
     before it, which ignores the shortcut (docs/methods/pmi.md, eq. 4).
     """
-    blocks, params = network.model.blocks, network.variables.params
-    for block in blocks[:-1]:
-        if not hasattr(block, "propagate"):
-            raise ValueError(
-                f"{type(block).__name__} cannot propagate moments; use "
-                "per_layer.block_statistics='measured'."
-            )
     channels = network.image_shape[-1]
     moments = [Moments(jnp.zeros(channels), jnp.ones(channels))]
-    for i, block in enumerate(blocks[:-1]):
-        known = None if published else moments[-1]
-        moments.append(block.propagate(params[block_name(i)], known))
+    for i, block in enumerate(network.model.blocks[:-1]):
+        known, params = None if published else moments[-1], network.variables.params[block_name(i)]
+        after = block.propagate(params, known) if hasattr(block, "propagate") else None
+        if after is None:
+            raise ValueError(
+                f"{block_kind(block)} cannot propagate moments; use "
+                "per_layer.block_statistics='measured'."
+            )
+        moments.append(after)
     return tuple(moments)
 
 

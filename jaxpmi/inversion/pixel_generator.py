@@ -14,7 +14,7 @@ import numpy as np
 from jaxpmi.config import CmiConfig
 from jaxpmi.inversion.generator import check_image_size
 from jaxpmi.inversion.generator import decode
-from jaxpmi.models import layers
+from jaxpmi.models.blockwise import channel_moments
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 
@@ -83,7 +83,10 @@ def generate_pixels(params: Params, latents: jax.Array) -> jax.Array:
     """
 
     def batch_norm(i, x):
-        return layers.batch_norm(params[f"bn{i}"], None, x, train=True)[0]
+        norm, (mean, var) = params[f"bn{i}"], channel_moments(x)
+        scale = norm["scale"] * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        return (x - mean.reshape(shape)) * scale.reshape(shape) + norm["bias"].reshape(shape)
 
     return jax.nn.sigmoid(decode(params, latents, batch_norm))
 

@@ -239,7 +239,7 @@ def _begin_fresh(config):
     stream = TaskStream(source, (everything,), allow_past=True)
     stream.begin(0)
     classes = find_classes(config.invert.classes, source.class_names)
-    blocks = backbone(config.model)
+    blocks = backbone(config.model, stream.image_shape)
     run = InvertRun(config, METHODS["joint"], blocks, stream, make_mesh(), classes, None)
     network = given_or_fresh(run, config.model, jax.random.key(config.seed))
     return run, _first_state(run, network)

@@ -70,7 +70,7 @@ def open_data(config: Config) -> Run:
     source = open_source(config.data)
     stream = TaskStream(source, (tuple(range(source.num_classes)),), allow_past=True)
     stream.begin(0)
-    return Run(config, EVERYTHING, backbone(config.model), stream, make_mesh())
+    return Run(config, EVERYTHING, backbone(config.model, stream.image_shape), stream, make_mesh())
 
 
 def first_state(run: Run, **fields: Any) -> JobState:
@@ -99,8 +99,7 @@ def given_or_fresh(run: Run, model: ModelConfig, key: PRNGKey) -> Network:
     """
     network, stream = given_network(model), run.stream
     if network is None:
-        run = dataclasses.replace(run, model=backbone(model))
-        return fresh_network(run, key, *pixel_moments(run))
+        return fresh_network(run, model, key, *pixel_moments(run))
     if network.image_shape != stream.image_shape or network.num_classes != stream.num_classes:
         raise ValueError(
             f"model.factory makes a network of images {network.image_shape} and "

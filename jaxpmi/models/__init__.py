@@ -1,7 +1,9 @@
-"""Backbones by name: a plain dict of constructors, each taking `width`."""
+"""Built-in networks by name: a plain dict of what makes them."""
 
 import functools
 from typing import Any
+
+from flax import nnx
 
 from jaxpmi.lookup import find
 from jaxpmi.models import efficientnet_lite
@@ -10,6 +12,7 @@ from jaxpmi.models import plain_cnn
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
 
+# Each is called as `(image_shape, width, *, rngs)` and returns a `Backbone`.
 MODELS = {
     "resnet_small": resnet.resnet_small,
     "resnet32": resnet.resnet32,
@@ -25,6 +28,13 @@ MODELS = {
 }
 
 
-def make_model(name: str, width: int) -> Any:
-    """A backbone by its name: a key of `MODELS`, or `module:name` of a function of the width."""
-    return find(name, MODELS, "model.name")(width)
+def architecture(name: str, width: int) -> Any:
+    """What makes a backbone of that name: a key of `MODELS`, or one's own as `module:name`.
+
+    It is called as `(image_shape, *, rngs)`, see `init_network`.
+    """
+    return functools.partial(_make, find(name, MODELS, "model.name"), width)
+
+
+def _make(function: Any, width: int, image_shape: tuple[int, int, int], *, rngs: nnx.Rngs) -> Any:
+    return function(image_shape, width, rngs=rngs)

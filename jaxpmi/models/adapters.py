@@ -9,8 +9,10 @@ import math
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from jaxpmi.models.blockwise import stack_layers
+from jaxpmi.models.layers import OneKey
 from jaxpmi.models.layers import draw_normal
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
@@ -20,52 +22,60 @@ DROPOUT = 0.1  # of the bottleneck, in training
 NOISE_FLOOR = 0.01  # least standard deviation of the gate's noise in training
 
 
-def init_adapters(
-    key: PRNGKey, depth: int, dim: int, *, num_experts: int = 2, rank: int = 64
-) -> Params:
-    """Adapters for a stack of `depth` blocks of width `dim`, leaves [L, ...].
+class Adapters(nnx.Module):
+    """The experts of one block, and their router.
 
     Down-projections are uniform within 1 / sqrt(dim) on average; up-projections, biases and both
     maps of the router are 0.
+
+    Attributes:
+      deterministic: if not, the gate's logits are noisy and the bottlenecks have dropout; static.
+    """
+
+    def __init__(self, dim: int, *, num_experts: int = 2, rank: int = 64, rngs: nnx.Rngs):
+        # A uniform draw on (-1 / sqrt(dim), 1 / sqrt(dim)) has this standard deviation.
+        std = 1.0 / math.sqrt(3 * dim)
+        self.down = nnx.Param(draw_normal(rngs.params(), (num_experts, dim, rank), std))
+        self.down_bias = nnx.Param(jnp.zeros((num_experts, rank)))
+        self.up = nnx.Param(jnp.zeros((num_experts, rank, dim)))
+        self.up_bias = nnx.Param(jnp.zeros((num_experts, dim)))
+        self.gate = nnx.Param(jnp.zeros((dim, num_experts)))
+        self.noise = nnx.Param(jnp.zeros((dim, num_experts)))
+        self.key = nnx.RngKey(jax.random.key(0), tag="adapters")
+        self.deterministic = True
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """What the experts add to f32[B, N, D]: their mixture, gated per example.
+
+        The gate reads the first token.
+        """
+        logits = x[:, 0] @ self.gate[...]
+        if not self.deterministic:
+            key_gate, key_dropout = jax.random.split(self.key[...])
+            std = jax.nn.softplus(x[:, 0] @ self.noise[...]) + NOISE_FLOOR
+            logits = logits + std * jax.random.normal(key_gate, logits.shape)
+        gates = jax.nn.softmax(logits)  # f32[B, E]: with k = E experts, top-k gating is a softmax
+        hidden = jnp.einsum("bnd,edr->benr", x, self.down[...])
+        hidden = jax.nn.relu(hidden + self.down_bias[...][None, :, None])
+        if not self.deterministic:
+            kept = jax.random.bernoulli(key_dropout, 1.0 - DROPOUT, hidden.shape)
+            hidden = jnp.where(kept, hidden / (1.0 - DROPOUT), 0.0)
+        outputs = jnp.einsum("benr,erd->bend", hidden, self.up[...])
+        outputs = outputs + self.up_bias[...][None, :, None]
+        return SCALE * jnp.einsum("be,bend->bnd", gates, outputs)
+
+
+def init_adapters(
+    key: PRNGKey, depth: int, dim: int, *, num_experts: int = 2, rank: int = 64
+) -> Params:
+    """The parameters of `Adapters` for a stack of `depth` blocks of width `dim`, leaves [L, ...].
+
+    They are named as in a block that has its adapters as `adapters`.
     """
 
     def one(key):
-        # A uniform draw on (-1 / sqrt(dim), 1 / sqrt(dim)) has this standard deviation.
-        down = draw_normal(key, (num_experts, dim, rank), 1.0 / math.sqrt(3 * dim))
-        return {
-            "down": down,
-            "down_bias": jnp.zeros((num_experts, rank)),
-            "up": jnp.zeros((num_experts, rank, dim)),
-            "up_bias": jnp.zeros((num_experts, dim)),
-            "gate": jnp.zeros((dim, num_experts)),
-            "noise": jnp.zeros((dim, num_experts)),
-        }
+        module = Adapters(dim, num_experts=num_experts, rank=rank, rngs=OneKey(key))
+        own = nnx.to_pure_dict(nnx.state(module, nnx.Param))
+        return {f"adapters/{name}": value for name, value in own.items()}
 
     return stack_layers([one(jax.random.fold_in(key, i)) for i in range(depth)])
-
-
-def apply_adapters(params: Params, x: jax.Array, key: PRNGKey | None = None) -> jax.Array:
-    """What the experts of one block add to f32[B, N, D]: their mixture, gated per example.
-
-    The gate reads the first token. With a key (in training) its logits are noisy and the
-    bottlenecks have dropout; without one the result is deterministic.
-    """
-    logits = x[:, 0] @ params["gate"]
-    if key is not None:
-        key_gate, key_dropout = jax.random.split(key)
-        std = jax.nn.softplus(x[:, 0] @ params["noise"]) + NOISE_FLOOR
-        logits = logits + std * jax.random.normal(key_gate, logits.shape)
-    gates = jax.nn.softmax(logits)  # f32[B, E]: with k = E experts, top-k gating is a softmax
-    hidden = jnp.einsum("bnd,edr->benr", x, params["down"])
-    hidden = jax.nn.relu(hidden + params["down_bias"][None, :, None])
-    if key is not None:
-        kept = jax.random.bernoulli(key_dropout, 1.0 - DROPOUT, hidden.shape)
-        hidden = jnp.where(kept, hidden / (1.0 - DROPOUT), 0.0)
-    outputs = jnp.einsum("benr,erd->bend", hidden, params["up"]) + params["up_bias"][None, :, None]
-    return SCALE * jnp.einsum("be,bend->bnd", gates, outputs)
-
-
-def with_adapters(stack_params: Params, adapters: Params | None) -> Params:
-    """A stack's parameters with adapters beside them; nothing is copied. None: without."""
-    base = {name: part for name, part in stack_params.items() if name != "adapters"}
-    return base if adapters is None else {**base, "adapters": adapters}

@@ -62,6 +62,16 @@ class Stack:
     block: Block
     depth: int
 
+    @property
+    def unmeasured(self) -> tuple[str, ...]:
+        """See `Block`."""
+        return getattr(self.block, "unmeasured", ())
+
+    @property
+    def statistics_axis(self) -> StatisticsAxis:
+        """See `Block`."""
+        return getattr(self.block, "statistics_axis", "channel")
+
     def init(self, key: PRNGKey, input_shape: tuple[int, ...]) -> tuple[Params, Any]:
         """See `Block.init`; every leaf is stacked, [L, ...]."""
         keys = [jax.random.fold_in(key, i) for i in range(self.depth)]
@@ -141,6 +151,11 @@ def block_name(index: int) -> str:
     return f"block{index:02d}"
 
 
+def block_kind(block: Block) -> str:
+    """What a block is called: the class of it, or of the Flax module that it is made of."""
+    return getattr(block, "kind", type(block).__name__)
+
+
 def named_tensors(model: BlockwiseModel, params: dict[str, Params]) -> dict[str, jax.Array]:
     """Every weight tensor of a backbone by name, such as "block03/conv1"; stacks layer by layer.
 
@@ -194,8 +209,9 @@ def token_moments(x: jax.Array, weights: jax.Array | None = None) -> Moments:
 
 
 def axis_moments(x: jax.Array, axis: StatisticsAxis, weights: jax.Array | None = None) -> Moments:
-    """`channel_moments` or `token_moments`."""
-    return (token_moments if axis == "token" else channel_moments)(x, weights)
+    """`token_moments` if asked for and if `x` has tokens, f32[B, N, D]; else `channel_moments`."""
+    of_tokens = axis == "token" and x.ndim == 3
+    return (token_moments if of_tokens else channel_moments)(x, weights)
 
 
 def input_moments(block: Block, x: jax.Array, weights: jax.Array | None = None) -> Moments:

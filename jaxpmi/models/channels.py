@@ -6,6 +6,7 @@ convolutions of one block, or those of the residual stream. Where a shortcut wit
 appends channels, the stream goes on with the old ones, and the appended ones are a new group.
 """
 
+from collections.abc import Collection
 from typing import NamedTuple
 from typing import Protocol
 
@@ -14,6 +15,7 @@ import jax
 from jaxpmi.models.blockwise import Block
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Variables
+from jaxpmi.models.blockwise import block_kind
 from jaxpmi.models.blockwise import block_name
 from jaxpmi.types import Params
 
@@ -23,12 +25,19 @@ IMAGES = "images"  # the group of the network's input channels, of which none is
 class ChannelAxes(NamedTuple):
     """Which channels the layers of a block read and write."""
 
-    # Per entry of the block's params, which holds a convolution, a BatchNorm or one of each, the
-    # channels along the last axes of its arrays, by name: "in" and "out" are the block's input and
-    # output, other names its own. A convolution has two, first what it reads; what has only numbers
-    # per channel (BatchNorm, depthwise convolution) has one.
+    # Per layer, by its path in the block's params such as "conv1" or "body/bn", the channels along
+    # the last axes of its arrays, by name: "in" and "out" are the block's input and output, other
+    # names its own. A convolution has two, first what it reads; what has only numbers per channel
+    # (BatchNorm, depthwise convolution) has one.
     layers: dict[str, tuple[str, ...]]
     tied: bool  # input channel c is added to output channel c; outputs without an input are new
+
+
+class PrunableModule(Protocol):
+    """What an NNX module needs so that its filters can be removed once it is a block."""
+
+    def channel_axes(self) -> ChannelAxes:
+        """Names the channels of every convolution, linear map and BatchNorm."""
 
 
 class PrunableBlock(Protocol):
@@ -45,7 +54,7 @@ class Layer(NamedTuple):
     """The channels of one layer in terms of the whole network."""
 
     axes: tuple[tuple[str, ...], ...]  # per one of its last axes the groups along it, in order
-    has_filters: bool  # is or holds a convolution
+    has_filters: bool  # is a convolution
 
 
 class BlockLayout(NamedTuple):
@@ -84,36 +93,54 @@ def channel_layout(model: BlockwiseModel, variables: Variables) -> Layout:
         stream = groups["out"] = stream + groups["out"] if tied else groups["out"]
         sizes |= {f"{prefix}/{name}": size for name, size in new.items() if size}
         layers = {
-            key: Layer(tuple(groups[name] for name in names), bool(split_layer(params[key])[0]))
+            key: Layer(tuple(groups[name] for name in names), bool(split_layer(params, key)[0]))
             for key, names in axes.items()
         }
         blocks.append(BlockLayout(groups, layers))
     return Layout(sizes, blocks)
 
 
-def split_layer(params: Params) -> tuple[list[jax.Array], list[dict[str, jax.Array]]]:
-    """The convolution's arrays in an entry of a block's params, and its BatchNorms."""
+def layer_of(path: jax.tree_util.KeyPath, layers: Collection[str]) -> str | None:
+    """The layer, of those with these paths, that an array of a block belongs to."""
+    parts = _parts(path)
+    beginnings = ("/".join(parts[:length]) for length in range(1, len(parts) + 1))
+    return next((name for name in beginnings if name in layers), None)
 
-    def is_batch_norm(node):
-        return isinstance(node, dict) and set(node) == {"scale", "bias"}
 
-    parts = jax.tree.leaves(params, is_leaf=is_batch_norm)
-    batch_norms = [part for part in parts if is_batch_norm(part)]
-    return [part for part in parts if not is_batch_norm(part)], batch_norms
+def split_layer(params: Params, layer: str) -> tuple[list[jax.Array], list[jax.Array]]:
+    """A layer's arrays in a block's params: those of a convolution, and those of BatchNorms."""
+    arrays = {
+        tuple(_parts(path)): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        if layer_of(path, {layer})
+    }
+    norms = {path[:-1] for path in arrays if path[-1] == "scale"}
+    is_norm = {path: path[:-1] in norms for path in arrays}
+    return (
+        [leaf for path, leaf in arrays.items() if not is_norm[path]],
+        [leaf for path, leaf in arrays.items() if is_norm[path]],
+    )
+
+
+def _parts(path):
+    return jax.tree_util.keystr(path, simple=True, separator="/").split("/")
 
 
 def _channel_axes(block, name, params):
-    if not (hasattr(block, "channel_axes") and hasattr(block, "narrow")):
+    axes = block.channel_axes(params) if hasattr(block, "channel_axes") else None
+    if axes is None or not hasattr(block, "narrow"):
         raise ValueError(
-            f"{name} is a {type(block).__name__}, from which no filters can be removed; choose "
-            "a convolutional network, or give the block the methods of "
-            "jaxpmi.models.channels.PrunableBlock."
+            f"{name} is a {block_kind(block)}, from which no filters can be removed; choose a "
+            "convolutional network, or give the module channel_axes(), or a block of your own the "
+            "methods of jaxpmi.models.channels.PrunableBlock."
         )
-    axes = block.channel_axes(params)
-    if set(axes.layers) != set(params):
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    found = {layer_of(path, axes.layers) for path, _ in leaves}
+    if found != set(axes.layers):
+        paths = sorted("/".join(_parts(path)) for path, _ in leaves)
         raise ValueError(
-            f"{type(block).__name__}.channel_axes names {sorted(axes.layers)}, but the "
-            f"parameters of {name} are {sorted(params)}; name every one."
+            f"{block_kind(block)}.channel_axes names {sorted(axes.layers)}, but the parameters of "
+            f"{name} are {paths}; name every layer."
         )
     return axes
 
@@ -121,7 +148,7 @@ def _channel_axes(block, name, params):
 def _widths(axes, params):
     """Numbers of channels behind a block's names, read off its parameters."""
     widths = {}
-    for key, names in axes.items():
-        for leaf in jax.tree.leaves(params[key]):
-            widths |= dict(zip(reversed(names), reversed(leaf.shape), strict=False))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        names = axes[layer_of(path, axes)]
+        widths |= dict(zip(reversed(names), reversed(leaf.shape), strict=False))
     return widths

@@ -5,27 +5,29 @@ built of the same transformer blocks, stacked.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
-from typing import Literal
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
+from jaxpmi.flax_networks.nnx_block import NnxBlock
+from jaxpmi.flax_networks.nnx_model import NnxModel
+from jaxpmi.flax_networks.nnx_model import as_block
+from jaxpmi.flax_networks.nnx_model import as_model
+from jaxpmi.models import layers
 from jaxpmi.models.adapters import init_adapters
-from jaxpmi.models.adapters import with_adapters
 from jaxpmi.models.blockwise import Stack
 from jaxpmi.models.blockwise import StatisticsAxis
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_name
 from jaxpmi.models.blockwise import forward
-from jaxpmi.models.blockwise import init_variables
-from jaxpmi.models.layers import draw_normal
-from jaxpmi.models.vit import VisionTransformer
-from jaxpmi.models.vit import init_layer_norm
-from jaxpmi.models.vit import layer_norm
-from jaxpmi.models.vit import transformer_block
+from jaxpmi.models.layers import OneKey
+from jaxpmi.models.vit import Activation
+from jaxpmi.models.vit import transformer_blocks
 from jaxpmi.models.vit import vision_transformer
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
@@ -35,38 +37,101 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-class ClipAdapters(NamedTuple):
-    """All that continual learning trains of a CLIP: adapters of both towers, leaves [L, ...]."""
+class TextEmbedding(nnx.Module):
+    """A vector per token and one per position."""
 
-    image: Params
-    text: Params
+    def __init__(
+        self, key: PRNGKey, key_positions: PRNGKey, vocabulary: int, context: int, width: int
+    ):
+        self.tokens = nnx.Param(layers.draw_normal(key, (vocabulary, width), 0.02))
+        self.positions = nnx.Param(layers.draw_normal(key_positions, (context, width), 0.01))
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """i32[B, T] -> f32[B, T, width], T at most the context."""
+        return self.tokens[...][tokens] + self.positions[...][None, : tokens.shape[1]]
+
+
+class EndTokenHead(nnx.Module):
+    """LayerNorm of one token, and a projection."""
+
+    def __init__(self, width: int, features: int, *, rngs: nnx.Rngs):
+        self.norm = layers.layer_norm(width)
+        self.projection = layers.linear(rngs.params(), width, features, width**-0.5)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """f32[B, width] -> f32[B, features]."""
+        return self.projection(self.norm(x))
 
 
 @dataclasses.dataclass(frozen=True)
-class TextTransformer:
-    """The text tower: causal blocks on token ids, read at the end-of-text token."""
+class ClipSizes:
+    """All that a CLIP is made with.
 
-    vocabulary: int  # token ids are in [0, vocabulary)
-    context: int  # tokens of a text, padding included
+    Attributes:
+      image_size: pixels, of square RGB images.
+      patch_size: pixels, of square patches.
+      width: channels of the image tower.
+      depth: its blocks.
+      num_heads: of each of them.
+      features: of both towers, E.
+      vocabulary: token ids are in [0, vocabulary).
+      context: tokens of a text, padding included.
+      text_width: channels of the text tower.
+      text_depth: its blocks.
+      text_num_heads: of each of them.
+      end_token: id of the end-of-text token.
+      activation: of both towers' MLPs.
+      statistics_axis: per what the image tower keeps moments; token: as published.
+    """
+
+    image_size: int
+    patch_size: int
     width: int
-    stack: Stack
+    depth: int
+    num_heads: int
     features: int
-    end_token: int  # id of the end-of-text token
+    vocabulary: int
+    context: int
+    text_width: int
+    text_depth: int
+    text_num_heads: int
+    end_token: int
+    activation: Activation
+    statistics_axis: StatisticsAxis
+
+
+class TextTower(NamedTuple):
+    """The text tower: causal blocks on token ids, read at the end-of-text token; static.
+
+    Attributes:
+      embedding: token ids to vectors.
+      stack: the transformer blocks.
+      head: of the end-of-text token.
+    """
+
+    embedding: NnxBlock
+    stack: Stack
+    head: NnxBlock
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """Both towers, and the images they take.
+    """Both towers, and what they were made with.
 
     Attributes:
+      sizes: of both towers and of their inputs.
       image: the image tower.
       text: the text tower.
-      image_size: pixels, of square RGB images.
     """
 
-    image: VisionTransformer
-    text: TextTransformer
-    image_size: int
+    sizes: ClipSizes
+    image: NnxModel
+    text: TextTower
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, channels) of its images."""
+        return (self.sizes.image_size, self.sizes.image_size, 3)
 
 
 class ClipVariables(NamedTuple):
@@ -74,13 +139,20 @@ class ClipVariables(NamedTuple):
 
     Attributes:
       image: of the image tower.
-      text: of the text tower.
+      text: of the text tower, "embedding", "blocks" and "head".
       logit_scale: f32[], logarithm of the factor on cosines.
     """
 
     image: Variables
     text: Params
     logit_scale: jax.Array
+
+
+class ClipAdapters(NamedTuple):
+    """All that continual learning trains of a CLIP: adapters of both towers, leaves [L, ...]."""
+
+    image: Params
+    text: Params
 
 
 def clip(
@@ -97,26 +169,86 @@ def clip(
     text_depth: int = 12,
     text_num_heads: int = 8,
     end_token: int | None = None,
-    activation: Literal["quick_gelu", "gelu"] = "quick_gelu",
+    activation: Activation = "quick_gelu",
     statistics_axis: StatisticsAxis = "channel",
 ) -> Clip:
     """A CLIP of these sizes; `end_token` is the last of the vocabulary unless given."""
-    image = vision_transformer(
-        patch_size=patch_size,
-        width=width,
-        depth=depth,
-        num_heads=num_heads,
-        features=features,
-        activation=activation,
-        statistics_axis=statistics_axis,
-    )
-    block = transformer_block(
-        text_width, text_depth, text_num_heads, activation=activation, causal=True
-    )
     end_token = vocabulary - 1 if end_token is None else end_token
-    stack = Stack(block, text_depth)
-    text = TextTransformer(vocabulary, context, text_width, stack, features, end_token)
-    return Clip(image, text, image_size)
+    return _model(
+        ClipSizes(
+            image_size, patch_size, width, depth, num_heads, features, vocabulary, context,
+            text_width, text_depth, text_num_heads, end_token, activation, statistics_axis,
+        )
+    )  # fmt: skip
+
+
+def adapted(model: Clip) -> Clip:
+    """The same CLIP with adapters in every block of both towers; see `with_clip_adapters`."""
+    return _model(model.sizes, with_adapters=True)
+
+
+@functools.cache
+def _model(sizes, *, with_adapters=False):
+    """Its towers as blocks; nothing is computed."""
+    models = []
+
+    def towers(key):
+        image, text, variables = _towers(sizes, key, with_adapters=with_adapters)
+        models.append(Clip(sizes, image, text))
+        return variables
+
+    jax.eval_shape(towers, jax.random.key(0))
+    return models[0]
+
+
+def _towers(sizes, key, *, with_adapters=False):
+    """Both towers as blocks, and their initial variables."""
+    key_image, key_text = jax.random.split(key)
+    image_shape = (sizes.image_size, sizes.image_size, 3)
+    module = vision_transformer(
+        image_shape,
+        patch_size=sizes.patch_size,
+        width=sizes.width,
+        depth=sizes.depth,
+        num_heads=sizes.num_heads,
+        features=sizes.features,
+        activation=sizes.activation,
+        statistics_axis=sizes.statistics_axis,
+        with_adapters=with_adapters,
+        rngs=nnx.Rngs(params=key_image),
+    )
+    image, image_variables, _ = as_model(
+        module,
+        blocks=module.blocks,
+        image_shape=image_shape,
+        statistics_of=module.statistics_of,
+        statistics_axis=module.statistics_axis,
+    )
+    text, params = _text_tower(sizes, key_text, with_adapters)
+    return image, text, ClipVariables(image_variables, params, jnp.asarray(math.log(1 / 0.07), jnp.float32))
+
+
+def _text_tower(sizes, key, with_adapters):
+    """Its blocks and their parameters; it keeps no moments, for no text is inverted."""
+    keys = jax.random.split(key, 4)
+    width = sizes.text_width
+    blocks = transformer_blocks(
+        width,
+        sizes.text_depth,
+        sizes.text_num_heads,
+        activation=sizes.activation,
+        causal=True,
+        with_adapters=with_adapters,
+        rngs=OneKey(keys[2]),
+    )
+    parts = {
+        "embedding": TextEmbedding(keys[0], keys[1], sizes.vocabulary, sizes.context, width),
+        "blocks": blocks,
+        "head": EndTokenHead(width, sizes.features, rngs=OneKey(keys[3])),
+    }
+    made = {name: as_block(part) for name, part in parts.items()}
+    tower = TextTower(*(block for block, _ in made.values()))
+    return tower, {name: params for name, (_, params) in made.items()}
 
 
 def clip_vit_b32() -> Clip:
@@ -172,19 +304,8 @@ CLIP_MODELS: dict[str, Callable[[], Clip]] = {
 
 def init_clip(model: Clip, key: PRNGKey) -> ClipVariables:
     """Random weights, as CLIP was initialised; cosines start with a factor of 1 / 0.07."""
-    key_image, key_text = jax.random.split(key)
-    image = init_variables(model.image, key_image, (model.image_size, model.image_size, 3))
-    tower = model.text
-    keys = jax.random.split(key_text, 4)
-    blocks, _ = tower.stack.init(keys[2], (tower.context, tower.width))
-    text = {
-        "tokens": draw_normal(keys[0], (tower.vocabulary, tower.width), 0.02),
-        "positions": draw_normal(keys[1], (tower.context, tower.width), 0.01),
-        "blocks": blocks,
-        "norm": init_layer_norm(tower.width),
-        "projection": draw_normal(keys[3], (tower.width, tower.features), tower.width**-0.5),
-    }
-    return ClipVariables(image, text, jnp.asarray(math.log(1 / 0.07), jnp.float32))
+    *_, variables = _towers(model.sizes, key)
+    return variables
 
 
 def init_clip_adapters(
@@ -192,26 +313,31 @@ def init_clip_adapters(
 ) -> ClipAdapters:
     """Adapters for every block of both towers that change nothing yet; see `init_adapters`."""
     key_image, key_text = jax.random.split(key)
-    options = {"num_experts": num_experts, "rank": rank}
-    stack = model.image.blocks[_image_stack(model)]
-    width = model.image.blocks[0].width
-    image = init_adapters(key_image, stack.depth, width, **options)
-    text = init_adapters(key_text, model.text.stack.depth, model.text.width, **options)
-    return ClipAdapters(image, text)
+    options, sizes = {"num_experts": num_experts, "rank": rank}, model.sizes
+    return ClipAdapters(
+        init_adapters(key_image, sizes.depth, sizes.width, **options),
+        init_adapters(key_text, sizes.text_depth, sizes.text_width, **options),
+    )
 
 
 def with_clip_adapters(
-    model: Clip, variables: ClipVariables, adapters: ClipAdapters | None
+    model: Clip, variables: ClipVariables, adapters: ClipAdapters
 ) -> ClipVariables:
-    """A CLIP with these adapters instead of any it has; the rest is shared, not copied."""
-    image, text = adapters if adapters is not None else (None, None)
+    """The variables of `adapted(model)`: these adapters beside the rest, which is not copied."""
     name = block_name(_image_stack(model))
     params = dict(variables.image.params)
-    params[name] = with_adapters(params[name], image)
+    params[name] = {**params[name], **adapters.image}
     return variables._replace(
         image=variables.image._replace(params=params),
-        text={**variables.text, "blocks": with_adapters(variables.text["blocks"], text)},
+        text={**variables.text, "blocks": {**variables.text["blocks"], **adapters.text}},
     )
+
+
+def with_unit_features(model: NnxModel) -> NnxModel:
+    """The same blocks, whose features have length 1; they take the same variables."""
+    *blocks, head = model.blocks
+    head = dataclasses.replace(head, after=(*head.after, normalise_features))
+    return dataclasses.replace(model, blocks=(*blocks, head))
 
 
 def _image_stack(model):
@@ -241,17 +367,17 @@ def encode_text(
 
     Read at the first end-of-text token, which every row must have.
     """
-    text, tower = variables.text, model.text
-    if tokens.ndim != 2 or tokens.shape[1] > tower.context:
+    text, tower, context = variables.text, model.text, model.sizes.context
+    if tokens.ndim != 2 or tokens.shape[1] > context:
         raise ValueError(
-            f"tokens have shape {tokens.shape}; expected (B, T) with T at most {tower.context}, "
-            "the context of this model."
+            f"tokens have shape {tokens.shape}; expected (B, T) with T at most {context}, the "
+            "context of this model."
         )
-    x = text["tokens"][tokens] + text["positions"][None, : tokens.shape[1]]
-    x, _, _ = tower.stack.trace(text["blocks"], (), x, train=False, key=key)
-    end = jnp.argmax(tokens == tower.end_token, axis=1)
+    x, _ = tower.embedding.apply(text["embedding"], {}, tokens)
+    x, _, _ = tower.stack.trace(text["blocks"], {}, x, train=False, key=key)
+    end = jnp.argmax(tokens == model.sizes.end_token, axis=1)
     last = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
-    return layer_norm(text["norm"], last) @ text["projection"]
+    return tower.head.apply(text["head"], {}, last)[0]
 
 
 def normalise_features(features: jax.Array) -> jax.Array:

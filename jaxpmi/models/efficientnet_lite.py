@@ -1,15 +1,15 @@
-"""EfficientNet-Lite0 as a chain of blocks: the EfficientNet without attention, and with ReLU6.
+"""EfficientNet-Lite0 as a Flax module: the EfficientNet without attention, and with ReLU6.
 
 Reference: the EfficientNet-lite README and `efficientnet_lite_builder.py` of tensorflow/tpu, and
 EfficientNet (Tan and Le, 2019). Convolutions are padded as TensorFlow's "SAME".
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from jaxpmi.models import layers
+from jaxpmi.models.backbone import Backbone
 from jaxpmi.models.channels import ChannelAxes
 from jaxpmi.types import Moments
 
@@ -28,167 +28,131 @@ _STAGES = (
 _WIDTH, _FEATURES = 32, 1280
 
 
-@dataclasses.dataclass(frozen=True)
-class Stem:
+class Stem(nnx.Module):
     """conv3x3 of stride 2 - BN - ReLU6."""
 
-    channels: int
+    def __init__(self, in_channels: int, channels: int, *, rngs: nnx.Rngs):
+        self.conv = layers.conv(rngs.params(), in_channels, channels, stride=2, padding="SAME")
+        self.bn = _batch_norm(channels)
 
-    def init(self, key, input_shape):
-        """See `Block.init`."""
-        kernel = layers.init_conv(key, 3, input_shape[-1], self.channels)
-        params, running = layers.init_batch_norm(self.channels)
-        return {"conv": kernel, "bn": params}, {"bn": running}
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """f32[B, H, W, in] -> f32[B, H / 2, W / 2, channels]."""
+        return _relu6(self.bn(self.conv(x)))
 
-    def apply(self, params, batch_stats, x, *, train=False):
-        """See `Block.apply`."""
-        x = layers.conv(x, params["conv"], 2, "same")
-        x, moments = _batch_norm(params["bn"], batch_stats["bn"], x, train)
-        return _relu6(x), {"bn": moments}
-
-    def channel_axes(self, params):
-        """See `PrunableBlock.channel_axes`."""
-        del params
+    def channel_axes(self) -> ChannelAxes:
+        """See `PrunableModule`."""
         return ChannelAxes({"conv": ("in", "out"), "bn": ("out",)}, tied=False)
 
-    def narrow(self, widths):
-        """See `PrunableBlock.narrow`."""
-        return dataclasses.replace(self, channels=widths["out"])
-
-    def propagate(self, params, moments):
+    def propagate(self, moments: Moments | None) -> Moments:
         """Output moments without data: of a clipped Gaussian (`None`: before the ReLU6)."""
-        normalised = _normalised_moments(params["bn"])
+        normalised = layers.normalised_moments(self.bn)
         return normalised if moments is None else layers.clipped_moments(normalised, 6.0)
 
 
-@dataclasses.dataclass(frozen=True)
-class InvertedResidual:
+class InvertedResidual(nnx.Module):
     """conv1x1 - BN - ReLU6 - depthwise conv - BN - ReLU6 - conv1x1 - BN (+ input): MBConv.
 
-    Parameters and moments are those of three layers, "expand", "depthwise" and "project", each
-    with a "conv" and a "bn".
+    A 1x1 convolution is a linear map of every pixel. Without an expansion there is no first one;
+    with `residual` the input is added, which has the output's shape.
     """
 
-    hidden: int  # channels of the depthwise convolution
-    channels: int  # of the output
-    size: int = 3  # of the depthwise kernel
-    stride: int = 1
-    expand: bool = True  # False: no first conv1x1, the input has the hidden channels
-    residual: bool = False  # the input is added; it has the output's shape
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        *,
+        size: int = 3,
+        stride: int = 1,
+        expansion: int = 6,
+        residual: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        """Takes the channels, size and stride of the depthwise kernel, and its expansion."""
+        key1, key2, key3 = jax.random.split(rngs.params(), 3)
+        hidden = expansion * in_channels
+        self.expand = _pointwise(key1, in_channels, hidden) if expansion > 1 else None
+        self.expand_bn = _batch_norm(hidden) if expansion > 1 else None
+        self.depthwise = layers.depthwise_conv(key2, hidden, size=size, stride=stride)
+        self.depthwise_bn = _batch_norm(hidden)
+        self.project = _pointwise(key3, hidden, channels)
+        self.project_bn = _batch_norm(channels)
+        self.residual = residual
 
-    def init(self, key, input_shape):
-        """See `Block.init`."""
-        key1, key2, key3 = jax.random.split(key, 3)
-        kernels = {
-            "expand": layers.init_pointwise_conv(key1, input_shape[-1], self.hidden),
-            "depthwise": layers.init_depthwise_conv(key2, self.size, self.hidden),
-            "project": layers.init_pointwise_conv(key3, self.hidden, self.channels),
-        }
-        if not self.expand:
-            del kernels["expand"]
-        params, batch_stats = {}, {}
-        for name, kernel in kernels.items():
-            norm, batch_stats[name] = layers.init_batch_norm(kernel.shape[-1])
-            params[name] = {"conv": kernel, "bn": norm}
-        return params, batch_stats
-
-    def apply(self, params, batch_stats, x, *, train=False):
-        """See `Block.apply`."""
-        moments = {}
-
-        def batch_norm(name, x):
-            norm = params[name]["bn"]
-            x, moments[name] = _batch_norm(norm, batch_stats[name], x, train)
-            return x
-
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """f32[B, H, W, in] -> f32[B, H / stride, W / stride, channels]."""
         y = x
-        if self.expand:
-            y = _relu6(batch_norm("expand", y @ params["expand"]["conv"]))
-        y = layers.depthwise_conv(y, params["depthwise"]["conv"], self.stride)
-        y = _relu6(batch_norm("depthwise", y))
-        y = batch_norm("project", y @ params["project"]["conv"])
-        return (x + y if self.residual else y), moments
+        if self.expand is not None:
+            y = _relu6(self.expand_bn(self.expand(y)))
+        y = _relu6(self.depthwise_bn(self.depthwise(y)))
+        y = self.project_bn(self.project(y))
+        return x + y if self.residual else y
 
-    def channel_axes(self, params):
-        """See `PrunableBlock.channel_axes`; without a first conv1x1 the input is the hidden one."""
-        hidden = "hidden" if self.expand else "in"
-        axes = {"expand": ("in", hidden), "depthwise": (hidden,), "project": (hidden, "out")}
-        return ChannelAxes({name: axes[name] for name in params}, tied=self.residual)
+    def channel_axes(self) -> ChannelAxes:
+        """See `PrunableModule`; without a first conv1x1 the input is the hidden one."""
+        hidden, axes = "in", {}
+        if self.expand is not None:
+            hidden, axes = "hidden", {"expand": ("in", "hidden"), "expand_bn": ("hidden",)}
+        axes |= {"depthwise": (hidden,), "depthwise_bn": (hidden,)}
+        axes |= {"project": (hidden, "out"), "project_bn": ("out",)}
+        return ChannelAxes(axes, tied=self.residual)
 
-    def narrow(self, widths):
-        """See `PrunableBlock.narrow`."""
-        hidden = widths["hidden" if self.expand else "in"]
-        return dataclasses.replace(self, hidden=hidden, channels=widths["out"])
-
-    def propagate(self, params, moments):
+    def propagate(self, moments: Moments | None) -> Moments:
         """Output moments without data: last BatchNorm plus input (`None`: the former alone)."""
-        last = _normalised_moments(params["project"]["bn"])
+        last = layers.normalised_moments(self.project_bn)
         if moments is None or not self.residual:
             return last
         return Moments(last.mean + moments.mean, last.var + moments.var)
 
 
-@dataclasses.dataclass(frozen=True)
-class PooledConv:
-    """conv1x1 - BN - ReLU6 - global average pooling: f32[B, channels]."""
+class PooledConv(nnx.Module):
+    """conv1x1 - BN - ReLU6 - global average pooling."""
 
-    channels: int
+    def __init__(self, in_channels: int, channels: int, *, rngs: nnx.Rngs):
+        self.conv = _pointwise(rngs.params(), in_channels, channels)
+        self.bn = _batch_norm(channels)
 
-    def init(self, key, input_shape):
-        """See `Block.init`."""
-        kernel = layers.init_pointwise_conv(key, input_shape[-1], self.channels)
-        params, running = layers.init_batch_norm(self.channels)
-        return {"conv": kernel, "bn": params}, {"bn": running}
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """f32[B, H, W, in] -> f32[B, channels]."""
+        return _relu6(self.bn(self.conv(x))).mean((1, 2))
 
-    def apply(self, params, batch_stats, x, *, train=False):
-        """See `Block.apply`."""
-        x, moments = _batch_norm(params["bn"], batch_stats["bn"], x @ params["conv"], train)
-        return _relu6(x).mean((1, 2)), {"bn": moments}
-
-    def channel_axes(self, params):
-        """See `PrunableBlock.channel_axes`."""
-        del params
+    def channel_axes(self) -> ChannelAxes:
+        """See `PrunableModule`."""
         return ChannelAxes({"conv": ("in", "out"), "bn": ("out",)}, tied=False)
 
-    def narrow(self, widths):
-        """See `PrunableBlock.narrow`."""
-        return dataclasses.replace(self, channels=widths["out"])
 
-
-@dataclasses.dataclass(frozen=True)
-class EfficientNetLite:
-    """A stem, inverted residuals and a pooled convolution; see `efficientnet_lite0`."""
-
-    blocks: tuple
-
-
-def efficientnet_lite0(width: int = 32) -> EfficientNetLite:
+def efficientnet_lite0(
+    image_shape: tuple[int, int, int], width: int = 32, *, rngs: nnx.Rngs
+) -> Backbone:
     """EfficientNet-Lite0: 18 blocks, 49 BatchNorms, feature 40 x `width`.
 
     Args:
+      image_shape: (H, W, channels).
       width: channels of the stem. The others are scaled with it, to multiples of 8 as by the
         width multiplier of EfficientNet.
+      rngs: for the initial weights.
     """
     if width < 1:
         raise ValueError(f"efficientnet_lite0 needs width >= 1, got {width=}.")
     multiplier = width / _WIDTH
-    blocks, in_channels = [Stem(width)], width
+    blocks, in_channels = [Stem(image_shape[-1], width, rngs=rngs)], width
     for count, size, first_stride, expansion, channels in _STAGES:
         channels = _round_channels(multiplier * channels)
         for i in range(count):
             stride = first_stride if i == 0 else 1
             blocks.append(
                 InvertedResidual(
-                    hidden=expansion * in_channels,
-                    channels=channels,
+                    in_channels,
+                    channels,
                     size=size,
                     stride=stride,
-                    expand=expansion > 1,
+                    expansion=expansion,
                     residual=stride == 1 and channels == in_channels,
+                    rngs=rngs,
                 )
             )
             in_channels = channels
-    return EfficientNetLite((*blocks, PooledConv(_round_channels(multiplier * _FEATURES))))
+    features = _round_channels(multiplier * _FEATURES)
+    return Backbone(*blocks, PooledConv(in_channels, features, rngs=rngs))
 
 
 def _round_channels(channels):
@@ -197,14 +161,14 @@ def _round_channels(channels):
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
-def _batch_norm(params, running, x, train):
-    return layers.batch_norm(params, running, x, train=train, epsilon=BATCH_NORM_EPSILON)
+def _pointwise(key, in_channels, channels):
+    """He-normal by fan-out."""
+    return layers.linear(key, in_channels, channels, (2.0 / channels) ** 0.5)
+
+
+def _batch_norm(channels):
+    return layers.batch_norm(channels, epsilon=BATCH_NORM_EPSILON)
 
 
 def _relu6(x):
     return jnp.clip(x, 0.0, 6.0)
-
-
-def _normalised_moments(params):
-    """Moments after a BatchNorm."""
-    return Moments(params["bias"], jnp.square(params["scale"]))

@@ -5,75 +5,69 @@ joined by what went down at its size, as in a U-Net. There is no normalisation, 
 the network does is in its parameters; see `plain_cnn`.
 """
 
-import dataclasses
-import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
-from jaxpmi.models import layers
-from jaxpmi.models.blockwise import Block
-from jaxpmi.models.blockwise import output_shape
+from jaxpmi.models.backbone import Backbone
+from jaxpmi.models.layers import OneKey
 from jaxpmi.models.plain_cnn import ConvBlock
-from jaxpmi.models.plain_cnn import with_bias
+from jaxpmi.models.plain_cnn import Relu
 
 
-@dataclasses.dataclass(frozen=True)
-class PixelConv(ConvBlock):
-    """`ConvBlock` with He-normal weights for its fan-in, which a join has more of than outputs."""
-
-    def init(self, key, input_shape):
-        """See `Block.init`."""
-        shape = (3, 3, input_shape[-1], self.channels)
-        return with_bias(layers.draw_normal(key, shape, (2.0 / math.prod(shape[:-1])) ** 0.5))
+def pixel_conv(in_channels: int, channels: int, *, stride: int = 1, rngs: nnx.Rngs) -> ConvBlock:
+    """A `ConvBlock`, He-normal by fan-in, which a join has more of than outputs."""
+    std = (2.0 / (9 * in_channels)) ** 0.5
+    return ConvBlock(in_channels, channels, stride=stride, std=std, rngs=rngs)
 
 
-@dataclasses.dataclass(frozen=True)
-class SkipBlock:
-    """`inner` blocks, enlarged to the input's size and joined with it - conv3x3 - ReLU."""
+class SkipBlock(nnx.Module):
+    """`inner` modules, enlarged to the input's size and joined with it - conv3x3 - ReLU."""
 
-    inner: tuple[Block, ...]
-    channels: int
+    def __init__(
+        self,
+        in_channels: int,
+        inner: tuple[Callable[..., nnx.Module], ...],
+        inner_channels: int,
+        channels: int,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        """Makes every inner module by `make(rngs=...)`; the last has `inner_channels`."""
+        key_join, *keys = jax.random.split(rngs.params(), len(inner) + 1)
+        self.inner = nnx.List(
+            [make(rngs=OneKey(key)) for make, key in zip(inner, keys, strict=True)]
+        )
+        self.join = pixel_conv(in_channels + inner_channels, channels, rngs=OneKey(key_join))
 
-    def init(self, key, input_shape):
-        """See `Block.init`; parameters and moments are lists, those of the join at the end."""
-        keys = jax.random.split(key, len(self.inner) + 1)
-        shape, parts = tuple(input_shape), []
-        for block, key_block in zip(self.inner, keys[1:], strict=True):
-            parts.append(block.init(key_block, shape))
-            shape = output_shape(block, *parts[-1], shape)
-        joined = (*input_shape[:2], input_shape[2] + shape[-1])
-        parts.append(self._join.init(keys[0], joined))
-        params, moments = zip(*parts, strict=True)
-        return list(params), list(moments)
-
-    def apply(self, params, batch_stats, x, *, train=False):
-        """See `Block.apply`."""
-        inner, moments = x, []
-        for block, own, kept in zip(self.inner, params, batch_stats, strict=False):
-            inner, seen = block.apply(own, kept, inner, train=train)
-            moments.append(seen)
-        joined = jnp.concatenate([x, _enlarge(inner, x.shape[1:3])], axis=-1)
-        out, seen = self._join.apply(params[-1], batch_stats[-1], joined, train=train)
-        return out, [*moments, seen]
-
-    @property
-    def _join(self):
-        return PixelConv(self.channels, stride=1)
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """f32[B, H, W, in] -> f32[B, H, W, channels]."""
+        inner = x
+        for module in self.inner:
+            inner = module(inner)
+        return self.join(jnp.concatenate([x, _enlarge(inner, x.shape[1:3])], axis=-1))
 
 
-@dataclasses.dataclass(frozen=True)
-class EncoderDecoder:
-    """A `PixelConv` and a `SkipBlock` around another one; the last output is f32[B, H, W, D]."""
-
-    blocks: tuple[Block, ...]
-
-
-def encoder_decoder(width: int = 16) -> EncoderDecoder:
+def encoder_decoder(
+    image_shape: tuple[int, int, int], width: int = 16, *, rngs: nnx.Rngs
+) -> Backbone:
     """Channels `width`, 2 x `width` at half the size, 4 x `width` at a quarter; D = `width`."""
-    deep = (PixelConv(4 * width), PixelConv(4 * width, stride=1))
-    middle = (PixelConv(2 * width), SkipBlock(deep, 2 * width))
-    return EncoderDecoder((PixelConv(width, stride=1), SkipBlock(middle, width)))
+
+    def deep(*, rngs):
+        parts = (
+            lambda rngs: pixel_conv(2 * width, 4 * width, stride=2, rngs=rngs),
+            lambda rngs: pixel_conv(4 * width, 4 * width, rngs=rngs),
+        )
+        return SkipBlock(2 * width, parts, 4 * width, 2 * width, rngs=rngs)
+
+    parts = (lambda rngs: pixel_conv(width, 2 * width, stride=2, rngs=rngs), deep)
+    return Backbone(
+        pixel_conv(image_shape[-1], width, rngs=rngs),
+        SkipBlock(width, parts, 2 * width, width, rngs=rngs),
+        statistics_of=(Relu,),
+    )
 
 
 def _enlarge(x: jax.Array, size: tuple[int, int]) -> jax.Array:

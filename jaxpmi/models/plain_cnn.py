@@ -4,72 +4,66 @@ Nothing in it adapts to the batch but its weights, so that all that it does is i
 The moments that it keeps are those of what goes into every ReLU.
 """
 
-import dataclasses
-
 import jax
-import jax.numpy as jnp
+from flax import nnx
 
 from jaxpmi.models import layers
-from jaxpmi.models.blockwise import channel_moments
-from jaxpmi.types import Moments
-from jaxpmi.types import Params
+from jaxpmi.models.backbone import Backbone
 
 
-@dataclasses.dataclass(frozen=True)
-class ConvBlock:
-    """conv3x3 with bias - ReLU."""
+class Relu(nnx.Module):
+    """max(x, 0), as a layer, so that the moments of its input can be kept."""
 
-    channels: int
-    stride: int = 2
-
-    def init(self, key, input_shape):
-        """See `Block.init`."""
-        kernel = layers.init_conv(key, 3, input_shape[-1], self.channels)
-        return with_bias(kernel)
-
-    def apply(self, params, batch_stats, x, *, train=False):
-        """See `Block.apply`."""
-        del batch_stats, train
-        return _activate(params, layers.conv(x, params["kernel"], self.stride))
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """f32[...] -> f32[...]."""
+        return nnx.relu(x)
 
 
-@dataclasses.dataclass(frozen=True)
-class DenseBlock:
-    """Flatten - dense with bias - ReLU: f32[B, H, W, C] -> f32[B, features]."""
+class ConvBlock(nnx.Module):
+    """conv3x3 with bias - ReLU; `std` is that of the kernel, He-normal by fan-out unless given."""
 
-    features: int
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        *,
+        stride: int = 2,
+        std: float | None = None,
+        rngs: nnx.Rngs,
+    ):
+        self.conv = layers.conv(
+            rngs.params(), in_channels, channels, stride=stride, use_bias=True, std=std
+        )
+        self.relu = Relu()
 
-    def init(self, key, input_shape):
-        """See `Block.init`."""
-        height, width, channels = input_shape
-        size = height * width * channels
-        return with_bias(layers.draw_normal(key, (size, self.features), (2.0 / size) ** 0.5))
-
-    def apply(self, params, batch_stats, x, *, train=False):
-        """See `Block.apply`."""
-        del batch_stats, train
-        return _activate(params, x.reshape(x.shape[0], -1) @ params["kernel"])
-
-
-@dataclasses.dataclass(frozen=True)
-class PlainCnn:
-    """Two `ConvBlock`s and a `DenseBlock`."""
-
-    blocks: tuple
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """f32[B, H, W, in] -> f32[B, H / stride, W / stride, channels]."""
+        return self.relu(self.conv(x))
 
 
-def plain_cnn(width: int = 16) -> PlainCnn:
+class DenseBlock(nnx.Module):
+    """Flatten - dense with bias - ReLU."""
+
+    def __init__(self, size: int, features: int, *, rngs: nnx.Rngs):
+        self.dense = layers.linear(
+            rngs.params(), size, features, (2.0 / size) ** 0.5, use_bias=True
+        )
+        self.relu = Relu()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """f32[B, H, W, C] with H W C = size -> f32[B, features]."""
+        return self.relu(self.dense(x.reshape(x.shape[0], -1)))
+
+
+def plain_cnn(
+    image_shape: tuple[int, int, int], width: int = 16, *, rngs: nnx.Rngs
+) -> Backbone:
     """Channels `width` and 2 x `width`, feature 4 x `width`."""
-    return PlainCnn((ConvBlock(width), ConvBlock(2 * width), DenseBlock(4 * width)))
-
-
-def with_bias(kernel: jax.Array) -> tuple[Params, Moments]:
-    """A kernel f32[..., C] with a bias of zeros, and the moments of a standard Gaussian."""
-    channels = kernel.shape[-1]
-    standard = Moments(jnp.zeros(channels), jnp.ones(channels))
-    return {"kernel": kernel, "bias": jnp.zeros(channels)}, standard
-
-
-def _activate(params, x):
-    x = x + params["bias"].reshape((1,) * (x.ndim - 1) + (-1,))
-    return jax.nn.relu(x), channel_moments(x)
+    height, width_pixels, channels = image_shape
+    size = 2 * width * -(-height // 4) * -(-width_pixels // 4)
+    return Backbone(
+        ConvBlock(channels, width, rngs=rngs),
+        ConvBlock(width, 2 * width, rngs=rngs),
+        DenseBlock(size, 4 * width, rngs=rngs),
+        statistics_of=(Relu,),
+    )

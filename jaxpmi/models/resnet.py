@@ -1,177 +1,138 @@
-"""CIFAR-style ResNets as chains of blocks: ResNet-32 (iCaRL family), ResNet-18/34, pre-activation.
+"""CIFAR-style ResNets as Flax modules: ResNet-32 (iCaRL family), ResNet-18/34, pre-activation.
 
 ResNet-32 follows the PMI paper's code: no ReLU after a residual sum, parameter-free shortcuts
 (every second row and column, channels doubled by zeros), global average pooling in the last block.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from jaxpmi.models import layers
+from jaxpmi.models.backbone import Backbone
 from jaxpmi.models.channels import ChannelAxes
 from jaxpmi.types import Moments
 
 
-@dataclasses.dataclass(frozen=True)
-class Stem:
+class Stem(nnx.Module):
     """conv3x3 - BN - ReLU; with `activation=False` the convolution alone (pre-activation nets)."""
 
-    channels: int
-    activation: bool = True
+    def __init__(
+        self, in_channels: int, channels: int, *, activation: bool = True, rngs: nnx.Rngs
+    ):
+        self.conv = layers.conv(rngs.params(), in_channels, channels)
+        self.bn = layers.batch_norm(channels) if activation else None
 
-    def init(self, key, input_shape):
-        """See `Block.init`."""
-        params = {"conv": layers.init_conv(key, 3, input_shape[-1], self.channels)}
-        if not self.activation:
-            return params, {}
-        params["bn"], running = layers.init_batch_norm(self.channels)
-        return params, {"bn": running}
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """f32[B, H, W, in] -> f32[B, H, W, channels]."""
+        x = self.conv(x)
+        return x if self.bn is None else nnx.relu(self.bn(x))
 
-    def apply(self, params, batch_stats, x, *, train=False):
-        """See `Block.apply`."""
-        x = layers.conv(x, params["conv"])
-        if not self.activation:
-            return x, {}
-        x, moments = layers.batch_norm(params["bn"], batch_stats["bn"], x, train=train)
-        return jax.nn.relu(x), {"bn": moments}
+    def channel_axes(self) -> ChannelAxes:
+        """See `PrunableModule`."""
+        norm = {} if self.bn is None else {"bn": ("out",)}
+        return ChannelAxes({"conv": ("in", "out"), **norm}, tied=False)
 
-    def channel_axes(self, params):
-        """See `PrunableBlock.channel_axes`."""
-        axes = {"conv": ("in", "out"), "bn": ("out",)}
-        return ChannelAxes({name: axes[name] for name in params}, tied=False)
-
-    def narrow(self, widths):
-        """See `PrunableBlock.narrow`."""
-        return dataclasses.replace(self, channels=widths["out"])
-
-    def propagate(self, params, moments):
+    def propagate(self, moments: Moments | None) -> Moments:
         """Output moments without data: of a rectified Gaussian (`None`: before the ReLU)."""
-        normalised = Moments(params["bn"]["bias"], jnp.square(params["bn"]["scale"]))
+        normalised = layers.normalised_moments(self.bn)
         return normalised if moments is None else layers.clipped_moments(normalised)
 
 
-@dataclasses.dataclass(frozen=True)
-class ResidualBlock:
-    """conv3x3 - BN - ReLU - conv3x3 - BN + shortcut."""
+class ResidualBlock(nnx.Module):
+    """conv3x3 - BN - ReLU - conv3x3 - BN + shortcut.
 
-    channels: int
-    stride: int = 1
-    projection: bool = False  # 1x1 conv + BN on the shortcut where the shape changes
-    final_relu: bool = False  # ReLU after the sum
-    pool: bool = False  # global average pooling after the block: f32[B, channels]
-    hidden_channels: int | None = None  # between the convolutions; None: as many as `channels`
+    With `projection`, the shortcut is a 1x1 convolution and BN where the shape changes; with
+    `final_relu`, a ReLU follows the sum; with `pool`, global average pooling does: f32[B, channels].
+    """
 
-    def init(self, key, input_shape):
-        """See `Block.init`."""
-        key1, key2, key3 = jax.random.split(key, 3)
-        in_channels, hidden = input_shape[-1], self.hidden_channels or self.channels
-        params = {
-            "conv1": layers.init_conv(key1, 3, in_channels, hidden),
-            "conv2": layers.init_conv(key2, 3, hidden, self.channels),
-        }
-        batch_stats = {}
-        params["bn1"], batch_stats["bn1"] = layers.init_batch_norm(hidden)
-        params["bn2"], batch_stats["bn2"] = layers.init_batch_norm(self.channels, scale=0.0)
-        if self.projection and (self.stride != 1 or in_channels != self.channels):
-            params["conv3"] = layers.init_conv(key3, 1, in_channels, self.channels)
-            params["bn3"], batch_stats["bn3"] = layers.init_batch_norm(self.channels)
-        return params, batch_stats
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        *,
+        stride: int = 1,
+        projection: bool = False,
+        final_relu: bool = False,
+        pool: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        key1, key2, key3 = jax.random.split(rngs.params(), 3)
+        self.conv1 = layers.conv(key1, in_channels, channels, stride=stride)
+        self.bn1 = layers.batch_norm(channels)
+        self.conv2 = layers.conv(key2, channels, channels)
+        self.bn2 = layers.batch_norm(channels, scale=0.0)
+        projection = projection and (stride != 1 or in_channels != channels)
+        self.conv3 = _shortcut(key3, in_channels, channels, stride) if projection else None
+        self.bn3 = layers.batch_norm(channels) if projection else None
+        self.final_relu, self.pool = final_relu, pool
 
-    def apply(self, params, batch_stats, x, *, train=False):
-        """See `Block.apply`."""
-        moments = {}
-
-        def batch_norm(name, x):
-            x, moments[name] = layers.batch_norm(params[name], batch_stats[name], x, train=train)
-            return x
-
-        y = jax.nn.relu(batch_norm("bn1", layers.conv(x, params["conv1"], self.stride)))
-        y = batch_norm("bn2", layers.conv(y, params["conv2"]))
-        if "conv3" in params:
-            x = batch_norm("bn3", layers.conv(x, params["conv3"], self.stride))
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """f32[B, H, W, in] -> f32[B, H / stride, W / stride, channels], or f32[B, channels]."""
+        y = nnx.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        if self.conv3 is not None:
+            x = self.bn3(self.conv3(x))
         y = y + _identity_shortcut(x, y.shape)
         if self.final_relu:
-            y = jax.nn.relu(y)
-        return (y.mean((1, 2)) if self.pool else y), moments
+            y = nnx.relu(y)
+        return y.mean((1, 2)) if self.pool else y
 
-    def channel_axes(self, params):
-        """See `PrunableBlock.channel_axes`."""
-        return _residual_axes(params, bn1="hidden", bn2="out", bn3="out")
+    def channel_axes(self) -> ChannelAxes:
+        """See `PrunableModule`."""
+        return _residual_axes(self, bn1="hidden", bn2="out", bn3="out")
 
-    def narrow(self, widths):
-        """See `PrunableBlock.narrow`."""
-        return _narrow(self, widths)
-
-    def propagate(self, params, moments):
+    def propagate(self, moments: Moments | None) -> Moments:
         """Output moments without data: shortcut plus last BatchNorm (`None`: the latter alone)."""
-        mean, var = params["bn2"]["bias"], jnp.square(params["bn2"]["scale"])
+        mean, var = layers.normalised_moments(self.bn2)
         if moments is None:
             return Moments(mean, var)
-        if "bn3" in params:
-            return Moments(mean + params["bn3"]["bias"], var + jnp.square(params["bn3"]["scale"]))
-        padding = (0, self.channels - moments.mean.shape[0])  # the appended zero channels
+        if self.bn3 is not None:
+            shortcut = layers.normalised_moments(self.bn3)
+            return Moments(mean + shortcut.mean, var + shortcut.var)
+        padding = (0, mean.shape[0] - moments.mean.shape[0])  # the appended zero channels
         return Moments(mean + jnp.pad(moments.mean, padding), var + jnp.pad(moments.var, padding))
 
 
-@dataclasses.dataclass(frozen=True)
-class PreActivationBlock:
-    """BN - ReLU - conv3x3 - BN - ReLU - conv3x3 + shortcut (1x1 conv of the activated input)."""
+class PreActivationBlock(nnx.Module):
+    """BN - ReLU - conv3x3 - BN - ReLU - conv3x3 + shortcut (1x1 conv of the activated input).
 
-    channels: int
-    stride: int = 1
-    pool: bool = False  # final BN - ReLU - global average pooling: f32[B, channels]
-    hidden_channels: int | None = None  # between the convolutions; None: as many as `channels`
+    With `pool`, a final BN - ReLU - global average pooling: f32[B, channels].
+    """
 
-    def init(self, key, input_shape):
-        """See `Block.init`."""
-        key1, key2, key3 = jax.random.split(key, 3)
-        in_channels, hidden = input_shape[-1], self.hidden_channels or self.channels
-        params = {
-            "conv1": layers.init_conv(key1, 3, in_channels, hidden),
-            "conv2": layers.init_conv(key2, 3, hidden, self.channels),
-        }
-        batch_stats = {}
-        params["bn1"], batch_stats["bn1"] = layers.init_batch_norm(in_channels)
-        params["bn2"], batch_stats["bn2"] = layers.init_batch_norm(hidden)
-        if self.stride != 1 or in_channels != self.channels:
-            params["conv3"] = layers.init_conv(key3, 1, in_channels, self.channels)
-        if self.pool:
-            params["bn3"], batch_stats["bn3"] = layers.init_batch_norm(self.channels)
-        return params, batch_stats
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        *,
+        stride: int = 1,
+        pool: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        key1, key2, key3 = jax.random.split(rngs.params(), 3)
+        self.bn1 = layers.batch_norm(in_channels)
+        self.conv1 = layers.conv(key1, in_channels, channels, stride=stride)
+        self.bn2 = layers.batch_norm(channels)
+        self.conv2 = layers.conv(key2, channels, channels)
+        projection = stride != 1 or in_channels != channels
+        self.conv3 = _shortcut(key3, in_channels, channels, stride) if projection else None
+        self.bn3 = layers.batch_norm(channels) if pool else None
 
-    def apply(self, params, batch_stats, x, *, train=False):
-        """See `Block.apply`."""
-        moments = {}
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """f32[B, H, W, in] -> f32[B, H / stride, W / stride, channels], or f32[B, channels]."""
+        activated = nnx.relu(self.bn1(x))
+        y = nnx.relu(self.bn2(self.conv1(activated)))
+        y = self.conv2(y) + (x if self.conv3 is None else self.conv3(activated))
+        return y if self.bn3 is None else nnx.relu(self.bn3(y)).mean((1, 2))
 
-        def activate(name, x):
-            x, moments[name] = layers.batch_norm(params[name], batch_stats[name], x, train=train)
-            return jax.nn.relu(x)
-
-        activated = activate("bn1", x)
-        y = layers.conv(activated, params["conv1"], self.stride)
-        y = layers.conv(activate("bn2", y), params["conv2"])
-        y = y + (layers.conv(activated, params["conv3"], self.stride) if "conv3" in params else x)
-        return (activate("bn3", y).mean((1, 2)) if self.pool else y), moments
-
-    def channel_axes(self, params):
-        """See `PrunableBlock.channel_axes`."""
-        return _residual_axes(params, bn1="in", bn2="hidden", bn3="out")
-
-    def narrow(self, widths):
-        """See `PrunableBlock.narrow`."""
-        return _narrow(self, widths)
+    def channel_axes(self) -> ChannelAxes:
+        """See `PrunableModule`."""
+        return _residual_axes(self, bn1="in", bn2="hidden", bn3="out")
 
 
-@dataclasses.dataclass(frozen=True)
-class ResNet:
-    """A stem and residual blocks; see the constructors below."""
-
-    blocks: tuple
-
-
-def resnet32(width: int = 16, depth: int = 5) -> ResNet:
+def resnet32(
+    image_shape: tuple[int, int, int], width: int = 16, *, depth: int = 5, rngs: nnx.Rngs
+) -> Backbone:
     """The PMI paper's ResNet: 16 units and 31 BatchNorms at `depth` 5, feature 4 x `width`.
 
     Stages: `depth` blocks at width, one down block and depth - 1 at 2 x width, one down block and
@@ -180,66 +141,77 @@ def resnet32(width: int = 16, depth: int = 5) -> ResNet:
     """
     if depth < 1 or width < 1:
         raise ValueError(f"resnet32 needs depth >= 1 and width >= 1, got {depth=} and {width=}.")
-    plain = ResidualBlock
-    blocks = [Stem(width)] + [plain(width)] * depth
-    blocks += [plain(2 * width, stride=2)] + [plain(2 * width)] * (depth - 1)
-    blocks += [plain(4 * width, stride=2)] + [plain(4 * width)] * max(depth - 2, 0)
-    return ResNet((*blocks, plain(4 * width, pool=True)))
+    counts = (depth, depth, max(depth - 2, 0) + 2)
+    stem = Stem(image_shape[-1], width, rngs=rngs)
+    return Backbone(stem, *_stages(ResidualBlock, width, counts, rngs=rngs))
 
 
-def resnet_small(width: int = 8) -> ResNet:
+def resnet_small(
+    image_shape: tuple[int, int, int], width: int = 8, *, rngs: nnx.Rngs
+) -> Backbone:
     """The small CPU variant of ResNet-32: 5 units, 9 BatchNorms, feature 4 x `width`."""
-    return resnet32(width, depth=1)
+    return resnet32(image_shape, width, depth=1, rngs=rngs)
 
 
-def _residual(width, repeats, block, **options):
-    blocks = []
-    for stage, count in enumerate(repeats):
-        channels = width * 2**stage
+def _stages(block, width, counts, *, rngs, **options):
+    """Stages of so many blocks, each of twice the channels at half the size; the last one pools."""
+    blocks, channels = [], width
+    for stage, count in enumerate(counts):
         for i in range(count):
-            last = stage == len(repeats) - 1 and i == count - 1
-            stride = 2 if stage > 0 and i == 0 else 1
-            blocks.append(block(channels, stride=stride, pool=last, **options))
+            down = stage > 0 and i == 0
+            last = stage == len(counts) - 1 and i == count - 1
+            out = width * 2**stage
+            stride = 2 if down else 1
+            blocks.append(block(channels, out, stride=stride, pool=last, rngs=rngs, **options))
+            channels = out
     return blocks
 
 
-def resnet18(width: int = 64) -> ResNet:
+def resnet18(image_shape: tuple[int, int, int], width: int = 64, *, rngs: nnx.Rngs) -> Backbone:
     """Post-activation CIFAR ResNet-18: 3x3 stem, projection shortcuts, feature 8 x `width`."""
-    options = {"projection": True, "final_relu": True}
-    return ResNet((Stem(width), *_residual(width, (2, 2, 2, 2), ResidualBlock, **options)))
+    return _post_activation(image_shape, width, (2, 2, 2, 2), rngs)
 
 
-def resnet34(width: int = 64) -> ResNet:
+def resnet34(image_shape: tuple[int, int, int], width: int = 64, *, rngs: nnx.Rngs) -> Backbone:
     """Post-activation CIFAR ResNet-34 (DeepInversion's teacher), feature 8 x `width`."""
-    options = {"projection": True, "final_relu": True}
-    return ResNet((Stem(width), *_residual(width, (3, 4, 6, 3), ResidualBlock, **options)))
+    return _post_activation(image_shape, width, (3, 4, 6, 3), rngs)
 
 
-def preact_resnet18(width: int = 64) -> ResNet:
+def preact_resnet18(
+    image_shape: tuple[int, int, int], width: int = 64, *, rngs: nnx.Rngs
+) -> Backbone:
     """Pre-activation CIFAR ResNet-18 (VDFD's backbone), feature 8 x `width`."""
-    stem = Stem(width, activation=False)
-    return ResNet((stem, *_residual(width, (2, 2, 2, 2), PreActivationBlock)))
+    return _pre_activation(image_shape, width, (2, 2, 2, 2), rngs)
 
 
-def preact_resnet34(width: int = 64) -> ResNet:
+def preact_resnet34(
+    image_shape: tuple[int, int, int], width: int = 64, *, rngs: nnx.Rngs
+) -> Backbone:
     """Pre-activation CIFAR ResNet-34, feature 8 x `width`."""
-    stem = Stem(width, activation=False)
-    return ResNet((stem, *_residual(width, (3, 4, 6, 3), PreActivationBlock)))
+    return _pre_activation(image_shape, width, (3, 4, 6, 3), rngs)
 
 
-def _residual_axes(params, **batch_norms):
+def _post_activation(image_shape, width, counts, rngs):
+    stem = Stem(image_shape[-1], width, rngs=rngs)
+    options = {"projection": True, "final_relu": True}
+    return Backbone(stem, *_stages(ResidualBlock, width, counts, rngs=rngs, **options))
+
+
+def _pre_activation(image_shape, width, counts, rngs):
+    stem = Stem(image_shape[-1], width, activation=False, rngs=rngs)
+    return Backbone(stem, *_stages(PreActivationBlock, width, counts, rngs=rngs))
+
+
+def _shortcut(key, in_channels, channels, stride):
+    return layers.conv(key, in_channels, channels, size=1, stride=stride)
+
+
+def _residual_axes(block, **batch_norms):
     """Channels of a residual block of either kind; a shortcut without conv3 ties in and out."""
     axes = {"conv1": ("in", "hidden"), "conv2": ("hidden", "out"), "conv3": ("in", "out")}
     axes |= {name: (channels,) for name, channels in batch_norms.items()}
-    return ChannelAxes({name: axes[name] for name in params}, tied="conv3" not in params)
-
-
-def _narrow(block, widths):
-    """A residual block of either kind with other numbers of channels."""
-    channels, hidden = widths["out"], widths["hidden"]
-    return dataclasses.replace(
-        block, channels=channels, hidden_channels=None if hidden == channels else hidden
-    )
+    axes = {name: names for name, names in axes.items() if getattr(block, name) is not None}
+    return ChannelAxes(axes, tied=block.conv3 is None)
 
 
 def _identity_shortcut(x, shape):

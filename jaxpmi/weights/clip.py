@@ -186,12 +186,12 @@ def _map_sources(function, naming, variables):
 
 def _matching_tokenizer(path, model):
     """The tokenizer of a file, which must have the ids of the model."""
-    tower = model.text
-    tokenizer = read_tokenizer(path, tower.context)
-    if tokenizer.vocabulary > tower.vocabulary or tokenizer.end_token != tower.end_token:
+    sizes = model.sizes
+    tokenizer = read_tokenizer(path, sizes.context)
+    if tokenizer.vocabulary > sizes.vocabulary or tokenizer.end_token != sizes.end_token:
         raise ValueError(
             f"{path} has {tokenizer.vocabulary} tokens and ends a text with {tokenizer.end_token}, "
-            f"but the text tower has {tower.vocabulary} and reads a text at {tower.end_token}; put "
+            f"but the text tower has {sizes.vocabulary} and reads a text at {sizes.end_token}; put "
             "there the tokenizer.json that the model was published with."
         )
     return tokenizer

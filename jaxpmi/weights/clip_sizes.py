@@ -194,22 +194,8 @@ def openai_conventions(path: Path, sizes: dict[str, Any]) -> dict[str, Any]:
 
 def model_sizes(model: Clip) -> dict[str, Any]:
     """The sizes that a model was made with."""
-    patches, _, stack, head = model.image.blocks
-    return {
-        "image_size": model.image_size,
-        "patch_size": patches.patch_size,
-        "width": patches.width,
-        "depth": stack.depth,
-        "num_heads": stack.block.num_heads,
-        "features": head.features,
-        "vocabulary": model.text.vocabulary,
-        "context": model.text.context,
-        "text_width": model.text.width,
-        "text_depth": model.text.stack.depth,
-        "text_num_heads": model.text.stack.block.num_heads,
-        "end_token": model.text.end_token,
-        "activation": stack.block.activation,
-    }
+    sizes = dataclasses.asdict(model.sizes)
+    return {name: sizes[name] for name in sizes if name != "statistics_axis"}
 
 
 def _read_config(path):

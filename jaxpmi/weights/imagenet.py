@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxpmi.data import imagenet_class_names
+from jaxpmi.init_network import abstract_backbone
 from jaxpmi.models.blockwise import Variables
-from jaxpmi.models.blockwise import block_name
-from jaxpmi.models.blockwise import init_variables
-from jaxpmi.models.efficientnet_lite import InvertedResidual
+from jaxpmi.models.blockwise import block_input_shapes
 from jaxpmi.models.efficientnet_lite import efficientnet_lite0
 from jaxpmi.network import Head
 from jaxpmi.network import Network
@@ -22,11 +21,11 @@ from jaxpmi.network import from_blocks
 from jaxpmi.types import Moments
 from jaxpmi.weights.torch_checkpoint import read_torch_checkpoint
 from jaxpmi.weights.weight_names import CONV
-from jaxpmi.weights.weight_names import DEPTHWISE
 from jaxpmi.weights.weight_names import POINTWISE
 from jaxpmi.weights.weight_names import TRANSPOSED
 from jaxpmi.weights.weight_names import Source
 from jaxpmi.weights.weight_names import check_tensors
+from jaxpmi.weights.weight_names import norm_sources
 
 # Of pixels in [0, 1], per channel: what the network takes is (pixel - 127) / 128 of 0 .. 255.
 EFFICIENTNET_MEAN = (127 / 255,) * 3
@@ -53,8 +52,11 @@ def load_efficientnet_lite0(path: str | Path | None = None) -> Network:
     """
     path = _packaged_file() if path is None else Path(path)
     tensors = read_torch_checkpoint(path)
-    model = efficientnet_lite0()
-    sources, fresh = _sources(model), jax.eval_shape(lambda: _fresh_network(model))
+    shape = (_IMAGE_SIZE, _IMAGE_SIZE, 3)
+    model, fresh = abstract_backbone(efficientnet_lite0, shape)
+    *_, features = block_input_shapes(model, fresh, shape)[-1]
+    head = jnp.zeros((features, _NUM_CLASSES)), jnp.zeros(_NUM_CLASSES)
+    sources, fresh = _sources(fresh), (fresh, *head)
     needed = {}
     _map_sources(lambda source, leaf: needed.update(source.shapes(leaf.shape)), sources, fresh)
     found = {name: tensor.shape for name, tensor in tensors.items()}
@@ -71,48 +73,39 @@ def load_efficientnet_lite0(path: str | Path | None = None) -> Network:
         Head(weight, bias),
         mean=EFFICIENTNET_MEAN,
         std=EFFICIENTNET_STD,
-        image_shape=(_IMAGE_SIZE, _IMAGE_SIZE, 3),
+        image_shape=shape,
         class_names=imagenet_class_names(),
     )
 
 
-def _fresh_network(model):
-    """Variables, and a classifier's weights and biases."""
-    width = model.blocks[-1].channels
-    variables = init_variables(model, jax.random.key(0), (_IMAGE_SIZE, _IMAGE_SIZE, 3))
-    return variables, jnp.zeros((width, _NUM_CLASSES)), jnp.zeros(_NUM_CLASSES)
+# Of an inverted residual: what the file calls its convolutions and BatchNorms.
+_CONVS = {
+    "expand": ("_expand_conv", POINTWISE),
+    "depthwise": ("_depthwise_conv", CONV),
+    "project": ("_project_conv", POINTWISE),
+}
+_NORMS = {"expand_bn": "_bn0", "depthwise_bn": "_bn1", "project_bn": "_bn2"}
 
 
-def _sources(model):
-    """Where each leaf of `_fresh_network` is, as the file names it."""
+def _sources(variables):
+    """Where each leaf is, as the file names it; also of a classifier's weights and biases."""
     params, batch_stats = {}, {}
-    for i, block in enumerate(model.blocks):
-        name = block_name(i)
-        if isinstance(block, InvertedResidual):
-            layers = _block_layers(f"_blocks.{i - 1}", block)
-            params[name] = {key: _affine_layer(*layer) for key, layer in layers.items()}
-            batch_stats[name] = {key: _running(norm) for key, (_, norm, _) in layers.items()}
+    last = len(variables.params) - 1
+    for i, (name, own) in enumerate(variables.params.items()):
+        if i in (0, last):
+            convs = {"conv": ("_conv_stem", CONV) if i == 0 else ("_conv_head", POINTWISE)}
+            norms = {"bn": "_bn0" if i == 0 else "_bn1"}
         else:
-            first = i == 0
-            layer = ("_conv_stem", "_bn0", CONV) if first else ("_conv_head", "_bn1", POINTWISE)
-            params[name], batch_stats[name] = _affine_layer(*layer), {"bn": _running(layer[1])}
+            prefix = f"_blocks.{i - 1}"
+            convs = {key: (f"{prefix}.{conv}", layout) for key, (conv, layout) in _CONVS.items()}
+            norms = {key: f"{prefix}.{norm}" for key, norm in _NORMS.items()}
+        here = {f"{key}/kernel": Source((f"{c}.weight",), layout) for key, (c, layout) in convs.items()}
+        for key, norm in norms.items():
+            here |= norm_sources(key, norm)
+        params[name] = {key: here[key] for key in own}
+        batch_stats[name] = {key: _running(norms[key]) for key in variables.batch_stats[name]}
     head = Source(("_fc.weight",), TRANSPOSED), Source(("_fc.bias",))
     return Variables(params, batch_stats), *head
-
-
-def _block_layers(prefix, block):
-    """Names of a convolution and its BatchNorm, and the former's layout."""
-    layers = {
-        "expand": (f"{prefix}._expand_conv", f"{prefix}._bn0", POINTWISE),
-        "depthwise": (f"{prefix}._depthwise_conv", f"{prefix}._bn1", DEPTHWISE),
-        "project": (f"{prefix}._project_conv", f"{prefix}._bn2", POINTWISE),
-    }
-    return layers if block.expand else {k: v for k, v in layers.items() if k != "expand"}
-
-
-def _affine_layer(conv, norm, layout):
-    scale, bias = Source((f"{norm}.weight",)), Source((f"{norm}.bias",))
-    return {"conv": Source((f"{conv}.weight",), layout), "bn": {"scale": scale, "bias": bias}}
 
 
 def _running(norm):

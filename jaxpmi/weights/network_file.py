@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.config import ModelConfig
+from jaxpmi.init_network import abstract_backbone
 from jaxpmi.lookup import find
-from jaxpmi.models import make_model
+from jaxpmi.models import architecture
 from jaxpmi.models.blockwise import block_input_shapes
-from jaxpmi.models.blockwise import init_variables
 from jaxpmi.network import Head
 from jaxpmi.network import Network
 from jaxpmi.pruning import Kept
@@ -45,7 +45,7 @@ def save_network(
     Args:
       path: of the file, by custom `network.npz`; its folder is created if there is none.
       network: what is written.
-      config: what its model was built by, see `make_model`.
+      config: what its model was built by, see `architecture`.
       kept: what `remove_filters` was given, for a pruned network; None: it is whole.
 
     Raises:
@@ -139,20 +139,20 @@ def _from_version_1(arrays, about):
 def _build(config, kept, image_shape, class_names, has_bias):
     """The network, with shapes and types in place of its arrays."""
     given = given_network(config)
-    model = make_model(config.name, config.width) if given is None else given.model
+    if given is None:
+        own = architecture(config.name, config.width)
+        model, shapes = abstract_backbone(own, image_shape)
+    else:
+        model, shapes = given.model, given.variables
+    (dim,) = block_input_shapes(model, shapes, image_shape)[-1]
 
-    def fresh():
-        if given is None:
-            variables = init_variables(model, jax.random.key(0), image_shape)
-        else:
-            variables = given.variables
-        (dim,) = block_input_shapes(model, variables, image_shape)[-1]
+    def fresh(variables):
         bias = jnp.zeros(len(class_names)) if has_bias else None
         head, pixels = Head(jnp.zeros((dim, len(class_names))), bias), jnp.zeros(image_shape[-1])
         network = Network(variables, head, pixels, pixels, model, image_shape, class_names)
         return network if kept is None else remove_filters(network, kept)
 
-    return jax.eval_shape(fresh)
+    return jax.eval_shape(fresh, shapes)
 
 
 def _by_name(network):

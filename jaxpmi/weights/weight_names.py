@@ -37,10 +37,6 @@ CONV = Layout(
     lambda tensor: tensor.transpose(2, 3, 1, 0),
     lambda shape: (shape[3], shape[2], *shape[:2]),
 )
-DEPTHWISE = Layout(
-    lambda tensor: tensor[:, 0].transpose(1, 2, 0),
-    lambda shape: (shape[2], 1, *shape[:2]),
-)
 POINTWISE = Layout(lambda tensor: tensor[:, :, 0, 0].T, lambda shape: (*shape[::-1], 1, 1))
 
 
@@ -108,52 +104,58 @@ def _tensor(name, layout=SAME):
     return Source((name,), layout)
 
 
-def _norm(name):
-    return {"scale": _tensor(f"{name}.weight"), "bias": _tensor(f"{name}.bias")}
+def norm_sources(layer: str, name: str) -> dict[str, Source]:
+    """Of a normalising layer by its path in a block: gamma and beta, named as in PyTorch."""
+    return {f"{layer}/scale": _tensor(f"{name}.weight"), f"{layer}/bias": _tensor(f"{name}.bias")}
 
 
-def _linear(*names):
+def _linear(layer, *names):
     weights, biases = (tuple(f"{name}.{end}" for name in names) for end in ("weight", "bias"))
-    return {"kernel": Source(weights, TRANSPOSED), "bias": Source(biases)}
+    return {f"{layer}/kernel": Source(weights, TRANSPOSED), f"{layer}/bias": Source(biases)}
 
 
 def _image_tower(patches, class_token, positions, first_norm, blocks, last_norm, projection):
     """The four blocks of `vision_transformer`."""
     tower = (
-        {"kernel": patches},
-        {"class_token": class_token, "positions": positions, "norm": first_norm},
+        {"linear/kernel": patches},
+        {"class_token": class_token, "positions": positions, **norm_sources("norm", first_norm)},
         blocks,
-        {"norm": last_norm, "projection": projection},
+        {**norm_sources("norm", last_norm), "projection/kernel": projection},
     )
     return {block_name(i): block for i, block in enumerate(tower)}
+
+
+def _text_tower(tokens, positions, blocks, last_norm, projection):
+    """The three parts of a `TextTower`."""
+    return {
+        "embedding": {"tokens": tokens, "positions": positions},
+        "blocks": blocks,
+        "head": {**norm_sources("norm", last_norm), "projection/kernel": projection},
+    }
 
 
 def _hugging_face_blocks(tower):
     block = f"{tower}.encoder.layers.{{}}"
     return {
-        "norm1": _norm(f"{block}.layer_norm1"),
-        "attention": {
-            "in": _linear(*(f"{block}.self_attn.{name}_proj" for name in "qkv")),
-            "out": _linear(f"{block}.self_attn.out_proj"),
-        },
-        "norm2": _norm(f"{block}.layer_norm2"),
-        "mlp": {"up": _linear(f"{block}.mlp.fc1"), "down": _linear(f"{block}.mlp.fc2")},
+        **norm_sources("norm1", f"{block}.layer_norm1"),
+        **_linear("attention/qkv", *(f"{block}.self_attn.{name}_proj" for name in "qkv")),
+        **_linear("attention/out", f"{block}.self_attn.out_proj"),
+        **norm_sources("norm2", f"{block}.layer_norm2"),
+        **_linear("mlp/up", f"{block}.mlp.fc1"),
+        **_linear("mlp/down", f"{block}.mlp.fc2"),
     }
 
 
 def _openai_blocks(tower):
     block = f"{tower}.resblocks.{{}}"
     return {
-        "norm1": _norm(f"{block}.ln_1"),
-        "attention": {
-            "in": {
-                "kernel": _tensor(f"{block}.attn.in_proj_weight", TRANSPOSED),
-                "bias": _tensor(f"{block}.attn.in_proj_bias"),
-            },
-            "out": _linear(f"{block}.attn.out_proj"),
-        },
-        "norm2": _norm(f"{block}.ln_2"),
-        "mlp": {"up": _linear(f"{block}.mlp.c_fc"), "down": _linear(f"{block}.mlp.c_proj")},
+        **norm_sources("norm1", f"{block}.ln_1"),
+        "attention/qkv/kernel": _tensor(f"{block}.attn.in_proj_weight", TRANSPOSED),
+        "attention/qkv/bias": _tensor(f"{block}.attn.in_proj_bias"),
+        **_linear("attention/out", f"{block}.attn.out_proj"),
+        **norm_sources("norm2", f"{block}.ln_2"),
+        **_linear("mlp/up", f"{block}.mlp.c_fc"),
+        **_linear("mlp/down", f"{block}.mlp.c_proj"),
     }
 
 
@@ -163,18 +165,18 @@ HUGGING_FACE = Naming(
         patches=_tensor("vision_model.embeddings.patch_embedding.weight", PATCHES),
         class_token=_tensor("vision_model.embeddings.class_embedding"),
         positions=_tensor("vision_model.embeddings.position_embedding.weight"),
-        first_norm=_norm("vision_model.pre_layrnorm"),  # spelt like this there
+        first_norm="vision_model.pre_layrnorm",  # spelt like this there
         blocks=_hugging_face_blocks("vision_model"),
-        last_norm=_norm("vision_model.post_layernorm"),
+        last_norm="vision_model.post_layernorm",
         projection=_tensor("visual_projection.weight", TRANSPOSED),
     ),
-    text={
-        "tokens": _tensor("text_model.embeddings.token_embedding.weight"),
-        "positions": _tensor("text_model.embeddings.position_embedding.weight"),
-        "blocks": _hugging_face_blocks("text_model"),
-        "norm": _norm("text_model.final_layer_norm"),
-        "projection": _tensor("text_projection.weight", TRANSPOSED),
-    },
+    text=_text_tower(
+        tokens=_tensor("text_model.embeddings.token_embedding.weight"),
+        positions=_tensor("text_model.embeddings.position_embedding.weight"),
+        blocks=_hugging_face_blocks("text_model"),
+        last_norm="text_model.final_layer_norm",
+        projection=_tensor("text_projection.weight", TRANSPOSED),
+    ),
     logit_scale=_tensor("logit_scale"),
     ignored=frozenset(f"{tower}_model.embeddings.position_ids" for tower in ("vision", "text")),
 )
@@ -185,18 +187,18 @@ OPENAI = Naming(
         patches=_tensor("visual.conv1.weight", PATCHES),
         class_token=_tensor("visual.class_embedding"),
         positions=_tensor("visual.positional_embedding"),
-        first_norm=_norm("visual.ln_pre"),
+        first_norm="visual.ln_pre",
         blocks=_openai_blocks("visual.transformer"),
-        last_norm=_norm("visual.ln_post"),
+        last_norm="visual.ln_post",
         projection=_tensor("visual.proj"),
     ),
-    text={
-        "tokens": _tensor("token_embedding.weight"),
-        "positions": _tensor("positional_embedding"),
-        "blocks": _openai_blocks("transformer"),
-        "norm": _norm("ln_final"),
-        "projection": _tensor("text_projection"),
-    },
+    text=_text_tower(
+        tokens=_tensor("token_embedding.weight"),
+        positions=_tensor("positional_embedding"),
+        blocks=_openai_blocks("transformer"),
+        last_norm="ln_final",
+        projection=_tensor("text_projection"),
+    ),
     logit_scale=_tensor("logit_scale"),
     ignored=frozenset({"attn_mask", "context_length", "input_resolution", "vocab_size"}),
 )

@@ -66,11 +66,11 @@ def open_clip_run(config: Config) -> tuple[ClipRun, tuple[int, ...]]:
         tokenizer = word_tokenizer(prompts, context)
         model = clip_tiny(tokenizer.vocabulary, context, statistics_axis=axis)
     tokens = tokenizer.encode(prompts).reshape(len(names), len(config.clip.templates), -1)
-    wanted = (model.image_size, model.image_size, 3)
+    wanted = model.image_shape
     if source.image_shape != wanted:
         raise ValueError(
             f"images are {source.image_shape}, but this CLIP takes {wanted}; set data.image_size "
-            f"to {model.image_size} and use RGB images."
+            f"to {wanted[0]} and use RGB images."
         )
     if config.clip.weights is None:
         labels = source.labels["train"]
@@ -97,7 +97,7 @@ def initial_clip_state(run: ClipRun, order: tuple[int, ...]) -> ClipState:
 
 
 def _first_state(run, adapters, order, key):
-    stream, features = run.stream, run.clip.text.features
+    stream, features = run.stream, run.clip.sizes.features
     head = Head(jnp.zeros((features, stream.num_classes)))
     network = Network(
         run.base.image, head, run.mean, run.std, run.model, stream.image_shape, stream.class_names
@@ -182,7 +182,7 @@ def _pretrained(config, model, images, labels, tokens):
     fresh = jax.eval_shape(lambda key: init_clip(model, key), jax.random.key(0))
     leaves, treedef = jax.tree.flatten(fresh)
     # What the weights depend on: a file of other classes or settings is trained anew.
-    recipe = repr((model, config.clip.pretraining, config.seed, mean, std))
+    recipe = repr((model.sizes, config.clip.pretraining, config.seed, mean, std))
     digest = hashlib.sha256(recipe.encode() + labels.tobytes() + tokens.tobytes()).hexdigest()
     if path.is_file():
         with np.load(path, allow_pickle=False) as arrays:

@@ -15,6 +15,7 @@ from jaxpmi.memory import Memory
 from jaxpmi.models.clip import Clip
 from jaxpmi.models.clip import ClipAdapters
 from jaxpmi.models.clip import ClipVariables
+from jaxpmi.models.clip import adapted
 from jaxpmi.models.clip import init_clip_adapters
 from jaxpmi.models.clip import with_clip_adapters
 from jaxpmi.network import Network
@@ -59,14 +60,15 @@ class ClipRun(Run):
 
     def network(self, adapters: ClipAdapters | None, memory: Memory | tuple[()]) -> Network:
         """The image tower with its stored moments, and the class names as its classifier."""
-        adapted = with_clip_adapters(self.clip, self.base, adapters)
+        model, variables = self.clip, self.base
+        if adapters is not None:
+            model, variables = adapted(model), with_clip_adapters(model, variables, adapters)
         if memory:
-            adapted = adapted._replace(
-                image=adapted.image._replace(batch_stats=memory.layer_moments)
-            )
+            image = variables.image._replace(batch_stats=memory.layer_moments)
+            variables = variables._replace(image=image)
         names = self.stream.class_names
         return zero_shot_network(
-            self.clip, adapted, self.tokens, names, mean=self.mean, std=self.std
+            model, variables, self.tokens, names, mean=self.mean, std=self.std
         )
 
 

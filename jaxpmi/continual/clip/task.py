@@ -34,7 +34,8 @@ from jaxpmi.features.projection import neighbour_shares
 from jaxpmi.features.projection import project_features
 from jaxpmi.inversion.block_inverse import share_class_offsets
 from jaxpmi.inversion.synthesis import synthesize
-from jaxpmi.models.vit import with_unit_features
+from jaxpmi.models.clip import adapted
+from jaxpmi.models.clip import with_unit_features
 from jaxpmi.remember import update_memory
 from jaxpmi.runs.phases import Tick
 from jaxpmi.sharding import replicate
@@ -219,7 +220,7 @@ def _train(run, state, new_samples, new, old, train):
     rates = clip_learning_rates(train, train.epochs * steps_per_epoch)
     # One program for all: epochs and learning rate of `train` only shape `rates`.
     program = ClipProgram(
-        run.clip, run.config.clip.train, run.config.data.augment,
+        adapted(run.clip), run.config.clip.train, run.config.data.augment,
         new_samples.first_block, run.config.inversion.first_block,
     )  # fmt: skip
     task = ClipTask(run.base, state.teacher, run.tokens, new, old, run.mean, run.std)

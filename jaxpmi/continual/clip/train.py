@@ -44,7 +44,7 @@ TERMS = ("cross_entropy", "replay_logits", "text_features", "all_classes", "join
 class ClipProgram:
     """Everything static about the steps; equal programs compile once."""
 
-    model: Clip
+    model: Clip  # with adapters, see `adapted`
     train: ClipTrainConfig
     augment: AugmentConfig
     first_block: int = 0  # whose inputs the samples of the task are: images, unless synthetic
@@ -129,8 +129,8 @@ def zero_shot_network(
       std: f32[channels].
     """
     head = Head(class_text_features(model, variables, tokens).T)
-    shape = (model.image_size, model.image_size, 3)
-    return Network(variables.image, head, mean, std, model.image, shape, tuple(class_names))
+    names = tuple(class_names)
+    return Network(variables.image, head, mean, std, model.image, model.image_shape, names)
 
 
 @functools.partial(jax.jit, static_argnames="program", donate_argnames="learner")

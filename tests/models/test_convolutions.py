@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpmi.models import layers
+from jaxpmi.models import convolutions
 
 
 def draws(shape, seed):
@@ -18,8 +18,8 @@ def convolution(kind, size, stride):
     """A function of image and kernel, and both."""
     image = draws((2, 7, 9, 3), 0)
     if kind == "depthwise":
-        return lambda x, k: layers.depthwise_conv(x, k, stride), image, draws((size, size, 3), 1)
-    convolve = functools.partial(layers.conv, stride=stride, padding="same")
+        return lambda x, k: convolutions.depthwise_conv(x, k, stride), image, draws((size, size, 3), 1)
+    convolve = functools.partial(convolutions.conv, stride=stride, padding="same")
     return convolve, image, draws((size, size, 3, 4), 1)
 
 
@@ -30,8 +30,8 @@ def test_off_the_table_xlas_own_gives_the_same_and_has_forward_mode(
 ):
     function, image, kernel = convolution(kind, size, stride)
     results = []
-    for table in (layers.HAND_WRITTEN, {}):
-        monkeypatch.setattr(layers, "HAND_WRITTEN", table)
+    for table in (convolutions.HAND_WRITTEN, {}):
+        monkeypatch.setattr(convolutions, "HAND_WRITTEN", table)
         value, pull = jax.vjp(function, image, kernel)
         results.append((value, *pull(jnp.cos(value))))
         # JAX remembers what a function was traced to, so this is a new one.
@@ -46,7 +46,7 @@ def test_off_the_table_xlas_own_gives_the_same_and_has_forward_mode(
 
 @pytest.mark.parametrize("kind", ["gradient", "depthwise"])
 def test_on_cpus_it_is_written_by_hand_and_refuses_forward_mode(kind):
-    assert jax.default_backend() != "cpu" or kind in layers.HAND_WRITTEN["cpu"]
+    assert jax.default_backend() != "cpu" or kind in convolutions.HAND_WRITTEN["cpu"]
     function, image, kernel = convolution(kind, 3, 1)
     with pytest.raises(TypeError, match="custom_vjp"):
         jax.jvp(lambda x: function(x, kernel), (image,), (image,))
