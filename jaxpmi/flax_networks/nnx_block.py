@@ -28,6 +28,7 @@ from jaxpmi.flax_networks.train_argument import TrainArgument
 from jaxpmi.flax_networks.train_argument import mode_arguments
 from jaxpmi.models.blockwise import StatisticsAxis
 from jaxpmi.models.blockwise import axis_moments
+from jaxpmi.models.blockwise import normalise_channels
 from jaxpmi.models.channels import ChannelAxes
 from jaxpmi.types import Moments
 from jaxpmi.types import Params
@@ -44,8 +45,8 @@ class Seen(nnx.Variable):
 def noting(kind: type, axis: StatisticsAxis) -> type:
     """A subclass of a layer that notes the moments of its input, per channel or per token.
 
-    A BatchNorm's mode is the block's, whatever its call says. Flax's own normalises by what was
-    noted, so that the moments of a batch are computed once.
+    A BatchNorm's mode is the block's, whatever its call says. Flax's own is computed here, so that
+    the moments of a batch are computed once, and in half precision as the parameters are.
     """
     flaxs_own = kind.__call__ is nnx.BatchNorm.__call__
 
@@ -58,15 +59,12 @@ def noting(kind: type, axis: StatisticsAxis) -> type:
         kwargs.pop("use_running_average", None)
         if not flaxs_own:
             return kind.__call__(self, x, *args, **kwargs)
-        known = self.dtype is None and kwargs.get("mask") is None
-        if known and not self.use_running_average:
-            set_value(self.mean, batch.mean)
-            set_value(self.var, batch.var)
-            kwargs["use_running_average"] = True
-        y = kind.__call__(self, x, *args[1:], **kwargs)
-        scale = x if self.scale is None else self.scale[...]
-        # Parameters in half precision are meant to compute in it, though moments never are.
-        return y.astype(jnp.result_type(x, scale)) if known else y
+        if self.dtype is not None or kwargs.get("mask") is not None:
+            return kind.__call__(self, x, *args[1:], **kwargs)
+        running = Moments(self.mean[...], self.var[...])
+        scale, bias = (None if p is None else p[...] for p in (self.scale, self.bias))
+        by = running if self.use_running_average else batch
+        return normalise_channels(x, by, scale, bias, epsilon=self.epsilon)
 
     return type(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})
 

@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.config import CmiConfig
+from jaxpmi.inversion.generator import BATCH_NORM_EPSILON
 from jaxpmi.inversion.generator import check_image_size
 from jaxpmi.inversion.generator import decode
 from jaxpmi.models.blockwise import channel_moments
+from jaxpmi.models.blockwise import normalise_channels
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 
@@ -83,10 +85,11 @@ def generate_pixels(params: Params, latents: jax.Array) -> jax.Array:
     """
 
     def batch_norm(i, x):
-        norm, (mean, var) = params[f"bn{i}"], channel_moments(x)
-        scale = norm["scale"] * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
-        shape = (1,) * (x.ndim - 1) + (-1,)
-        return (x - mean.reshape(shape)) * scale.reshape(shape) + norm["bias"].reshape(shape)
+        norm = params[f"bn{i}"]
+        moments = channel_moments(x)
+        return normalise_channels(
+            x, moments, norm["scale"], norm["bias"], epsilon=BATCH_NORM_EPSILON
+        )
 
     return jax.nn.sigmoid(decode(params, latents, batch_norm))
 

@@ -202,6 +202,27 @@ def channel_moments(x: jax.Array, weights: jax.Array | None = None) -> Moments:
     return Moments(mean[0], average(jnp.square(rows - mean))[0])
 
 
+def normalise_channels(
+    x: jax.Array,
+    moments: Moments,
+    scale: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    *,
+    epsilon: float,
+) -> jax.Array:
+    """BatchNorm of f32[..., C] by moments f32[C]: one affine map per channel.
+
+    With `x` in bfloat16 the output is too if scale and bias are, but nothing is computed in it.
+    """
+    factor = jax.lax.rsqrt(moments.var + epsilon)
+    factor = factor if scale is None else scale * factor
+    shape = (1,) * (x.ndim - 1) + (-1,)
+    y = (x - moments.mean.reshape(shape)) * factor.reshape(shape)
+    if bias is not None:
+        y = y + bias.reshape(shape)
+    return y.astype(jnp.result_type(x, *(p for p in (scale, bias) if p is not None)))
+
+
 def token_moments(x: jax.Array, weights: jax.Array | None = None) -> Moments:
     """Moments f32[N, 1] of f32[B, N, D] per token position (the published CLIP statistics)."""
     moments = channel_moments(x.swapaxes(1, 2), weights)
