@@ -17,8 +17,8 @@ from jaxpmi.network import Network
 from jaxpmi.network import from_blocks
 from jaxpmi.types import PRNGKey
 
-# Called as `(image_shape, *, rngs)` with an `nnx.Rngs` it returns an `nnx.Module` whose `blocks` are
-# those of `from_nnx`, such as a `Backbone`; or a `BlockwiseModel` of blocks of one's own.
+# Called as `(image_shape, *, rngs)` it returns an `nnx.Module` whose `blocks` are those of
+# `from_nnx`, such as a `Backbone`, drawn from an `nnx.Rngs`; or a `BlockwiseModel` of own blocks.
 Architecture = Callable[..., nnx.Module | BlockwiseModel]
 
 

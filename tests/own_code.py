@@ -2,6 +2,9 @@
 
 import jax.numpy as jnp
 import small_network
+from rows import chain
+from rows import piece
+from rows import sized
 
 from jaxpmi.continual import losses
 from jaxpmi.continual.learners import learner
@@ -38,15 +41,15 @@ def row(images):
     return images.mean((1, 2, 3))
 
 
-def two_blocks(width):
+def two_blocks(image_shape, width, *, rngs):
     """A backbone by a name of one's own."""
-    last = resnet.ResidualBlock(2 * width, stride=2, pool=True)
-    return resnet.ResNet((resnet.Stem(width), last))
+    last = piece(resnet.ResidualBlock, 2 * width, stride=2, pool=True)
+    return chain(piece(resnet.Stem, width), last)(image_shape, rngs=rngs)
 
 
 def six_classes():
     """A network that a factory makes: of the images and classes of `tiny_run`, not trained."""
-    return small_network.fresh_network(two_blocks(4), num_classes=6)
+    return small_network.fresh_network(sized(two_blocks, width=4), num_classes=6)
 
 
 def nothing():

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rows import sized
 
 from jaxpmi.augment import normalise
 from jaxpmi.config import AugmentConfig
@@ -22,6 +23,7 @@ from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import train_steps
 from jaxpmi.continual.train import trainable_parts
 from jaxpmi.continual.training_phase import Phase
+from jaxpmi.init_network import init_backbone
 from jaxpmi.memory import Memory
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
@@ -75,8 +77,8 @@ def as_network(model, variables, head, *, image_shape=SHAPE, mean=None, std=None
     )  # fmt: skip
 
 
-def fresh_network(model, *, seed=0, num_classes=NUM_CLASSES, image_shape=SHAPE):
-    variables = blockwise.init_variables(model, jax.random.key(seed), image_shape)
+def fresh_network(architecture, *, seed=0, num_classes=NUM_CLASSES, image_shape=SHAPE):
+    model, variables = init_backbone(architecture, jax.random.key(seed), image_shape)
     *_, dim = blockwise.block_input_shapes(model, variables, image_shape)[-1]
     kernel = np.random.default_rng(seed).normal(0, 0.001, (dim, num_classes))
     kernel = jnp.asarray(kernel, jnp.float32)
@@ -88,7 +90,7 @@ def trained(num_steps=60, batch_size=32):
     """`resnet_small(4)` that tells the blobs apart, with all that is known of its inputs."""
     train = TrainConfig()
     raw, labels = blobs(32)
-    network = fresh_network(resnet.resnet_small(4))
+    network = fresh_network(sized(resnet.resnet_small, width=4))
     rows = np.random.default_rng(1).integers(0, len(labels), (num_steps, batch_size))
     chunk = Chunk(
         raw[rows],
@@ -138,4 +140,4 @@ def agreement(images, labels):
     return float((logits.argmax(1) == labels).mean())
 
 
-_features = jax.jit(lambda v, x: blockwise.forward(resnet.resnet_small(4), v, x).features)
+_features = jax.jit(lambda v, x: blockwise.forward(trained().network.model, v, x).features)

@@ -1,10 +1,15 @@
 """What is refused at the public edge: a sentence for each mistake, before anything is traced."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_network
+from rows import model_of
+from rows import sized
 
 import jaxpmi
 from jaxpmi.models import resnet
@@ -88,9 +93,9 @@ def test_a_class_never_seen_is_no_draw_from_a_standard_gaussian(net):
 
 
 def test_memories_of_another_network_are_refused(net):
-    deeper = small_network.fresh_network(resnet.resnet32(4, depth=2))
-    wider = small_network.fresh_network(resnet.resnet_small(6))
-    classes = small_network.fresh_network(resnet.resnet_small(4), num_classes=5)
+    deeper = small_network.fresh_network(sized(resnet.resnet32, width=4, depth=2))
+    wider = small_network.fresh_network(sized(resnet.resnet_small, width=6))
+    classes = small_network.fresh_network(sized(resnet.resnet_small, width=4), num_classes=5)
     for other, message in (
         (deeper, "the memory is of another network: it has moments of 5 blocks' inputs"),
         (wider, "the memory is of another network"),
@@ -144,15 +149,17 @@ def test_variables_of_another_model(net):
     rest = {"mean": (0.4,), "std": (0.3,), "image_shape": small_network.SHAPE}
     variables, head = net.network.variables, net.network.head
     with pytest.raises(ValueError, match=r"variables.params has 5 blocks .*, but the model has 7"):
-        jaxpmi.from_blocks(resnet.resnet32(4, depth=2), variables, head, **rest)
+        deeper = model_of(sized(resnet.resnet32, width=4, depth=2), small_network.SHAPE)
+        jaxpmi.from_blocks(deeper, variables, head, **rest)
     blocks = net.network.model.blocks
-    swapped = resnet.ResNet((blocks[1], blocks[0], *blocks[2:]))
+    with_blocks = functools.partial(dataclasses.replace, net.network.model)
+    swapped = with_blocks(blocks=(blocks[1], blocks[0], *blocks[2:]))
     with pytest.raises(
         ValueError, match=r"block00 \(ResidualBlock\) cannot take inputs of \(8, 8,"
     ):
         jaxpmi.from_blocks(swapped, variables, head, **rest)
     with pytest.raises(ValueError, match="the last block returns .* pool inside the last block"):
-        short = resnet.ResNet(blocks[:3])
+        short = with_blocks(blocks=blocks[:3])
         few = [
             {name: tree[name] for name in ("block00", "block01", "block02")} for tree in variables
         ]
@@ -165,7 +172,7 @@ def test_settings_outside_their_range_where_they_are_made():
 
 
 def test_a_student_that_cannot_learn_from_that_teacher(net):
-    other = small_network.fresh_network(resnet.resnet_small(4), num_classes=3)
+    other = small_network.fresh_network(sized(resnet.resnet_small, width=4), num_classes=3)
     with pytest.raises(ValueError, match="the student has 3 classes and the teacher 4; give"):
         jaxpmi.distill(net.network, other, IMAGES, KEY)
     other = net.network.replace(mean=net.network.mean + 0.1)

@@ -27,13 +27,21 @@ OURS = {
     "depthwise": {"kernel_size": (3, 3), "feature_group_count": 4},
     "depthwise, stride 2": {"kernel_size": (5, 5), "strides": 2, "feature_group_count": 4},
     "depthwise, as PyTorch": {
-        "kernel_size": (3, 3), "strides": 2, "feature_group_count": 4, "padding": [(1, 1), (1, 1)],
+        "kernel_size": (3, 3),
+        "strides": 2,
+        "feature_group_count": 4,
+        "padding": [(1, 1), (1, 1)],
     },
     "depthwise, valid": {
-        "kernel_size": (3, 3), "strides": 2, "feature_group_count": 4, "padding": "VALID",
+        "kernel_size": (3, 3),
+        "strides": 2,
+        "feature_group_count": 4,
+        "padding": "VALID",
     },
     "depthwise, one side": {
-        "kernel_size": (3, 3), "feature_group_count": 4, "padding": [(2, 0), (0, 4)],
+        "kernel_size": (3, 3),
+        "feature_group_count": 4,
+        "padding": [(2, 0), (0, 4)],
     },
     "circular": {"kernel_size": (3, 3), "padding": "CIRCULAR"},  # Flax pads before it convolves
 }

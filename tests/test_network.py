@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rows import model_of
+from rows import sized
 from tiny_run import tiny_model
 
 import jaxpmi
@@ -29,7 +31,9 @@ BIAS = np.asarray([0.5, -1.0, 2.0], np.float32)
 
 
 def fresh(seed=0, names=NAMES, **options):
-    return init_network(tiny_model(4), jax.random.key(seed), SHAPE, names, **PIXELS, **options)
+    return init_network(
+        sized(tiny_model, width=4), jax.random.key(seed), SHAPE, names, **PIXELS, **options
+    )
 
 
 @functools.cache
@@ -146,7 +150,7 @@ def test_a_fresh_network_depends_on_its_key_and_nothing_else():
     first, again, other = fresh(3), fresh(3), fresh(4)
     chex.assert_trees_all_equal(first, again)
     assert np.abs(first.head.kernel - other.head.kernel).max() > 0.1
-    conv = [net.variables.params["block00"]["conv"] for net in (first, other)]
+    conv = [net.variables.params["block00"]["conv/kernel"] for net in (first, other)]
     assert np.abs(conv[0] - conv[1]).max() > 0.1
     assert first.head.bias is None and first.class_names == NAMES
 
@@ -160,7 +164,7 @@ def test_weights_of_a_fresh_head_have_the_deviation_asked_for(given, wanted):
 
 def test_networks_can_be_made_inside_a_trace():
     """Weights are other draws there; an ensemble is its members one by one."""
-    make = functools.partial(init_network, tiny_model(4), **PIXELS)
+    make = functools.partial(init_network, sized(tiny_model, width=4), **PIXELS)
     build = jax.jit(lambda key: make(key, SHAPE, NAMES))
     shapes, real = jax.eval_shape(build, jax.random.key(0)), fresh()
     assert jax.tree.structure(shapes) == jax.tree.structure(real)
@@ -291,7 +295,11 @@ def test_its_arrays_are_its_leaves_and_the_rest_is_structure():
     leaves, structure = jax.tree.flatten(net)
     assert all(isinstance(leaf, jax.Array) for leaf in leaves)
     again = jax.tree.unflatten(structure, leaves)
-    assert (again.model, again.image_shape, again.class_names) == (tiny_model(4), SHAPE, NAMES)
+    assert (again.model, again.image_shape, again.class_names) == (
+        model_of(sized(tiny_model, width=4), SHAPE),
+        SHAPE,
+        NAMES,
+    )
     paths = [
         jax.tree_util.keystr(path, simple=True, separator="/")
         for path, _ in jax.tree_util.tree_leaves_with_path(net)
@@ -370,7 +378,7 @@ def test_equal_networks_share_a_program_and_others_do_not():
         net.replace(class_names=("a", "b", "c")),
         net.replace(image_shape=(12, 12, 2)),
         net.replace(head=network().head),  # a bias is another structure
-        init_network(tiny_model(6), jax.random.key(0), SHAPE, NAMES, **PIXELS),
+        init_network(sized(tiny_model, width=6), jax.random.key(0), SHAPE, NAMES, **PIXELS),
     ):
         before = len(traced)
         count(other)

@@ -3,6 +3,8 @@
 import dataclasses
 
 import numpy as np
+from rows import chain
+from rows import piece
 from small_network import blobs
 
 from jaxpmi import experiment
@@ -36,15 +38,22 @@ def set_up(patch, num_devices=1):
         patch.setattr(module, "make_mesh", lambda: make_mesh(num_devices))
 
 
-def tiny_model(width):
+def tiny_model(image_shape, width, *, rngs):
     """A stem and one residual block."""
-    return resnet.ResNet((resnet.Stem(width), resnet.ResidualBlock(2 * width, stride=2, pool=True)))
+    last = piece(resnet.ResidualBlock, 2 * width, stride=2, pool=True)
+    return chain(piece(resnet.Stem, width), last)(image_shape, rngs=rngs)
 
 
-def tiny_transformer(width):
+def tiny_transformer(image_shape, width, *, rngs):
     """Two blocks on four patches and a class token."""
     return vit.vision_transformer(
-        patch_size=4, width=2 * width, depth=2, num_heads=2, features=2 * width
+        image_shape,
+        patch_size=4,
+        width=2 * width,
+        depth=2,
+        num_heads=2,
+        features=2 * width,
+        rngs=rngs,
     )
 
 

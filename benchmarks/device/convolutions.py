@@ -138,8 +138,9 @@ def _direction(layer: Layer, version: str, what: What) -> Callable:
         by = {"hand": convolutions.conv_by_hand, "xla": convolutions.conv_by_xla}[version]
         convolve = lambda x, k: by(x, k, layer.stride, "same")  # noqa: E731
     else:
-        by = {"hand": convolutions.depthwise_conv_by_hand, "xla": convolutions.depthwise_conv_by_xla}[version]
-        convolve = lambda x, k: by(x, k, layer.stride)  # noqa: E731
+        hand, xla = convolutions.depthwise_conv_by_hand, convolutions.depthwise_conv_by_xla
+        by = {"hand": hand, "xla": xla}[version]
+        convolve = lambda x, k: by(x, k, layer.stride, "same")  # noqa: E731
     if what == "forward":
         return lambda x, kernel, grad: convolve(x, kernel)
     place = ("input gradient", "kernel gradient").index(what)

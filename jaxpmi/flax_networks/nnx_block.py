@@ -181,7 +181,7 @@ class NnxBlock:
         return y, {name(path): self._moments(module, path) for path, _ in self.kept}
 
     def merge(self, params: Params, batch_stats: Any, key: PRNGKey | None = None) -> nnx.Module:
-        """The module with these parameters and moments; every random state has a part of the key."""
+        """The module with these arrays; every random state has a part of the key, if any."""
         values = {path: params[name(path)] for path in self.params}
         for path, running in self.kept:
             if running:

@@ -66,7 +66,6 @@ def as_model(
         for each in part.modules:
             _place_of(each, places, f"blocks[{part.index}]")
     check_train_argument(train_argument, parts)
-    inner = head_place if blocks is None else None
     options = {
         "head": head_place if blocks is None else None,
         "statistics_of": tuple(statistics_of),

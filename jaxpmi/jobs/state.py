@@ -1,6 +1,5 @@
 """What a job of one network carries, and how it begins: its data, its network, its first state."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 

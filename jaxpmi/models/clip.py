@@ -225,7 +225,11 @@ def _towers(sizes, key, *, with_adapters=False):
         statistics_axis=module.statistics_axis,
     )
     text, params = _text_tower(sizes, key_text, with_adapters)
-    return image, text, ClipVariables(image_variables, params, jnp.asarray(math.log(1 / 0.07), jnp.float32))
+    return (
+        image,
+        text,
+        ClipVariables(image_variables, params, jnp.asarray(math.log(1 / 0.07), jnp.float32)),
+    )
 
 
 def _text_tower(sizes, key, with_adapters):

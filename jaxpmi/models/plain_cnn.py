@@ -55,9 +55,7 @@ class DenseBlock(nnx.Module):
         return self.relu(self.dense(x.reshape(x.shape[0], -1)))
 
 
-def plain_cnn(
-    image_shape: tuple[int, int, int], width: int = 16, *, rngs: nnx.Rngs
-) -> Backbone:
+def plain_cnn(image_shape: tuple[int, int, int], width: int = 16, *, rngs: nnx.Rngs) -> Backbone:
     """Channels `width` and 2 x `width`, feature 4 x `width`."""
     height, width_pixels, channels = image_shape
     size = 2 * width * -(-height // 4) * -(-width_pixels // 4)

@@ -17,9 +17,7 @@ from jaxpmi.types import Moments
 class Stem(nnx.Module):
     """conv3x3 - BN - ReLU; with `activation=False` the convolution alone (pre-activation nets)."""
 
-    def __init__(
-        self, in_channels: int, channels: int, *, activation: bool = True, rngs: nnx.Rngs
-    ):
+    def __init__(self, in_channels: int, channels: int, *, activation: bool = True, rngs: nnx.Rngs):
         self.conv = layers.conv(rngs.params(), in_channels, channels)
         self.bn = layers.batch_norm(channels) if activation else None
 
@@ -43,7 +41,7 @@ class ResidualBlock(nnx.Module):
     """conv3x3 - BN - ReLU - conv3x3 - BN + shortcut.
 
     With `projection`, the shortcut is a 1x1 convolution and BN where the shape changes; with
-    `final_relu`, a ReLU follows the sum; with `pool`, global average pooling does: f32[B, channels].
+    `final_relu`, a ReLU follows the sum; with `pool`, then global average pooling.
     """
 
     def __init__(
@@ -146,9 +144,7 @@ def resnet32(
     return Backbone(stem, *_stages(ResidualBlock, width, counts, rngs=rngs))
 
 
-def resnet_small(
-    image_shape: tuple[int, int, int], width: int = 8, *, rngs: nnx.Rngs
-) -> Backbone:
+def resnet_small(image_shape: tuple[int, int, int], width: int = 8, *, rngs: nnx.Rngs) -> Backbone:
     """The small CPU variant of ResNet-32: 5 units, 9 BatchNorms, feature 4 x `width`."""
     return resnet32(image_shape, width, depth=1, rngs=rngs)
 

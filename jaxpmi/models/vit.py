@@ -66,7 +66,14 @@ class Attention(nnx.Module):
     """
 
     def __init__(
-        self, key: PRNGKey, key_out: PRNGKey, dim: int, num_heads: int, *, causal: bool, out_std: float
+        self,
+        key: PRNGKey,
+        key_out: PRNGKey,
+        dim: int,
+        num_heads: int,
+        *,
+        causal: bool,
+        out_std: float,
     ):
         if dim % num_heads:
             raise ValueError(
@@ -134,9 +141,7 @@ class TransformerBlock(nnx.Module):
             keys[0], keys[1], dim, num_heads, causal=causal, out_std=residual_std
         )
         self.norm2 = layers.layer_norm(dim)
-        self.mlp = Mlp(
-            keys[2], keys[3], dim, 4 * dim, activation=activation, out_std=residual_std
-        )
+        self.mlp = Mlp(keys[2], keys[3], dim, 4 * dim, activation=activation, out_std=residual_std)
         self.adapters = Adapters(dim, rngs=rngs) if with_adapters else None
 
     def __call__(self, x: jax.Array) -> jax.Array:

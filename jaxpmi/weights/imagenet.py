@@ -99,7 +99,9 @@ def _sources(variables):
             prefix = f"_blocks.{i - 1}"
             convs = {key: (f"{prefix}.{conv}", layout) for key, (conv, layout) in _CONVS.items()}
             norms = {key: f"{prefix}.{norm}" for key, norm in _NORMS.items()}
-        here = {f"{key}/kernel": Source((f"{c}.weight",), layout) for key, (c, layout) in convs.items()}
+        here = {
+            f"{key}/kernel": Source((f"{c}.weight",), layout) for key, (c, layout) in convs.items()
+        }
         for key, norm in norms.items():
             here |= norm_sources(key, norm)
         params[name] = {key: here[key] for key in own}

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_network
+from rows import chain
+from rows import piece
 
 from benchmarks import pictures as bench_pictures
 from benchmarks import pmi as bench_pmi
@@ -22,10 +24,10 @@ from jaxpmi.config import FullModelConfig
 from jaxpmi.config.check import validate
 from jaxpmi.config.load import load_config
 from jaxpmi.data import imagenet_class_names
+from jaxpmi.init_network import init_backbone
 from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.targets import Targets
-from jaxpmi.models.blockwise import init_variables
-from jaxpmi.models.efficientnet_lite import efficientnet_lite0
+from jaxpmi.models import efficientnet_lite
 from jaxpmi.network import Head
 from jaxpmi.network import from_blocks
 
@@ -210,11 +212,14 @@ def test_quick_run_writes_rows(model, tmp_path, capsys):
 @pytest.fixture
 def small_imagenet(monkeypatch):
     """Three blocks with random weights in place of the real network."""
-    whole = efficientnet_lite0(8)
-    model = dataclasses.replace(whole, blocks=(*whole.blocks[:2], whole.blocks[-1]))
-    variables = init_variables(model, jax.random.key(0), (32, 32, 3))
+    architecture = chain(
+        piece(efficientnet_lite.Stem, 8),
+        piece(efficientnet_lite.InvertedResidual, 8, expansion=1),
+        piece(efficientnet_lite.PooledConv, 320),
+    )
+    model, variables = init_backbone(architecture, jax.random.key(0), (32, 32, 3))
     key_kernel, key_bias = jax.random.split(jax.random.key(1))
-    kernel = jax.random.normal(key_kernel, (model.blocks[-1].channels, 1000))
+    kernel = jax.random.normal(key_kernel, (320, 1000))
     network = from_blocks(
         model, variables, Head(kernel, jax.random.normal(key_bias, (1000,))),
         mean=(0.5,) * 3, std=(0.5,) * 3, image_shape=(32, 32, 3),

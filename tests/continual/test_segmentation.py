@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rows import sized
 from small_network import as_network
 from tiny_run import set_up
 
@@ -38,6 +39,7 @@ from jaxpmi.continual.vdfd import gradient_records as gr
 from jaxpmi.continual.vdfd.recording import record_task
 from jaxpmi.data import PastDataError
 from jaxpmi.data import SceneStream
+from jaxpmi.init_network import init_backbone
 from jaxpmi.models import blockwise
 from jaxpmi.models.encoder_decoder import encoder_decoder
 from jaxpmi.network import Head
@@ -151,8 +153,8 @@ def test_labels_move_with_their_pixels():
 
 @functools.cache
 def network():
-    model = encoder_decoder(2)
-    variables = blockwise.init_variables(model, jax.random.key(0), (8, 8, 1))
+    architecture = sized(encoder_decoder, width=2)
+    model, variables = init_backbone(architecture, jax.random.key(0), (8, 8, 1))
     random = np.random.default_rng(0)
     draw = lambda shape: jnp.asarray(0.3 * random.normal(size=shape), jnp.float32)  # noqa: E731
     params = jax.tree.map(lambda p: draw(p.shape), variables.params)

@@ -7,6 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import small_network
+from rows import chain
+from rows import model_of
+from rows import piece
 from small_network import MEAN
 from small_network import NUM_CLASSES
 from small_network import STD
@@ -36,9 +40,12 @@ from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
 
-MODEL = resnet.ResNet(
-    (resnet.Stem(4), resnet.ResidualBlock(8, stride=2), resnet.ResidualBlock(8, pool=True))
+ARCHITECTURE = chain(
+    piece(resnet.Stem, 4),
+    piece(resnet.ResidualBlock, 8, stride=2),
+    piece(resnet.ResidualBlock, 8, pool=True),
 )
+MODEL = model_of(ARCHITECTURE, small_network.SHAPE)
 TRAIN = TrainConfig(batch_size=8, replay_batch_size=8, momentum=0.9, weight_decay=0.01)
 STEPS, BATCH = 4, 8
 OLD = np.asarray([1, 1, 0, 0], np.float32)
@@ -64,7 +71,7 @@ def program(loss=classification, *, augment=NO_VIEWS, train=TRAIN, **options):
 
 def network(seed=0):
     """A network whose zero-initialised gammas are alive, or most gradients were 0."""
-    fresh = fresh_network(MODEL, seed=seed)
+    fresh = fresh_network(ARCHITECTURE, seed=seed)
     alive = jax.tree.map(lambda x: x + 0.1, fresh.variables.params)
     shape = fresh.head.kernel.shape
     head = Head(jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32))

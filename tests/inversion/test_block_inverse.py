@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rows import sized
 from small_network import fresh_network
 
 from jaxpmi.inversion import block_inverse
@@ -17,7 +18,7 @@ from jaxpmi.models import vit
 from jaxpmi.network import Head
 from jaxpmi.network import Network
 
-VIT = vit.vision_transformer(patch_size=4, width=8, depth=3, num_heads=2, features=6)
+VIT = sized(vit.vision_transformer, patch_size=4, width=8, depth=3, num_heads=2, features=6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,11 +272,14 @@ def test_odd_sizes_are_padded_by_their_edge_and_cut_again():
 
 
 @pytest.mark.parametrize(
-    ("model", "size"), [(resnet.resnet_small(4), 7), (resnet.resnet_small(4), 8), (VIT, 8)]
+    ("architecture", "size"),
+    [(sized(resnet.resnet_small, width=4), 7), (sized(resnet.resnet_small, width=4), 8), (VIT, 8)],
+    ids=["odd", "even", "transformer"],
 )
-def test_initial_inverses_have_the_shapes_of_fitted_ones(model, size):
+def test_initial_inverses_have_the_shapes_of_fitted_ones(architecture, size):
     shape = (size, size, 1)
-    network = fresh_network(model, num_classes=3, image_shape=shape)
+    network = fresh_network(architecture, num_classes=3, image_shape=shape)
+    model = network.model
     zeros = init_block_inverses(network, rank=2)
     fit = functools.partial(fit_block_inverses, network, rank=2)
     fitted = jax.eval_shape(lambda *batch: fit([batch]), *batch_of(normal(0, 4, *shape)))
@@ -337,7 +341,7 @@ def test_blocks_before_the_first_have_no_inverse():
     images = jnp.asarray(rng.standard_normal((16, 8, 8, 1), np.float32))
     rest = jnp.asarray(np.arange(16) % 3), jnp.ones(16)
     whole = fit_block_inverses(network, [(images, *rest)], rank=4)
-    maps = blockwise.block_input(VIT, network.variables, images, 1)
+    maps = blockwise.block_input(network.model, network.variables, images, 1)
     part = fit_block_inverses(network, [(maps, *rest)], rank=4, first_block=1)
     empty = init_block_inverses(network, rank=4, first_block=1)
     assert part[0] == empty[0] == () and len(part) == len(empty) == len(whole)

@@ -7,6 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rows import chain
+from rows import model_of
+from rows import piece
+from rows import sized
+from rows import variables_of
 from small_network import MEAN
 from small_network import SHAPE
 from small_network import STD
@@ -42,12 +47,15 @@ CONFIG = CmiConfig(
     crop_padding=1,
 )
 LABELS = np.arange(8, dtype=np.int32) % 4
-STUDENT_MODEL = resnet.ResNet((resnet.Stem(3), resnet.ResidualBlock(4, stride=2, pool=True)))
+STUDENT_ARCHITECTURE = chain(
+    piece(resnet.Stem, 3), piece(resnet.ResidualBlock, 4, stride=2, pool=True)
+)
+STUDENT_MODEL = model_of(STUDENT_ARCHITECTURE, SHAPE)
 
 
 @functools.cache
 def student():
-    variables = blockwise.init_variables(STUDENT_MODEL, jax.random.key(5), SHAPE)
+    variables = variables_of(STUDENT_ARCHITECTURE, jax.random.key(5), SHAPE)
     head = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
     return as_network(STUDENT_MODEL, variables, head)
 
@@ -229,7 +237,7 @@ def test_weights_of_0_and_no_student_leave_terms_out():
 
 
 def test_a_transformer_is_inverted_too():
-    model = vit.vision_transformer(patch_size=4, width=8, depth=2, num_heads=2, features=5)
+    model = sized(vit.vision_transformer, patch_size=4, width=8, depth=2, num_heads=2, features=5)
     kernel = jnp.ones((5, 4)) * jnp.arange(4.0)[None]
     network = fresh_network(model).replace(head=Head(kernel))
     config = dataclasses.replace(CONFIG, num_steps=3)

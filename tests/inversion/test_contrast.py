@@ -4,25 +4,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rows import chain
+from rows import piece
+from rows import sized
 from small_network import as_network
 
+from jaxpmi.init_network import init_backbone
 from jaxpmi.inversion import contrast
 from jaxpmi.models import blockwise
+from jaxpmi.models import convolutions
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
+from jaxpmi.models.backbone import Backbone
 from jaxpmi.network import Head
 from jaxpmi.network import Network
 from jaxpmi.types import Moments
 
 SHAPE = (8, 8, 3)
 MODELS = {
-    "resnet": resnet.ResNet(
-        (resnet.Stem(4), resnet.ResidualBlock(6, stride=2, projection=True, pool=True))
+    "resnet": chain(
+        piece(resnet.Stem, 4), piece(resnet.ResidualBlock, 6, stride=2, projection=True, pool=True)
     ),
-    "pre-activation": resnet.ResNet(
-        (resnet.Stem(4, activation=False), resnet.PreActivationBlock(6, pool=True))
+    "pre-activation": chain(
+        piece(resnet.Stem, 4, activation=False), piece(resnet.PreActivationBlock, 6, pool=True)
     ),
-    "transformer": vit.vision_transformer(patch_size=4, width=8, depth=2, num_heads=2, features=5),
+    "transformer": sized(
+        vit.vision_transformer, patch_size=4, width=8, depth=2, num_heads=2, features=5
+    ),
 }
 WIDTH = {"resnet": 4 + 3 * 6, "pre-activation": 4 + 6 + 6, "transformer": 2 * 2 * 8}
 
@@ -34,13 +42,13 @@ def normal(seed, *shape):
 @functools.cache
 def network(name):
     """One whose running moments are not the initial ones, of which much is 0."""
-    variables = blockwise.init_variables(MODELS[name], jax.random.key(0), SHAPE)
+    model, variables = init_backbone(MODELS[name], jax.random.key(0), SHAPE)
     rng = np.random.default_rng(1)
     variables = jax.tree.map(
         lambda a: a + rng.uniform(0.1, 0.5, a.shape).astype(np.float32), variables
     )
-    *_, dim = blockwise.block_input_shapes(MODELS[name], variables, SHAPE)[-1]
-    return as_network(MODELS[name], variables, jnp.zeros((dim, 2)), image_shape=SHAPE)
+    *_, dim = blockwise.block_input_shapes(model, variables, SHAPE)[-1]
+    return as_network(model, variables, jnp.zeros((dim, 2)), image_shape=SHAPE)
 
 
 @functools.cache
@@ -83,14 +91,15 @@ def test_an_embedding_is_the_means_over_space_of_all_layer_inputs(name):
     # Of the first layer, from the convolution itself.
     if name == "resnet":
         params = net.variables.params["block00"]
-        want = np.asarray(resnet.layers.conv(images, params["conv"])).mean((1, 2))
+        want = np.asarray(convolutions.conv(images, params["conv/kernel"])).mean((1, 2))
         assert any(np.allclose(got[:, j : j + 4], want, atol=1e-5) for j in range(WIDTH[name] - 3))
 
 
 def test_a_network_that_keeps_no_moments_is_an_error():
-    model = resnet.ResNet((vit.PatchEmbedding(8, 4),))
-    variables = blockwise.Variables(
-        {"block00": model.blocks[0].init(jax.random.key(0), SHAPE)[0]}, {"block00": {}}
+    model, variables = init_backbone(
+        lambda image_shape, *, rngs: Backbone(vit.PatchEmbedding(8, 3, 4, rngs=rngs)),
+        jax.random.key(0),
+        SHAPE,
     )
     moments = jnp.zeros(1), jnp.ones(1)
     net = Network(variables, Head(jnp.zeros((4, 2))), *moments, model, SHAPE, ("a", "b"))

@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rows import chain
+from rows import model_of
+from rows import piece
 from small_network import as_network
 from small_network import fresh_network
 
@@ -27,8 +30,10 @@ from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import shard_batch
 
 SHAPE, NUM_CLASSES, BATCH = (8, 8, 2), 3, 8
-MODEL = resnet.ResNet((resnet.Stem(3), resnet.ResidualBlock(4, stride=2, pool=True)))
-STUDENT_MODEL = resnet.ResNet((resnet.ResidualBlock(3, pool=True),))
+ARCHITECTURE = chain(piece(resnet.Stem, 3), piece(resnet.ResidualBlock, 4, stride=2, pool=True))
+MODEL = model_of(ARCHITECTURE, SHAPE)
+STUDENT_ARCHITECTURE = chain(piece(resnet.ResidualBlock, 3, pool=True))
+STUDENT_MODEL = model_of(STUDENT_ARCHITECTURE, SHAPE)
 LABELS = np.arange(BATCH, dtype=np.int32) % NUM_CLASSES
 MEAN, STD = np.asarray([0.4, 0.2], np.float32), np.asarray([0.4, 0.4], np.float32)
 LOW, HIGH = (np.asarray(limit) for limit in pixel_range(MEAN, STD))  # [-1, -0.5], [1.5, 2]

@@ -6,6 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rows import chain
+from rows import model_of
+from rows import piece
+from rows import sized
+from rows import variables_of
 
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.inversion import objectives
@@ -17,8 +22,9 @@ from jaxpmi.models import resnet
 from jaxpmi.models import vit
 from jaxpmi.types import Moments
 
-MODEL = resnet.ResNet((resnet.Stem(3), resnet.ResidualBlock(4, stride=2, pool=True)))
+ARCHITECTURE = chain(piece(resnet.Stem, 3), piece(resnet.ResidualBlock, 4, stride=2, pool=True))
 SHAPE, BATCH, KEY = (8, 8, 2), 8, jax.random.key(0)
+MODEL = model_of(ARCHITECTURE, SHAPE)
 FIRST, SECOND = np.asarray([[1.0, 2.0, 3.0]]), np.asarray([[3.0, 1.0, 0.0]])
 
 
@@ -29,7 +35,7 @@ def normal(seed, *shape):
 @functools.cache
 def network():
     """A random network whose every gamma is alive."""
-    fresh = blockwise.init_variables(MODEL, KEY, SHAPE)
+    fresh = variables_of(ARCHITECTURE, KEY, SHAPE)
     leaves, structure = jax.tree.flatten(fresh.params)
     leaves = [x + 0.3 * normal(i, *x.shape) for i, x in enumerate(leaves)]
     return fresh._replace(params=jax.tree.unflatten(structure, leaves))
@@ -112,7 +118,7 @@ def test_batch_moments_are_biased():
 def test_channels_that_the_network_never_uses_are_harmless(relative):
     """EfficientNet-Lite0 has 130 whose running variance is exactly 0, as is the batch's."""
     params, stats = network()
-    kernel = params["block00"]["conv"].at[..., 0].set(0.0)
+    kernel = params["block00"]["conv/kernel"].at[..., 0].set(0.0)
     params = {**params, "block00": {**params["block00"], "conv": kernel}}
     dead = jax.tree.map(lambda s: s.at[0].set(0.0), stats["block00"])
     with_dead = blockwise.Variables(params, {**stats, "block00": dead})
@@ -127,8 +133,8 @@ def test_channels_that_the_network_never_uses_are_harmless(relative):
 
 
 def test_every_layer_of_a_stack_counts():
-    model = vit.vit_small(16)
-    variables = blockwise.init_variables(model, KEY, (8, 8, 2))
+    model = sized(vit.vit_small, width=16)
+    variables = variables_of(model, KEY, (8, 8, 2))
     run = jax.jit(functools.partial(blockwise.forward, model))
     moments = run(variables, normal(1, 4, 8, 8, 2)).moments
     layers = [jax.tree.map(lambda m, i=i: m[i], (moments, variables.batch_stats)) for i in range(4)]
@@ -139,7 +145,7 @@ def test_every_layer_of_a_stack_counts():
 
 
 def test_a_network_without_moments_is_an_error():
-    model = resnet.ResNet((resnet.Stem(3, activation=False),))
+    model = chain(piece(resnet.Stem, 3, activation=False))
     with pytest.raises(ValueError, match="ResNet keeps no moments of any layer"):
         objectives.batch_norm_distance(model, {"block00": {}}, {"block00": {}})
 

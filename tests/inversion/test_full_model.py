@@ -5,6 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rows import chain
+from rows import model_of
+from rows import piece
+from rows import variables_of
 from small_network import as_network
 
 from jaxpmi.augment import pixel_range
@@ -22,7 +26,8 @@ from jaxpmi.remember import empty_memory
 from jaxpmi.types import Moments
 
 SHAPE, NUM_CLASSES, BATCH = (8, 8, 2), 3, 6
-MODEL = resnet.ResNet((resnet.Stem(3), resnet.ResidualBlock(4, stride=2, pool=True)))
+ARCHITECTURE = chain(piece(resnet.Stem, 3), piece(resnet.ResidualBlock, 4, stride=2, pool=True))
+MODEL = model_of(ARCHITECTURE, SHAPE)
 PUBLISHED = FullModelConfig(num_steps=160, learning_rate=0.4, warmup_steps=5, schedule="step")
 OFF = FullModelConfig(
     num_steps=12,
@@ -45,7 +50,7 @@ def normal(seed, *shape):
 @functools.cache
 def network():
     """A random one whose every gamma is alive."""
-    fresh = blockwise.init_variables(MODEL, jax.random.key(0), SHAPE)
+    fresh = variables_of(ARCHITECTURE, jax.random.key(0), SHAPE)
     leaves, structure = jax.tree.flatten(fresh.params)
     leaves = [x + 0.3 * normal(i, *x.shape) for i, x in enumerate(leaves)]
     variables = fresh._replace(params=jax.tree.unflatten(structure, leaves))

@@ -4,6 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rows import chain
+from rows import model_of
+from rows import piece
+from rows import variables_of
 from small_network import as_network
 
 from jaxpmi.inversion import generator
@@ -12,7 +16,8 @@ from jaxpmi.models import resnet
 from jaxpmi.network import Head
 
 SHAPE, NUM_CLASSES = (8, 8, 1), 5
-MODEL = resnet.ResNet((resnet.Stem(4), resnet.ResidualBlock(6, stride=2, pool=True)))
+ARCHITECTURE = chain(piece(resnet.Stem, 4), piece(resnet.ResidualBlock, 6, stride=2, pool=True))
+MODEL = model_of(ARCHITECTURE, SHAPE)
 SEEN = np.asarray([1, 1, 1, 0, 0], np.float32)
 SETTINGS = {"num_steps": 40, "batch_size": 16, "learning_rate": 1e-2}
 TERMS = {"content", "balance", "statistics", "prior"}
@@ -28,7 +33,7 @@ def fresh():
 
 @functools.cache
 def teacher():
-    variables = blockwise.init_variables(MODEL, jax.random.key(1), SHAPE)
+    variables = variables_of(ARCHITECTURE, jax.random.key(1), SHAPE)
     head = np.random.default_rng(0).normal(size=(6, NUM_CLASSES)).astype(np.float32)
     return as_network(MODEL, variables, 5.0 * head, image_shape=SHAPE)
 

@@ -5,6 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rows import chain
+from rows import model_of
+from rows import piece
+from rows import variables_of
 from small_network import NUM_CLASSES
 from small_network import SHAPE
 from small_network import as_network
@@ -197,16 +201,19 @@ def test_without_steps_the_starts_are_chained():
 
 # All blocks.
 
-MODEL = resnet.ResNet(
-    (resnet.Stem(4), *[resnet.ResidualBlock(4)] * 3, resnet.ResidualBlock(4, pool=True))
+ARCHITECTURE = chain(
+    piece(resnet.Stem, 4),
+    *[piece(resnet.ResidualBlock, 4)] * 3,
+    piece(resnet.ResidualBlock, 4, pool=True),
 )
+MODEL = model_of(ARCHITECTURE, SHAPE)
 
 
 def test_equal_blocks_share_one_compiled_program():
     invert_block.clear_cache()
     config = PerLayerConfig(start="gaussian", num_steps=2)
     for seed in (0, 1):  # another network, other targets: nothing is compiled again
-        variables = blockwise.init_variables(MODEL, jax.random.key(seed), SHAPE)
+        variables = variables_of(ARCHITECTURE, jax.random.key(seed), SHAPE)
         shapes = blockwise.block_input_shapes(MODEL, variables, SHAPE)
         moments = [Moments(jnp.zeros(s[-1]), jnp.ones(s[-1])) for s in shapes[:-1]]
         goal = Targets(
@@ -216,7 +223,7 @@ def test_equal_blocks_share_one_compiled_program():
             jnp.ones(2, bool),
         )
         images, solutions = invert_blocks(
-            as_network(resnet.ResNet(tuple(MODEL.blocks)), variables, goal.head),
+            as_network(model_of(ARCHITECTURE, SHAPE), variables, goal.head),
             goal,
             moments,
             jax.random.key(seed),
@@ -341,12 +348,10 @@ def test_propagated_moments_are_nearer_to_measured_ones_than_the_published_choic
 
 
 def test_a_network_that_cannot_propagate_moments_is_an_error():
-    model = resnet.ResNet(
-        (
-            resnet.Stem(4, activation=False),
-            resnet.PreActivationBlock(4),
-            resnet.PreActivationBlock(4, pool=True),
-        )
+    model = chain(
+        piece(resnet.Stem, 4, activation=False),
+        piece(resnet.PreActivationBlock, 4),
+        piece(resnet.PreActivationBlock, 4, pool=True),
     )
     with pytest.raises(ValueError, match="per_layer.block_statistics='measured'"):
         propagated_block_inputs(fresh_network(model))

@@ -3,6 +3,8 @@ import types
 
 import jax.numpy as jnp
 import pytest
+from rows import chain
+from rows import piece
 from small_network import fresh_network
 
 from jaxpmi.jobs import speed
@@ -12,7 +14,7 @@ from jaxpmi.network import Head
 
 def classifier(width):
     return fresh_network(
-        resnet.ResNet((resnet.Stem(width), resnet.ResidualBlock(width, pool=True)))
+        chain(piece(resnet.Stem, width), piece(resnet.ResidualBlock, width, pool=True))
     )
 
 

@@ -5,7 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rows import chain
+from rows import piece
+from rows import sized
+from rows import variables_of
 
+from jaxpmi.init_network import init_backbone
+from jaxpmi.init_network import init_network
 from jaxpmi.models import MODELS
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
@@ -26,8 +32,7 @@ def apply(params, batch_stats, x, *, block, train):
 @functools.cache
 def randomised(name):
     """A network whose every parameter and running moment is random: no gamma of 0 hides a path."""
-    model = MODELS[name](4)
-    variables = blockwise.init_variables(model, jax.random.key(0), SHAPE)
+    model, variables = init_backbone(sized(MODELS[name], width=4), jax.random.key(0), SHAPE)
     leaves, structure = jax.tree.flatten(variables.params)
     leaves = [x + 0.3 * normal(i, *x.shape) for i, x in enumerate(leaves)]
     params = jax.tree.unflatten(structure, leaves)
@@ -107,23 +112,22 @@ def test_block_names_keep_their_order_when_sorted():
 
 
 def test_initial_variables_depend_on_the_key_and_nothing_else():
-    model = MODELS["resnet_small"](4)
-    first, again, other = (
-        blockwise.init_variables(model, jax.random.key(seed), SHAPE) for seed in (3, 3, 4)
-    )
+    small = sized(MODELS["resnet_small"], width=4)
+    first, again, other = (variables_of(small, jax.random.key(seed), SHAPE) for seed in (3, 3, 4))
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert np.abs(first.params["block00"]["conv"] - other.params["block00"]["conv"]).max() > 0.1
+    kernels = [variables.params["block00"]["conv/kernel"] for variables in (first, other)]
+    assert np.abs(kernels[0] - kernels[1]).max() > 0.1
     # Two blocks of one shape do not share their draws.
-    plain = resnet.resnet32(4, depth=2)
-    params = blockwise.init_variables(plain, jax.random.key(3), SHAPE).params
-    assert np.abs(params["block01"]["conv1"] - params["block02"]["conv1"]).max() > 0.1
+    plain = sized(resnet.resnet32, width=4, depth=2)
+    params = variables_of(plain, jax.random.key(3), SHAPE).params
+    assert np.abs(params["block01"]["conv1/kernel"] - params["block02"]["conv1/kernel"]).max() > 0.1
 
 
 def test_a_model_that_is_not_pooled_is_an_error():
-    model = resnet.ResNet((resnet.Stem(4), resnet.ResidualBlock(8, stride=2)))
-    with pytest.raises(ValueError, match=r"the last block of ResNet returns \(4, 4, 8\) per image"):
-        blockwise.init_variables(model, jax.random.key(0), SHAPE)
+    architecture = chain(piece(resnet.Stem, 4), piece(resnet.ResidualBlock, 8, stride=2))
+    with pytest.raises(ValueError, match=r"the last block returns \(4, 4, 8\) per image"):
+        init_network(architecture, jax.random.key(0), SHAPE, "ab", mean=[0.5] * 3, std=[0.2] * 3)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,11 @@ def convolution(kind, size, stride):
     """A function of image and kernel, and both."""
     image = draws((2, 7, 9, 3), 0)
     if kind == "depthwise":
-        return lambda x, k: convolutions.depthwise_conv(x, k, stride), image, draws((size, size, 3), 1)
+        return (
+            lambda x, k: convolutions.depthwise_conv(x, k, stride),
+            image,
+            draws((size, size, 3), 1),
+        )
     convolve = functools.partial(convolutions.conv, stride=stride, padding="same")
     return convolve, image, draws((size, size, 3, 4), 1)
 

@@ -168,7 +168,7 @@ def test_a_block_written_out():
     params, _ = block.init(jax.random.key(0), x.shape[1:])
     running = {}
     for i, (name, layer) in enumerate(params.items()):
-        size = layer["conv"].shape[-1]
+        size = layer["conv/kernel"].shape[-1]
         layer["bn"] = {"scale": 1.0 + 0.1 * normal(i, size), "bias": 2.0 * normal(i + 3, size)}
         running[name] = Moments(normal(i + 6, size), np.square(normal(i + 9, size)))
     y, moments = apply(params, running, x, block=block, train=False)
@@ -177,10 +177,12 @@ def test_a_block_written_out():
         (mean, var), norm = running[name], params[name]["bn"]
         return norm["scale"] * (x - mean) / np.sqrt(var + 1e-3) + norm["bias"]
 
-    first = x @ np.asarray(params["expand"]["conv"])
+    first = x @ np.asarray(params["expand"]["conv/kernel"])
     second = np.clip(affine("expand", first), 0, 6)
-    second = np.asarray(plain_depthwise(second, params["depthwise"]["conv"], 1))
-    third = np.clip(affine("depthwise", second), 0, 6) @ np.asarray(params["project"]["conv"])
+    second = np.asarray(plain_depthwise(second, params["depthwise"]["conv/kernel"], 1))
+    third = np.clip(affine("depthwise", second), 0, 6) @ np.asarray(
+        params["project"]["conv/kernel"]
+    )
     np.testing.assert_allclose(y, affine("project", third) + x, rtol=1e-3, atol=1e-3)
     assert np.ptp(np.clip(affine("depthwise", second), 0, 6)) == 6.0  # the clip shows
     for name, seen in {"expand": first, "depthwise": second, "project": third}.items():
@@ -193,10 +195,10 @@ def test_a_narrower_block_is_a_block():
     x = normal(0, 2, 6, 6, 4)
     wide = InvertedResidual(hidden=8, channels=4, stride=2)
     params, batch_stats = wide.init(jax.random.key(0), x.shape[1:])
-    params["project"]["conv"] = params["project"]["conv"].at[::2].set(0.0)
+    params["project"]["conv/kernel"] = params["project"]["conv/kernel"].at[::2].set(0.0)
     narrow = InvertedResidual(hidden=4, channels=4, stride=2)
     kept = jax.tree.map(lambda leaf: leaf[..., 1::2], (params, batch_stats))
-    kept[0]["project"] = {**params["project"], "conv": params["project"]["conv"][1::2]}
+    kept[0]["project"] = {**params["project"], "conv": params["project"]["conv/kernel"][1::2]}
     kept[1]["project"] = batch_stats["project"]
     fresh = narrow.init(jax.random.key(0), x.shape[1:])
     assert jax.tree.map(jnp.shape, kept) == jax.tree.map(jnp.shape, fresh)
@@ -209,7 +211,7 @@ def test_the_last_block_pools():
     block = efficientnet_lite.PooledConv(16)
     params, batch_stats = block.init(jax.random.key(0), x.shape[1:])
     features, _ = apply(params, batch_stats, x, block=block, train=False)
-    want = np.clip(x @ np.asarray(params["conv"]) / np.sqrt(1.001), 0, 6).mean((1, 2))
+    want = np.clip(x @ np.asarray(params["conv/kernel"]) / np.sqrt(1.001), 0, 6).mean((1, 2))
     np.testing.assert_allclose(features, want, rtol=1e-4, atol=1e-5)
 
 
@@ -218,7 +220,7 @@ def test_a_block_trains():
     x = 3.0 + normal(0, 4, 7, 7, 4)
     block = InvertedResidual(hidden=8, channels=4, stride=2)
     params, batch_stats = block.init(jax.random.key(0), x.shape[1:])
-    params["project"]["bn"]["bias"] = bias = normal(1, 4)
+    params["project"]["bn/bias"] = bias = normal(1, 4)
 
     @functools.partial(jax.value_and_grad, has_aux=True)
     def gradient(params):

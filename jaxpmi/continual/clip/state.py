@@ -67,9 +67,7 @@ class ClipRun(Run):
             image = variables.image._replace(batch_stats=memory.layer_moments)
             variables = variables._replace(image=image)
         names = self.stream.class_names
-        return zero_shot_network(
-            model, variables, self.tokens, names, mean=self.mean, std=self.std
-        )
+        return zero_shot_network(model, variables, self.tokens, names, mean=self.mean, std=self.std)
 
 
 @flax.struct.dataclass

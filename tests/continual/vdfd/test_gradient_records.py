@@ -7,6 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_network
+from rows import chain
+from rows import model_of
+from rows import piece
+from rows import sized
 from small_network import MEAN
 from small_network import SHAPE
 from small_network import STD
@@ -19,6 +24,7 @@ from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.summary import record_floats
 from jaxpmi.continual.vdfd import gradient_records as gr
 from jaxpmi.continual.vdfd.recording import record_task
+from jaxpmi.init_network import abstract_backbone
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
@@ -46,7 +52,7 @@ def weights(seed=0):
 def logits(params, x):
     """f[B, C] of a smooth network with a fixed classifier."""
     x = jax.lax.conv_general_dilated(
-        x, params["conv"], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, params["conv/kernel"], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     x = jnp.tanh(x * params["scale"].reshape(1, 1, 1, -1) + params["bias"].reshape(1, 1, 1, -1))
     return jnp.tanh(x.mean((1, 2)) @ params["dense"]) @ jnp.asarray(normal(9, 5, NUM_CLASSES))
@@ -88,7 +94,7 @@ def test_gradients_are_those_of_jacrev_averaged_over_the_weights_of_a_channel(fl
     params = weights()
     jacobian = jax.jacrev(mean_logits)(params)  # f[C, ...]
     want = {
-        "conv": jacobian["conv"].mean((1, 2, 3)).T,
+        "conv": jacobian["conv/kernel"].mean((1, 2, 3)).T,
         "scale": jacobian["scale"].T,
         "bias": jacobian["bias"].T,
         "dense": jacobian["dense"].mean(1).T,
@@ -190,9 +196,9 @@ def test_drift_is_zero_at_the_recorded_weights_and_has_no_squared_gradient_there
 def test_changes_that_sum_to_zero_in_a_channel_are_not_seen(float64):
     params = weights()
     records = records_of(mean_gradients(params), params)
-    change = normal(30, *params["conv"].shape)
+    change = normal(30, *params["conv/kernel"].shape)
     change -= change.mean((0, 1, 2), keepdims=True)
-    there = {**params, "conv": params["conv"] + change}
+    there = {**params, "conv": params["conv/kernel"] + change}
     np.testing.assert_allclose(gr.drift(records, there), 0.0, atol=1e-13)
     assert np.abs(mean_logits(there) - mean_logits(params)).max() > 1e-2
 
@@ -243,8 +249,8 @@ def test_signs_of_the_factors_do_not_matter(float64):
 
 def test_averaging_over_a_channel_is_a_projection(float64):
     """Of the gradient to tensors constant within a channel: what is left out is orthogonal."""
-    jacobian = jax.jacrev(mean_logits)(weights())["conv"]  # f[C, 3, 3, 2, 4]
-    mean = mean_gradients(weights())["conv"].T[:, None, None, None, :]
+    jacobian = jax.jacrev(mean_logits)(weights())["conv/kernel"]  # f[C, 3, 3, 2, 4]
+    mean = mean_gradients(weights())["conv/kernel"].T[:, None, None, None, :]
     rest = jacobian - mean
     products = jnp.einsum("chwio,dhwio->cd", rest, jnp.broadcast_to(mean, jacobian.shape))
     np.testing.assert_allclose(products, 0.0, atol=1e-14)
@@ -298,15 +304,15 @@ def test_noise_has_a_share_of_the_variance():
 # Memory (docs/methods/vdfd.md, eq. 4).
 
 
-def channels_of(model, shape):
-    variables = jax.eval_shape(lambda: blockwise.init_variables(model, jax.random.key(0), shape))
+def channels_of(architecture, shape):
+    model, variables = abstract_backbone(architecture, shape)
     tensors = jax.eval_shape(functools.partial(blockwise.named_tensors, model), variables.params)
     return tensors, [t.shape[-1] for t in tensors.values()]
 
 
 def test_floats_kept_of_a_task_are_the_published_ones():
     """Without the C floats of the origin, which the published logs do not count."""
-    tensors, channels = channels_of(resnet.preact_resnet18(64), (32, 32, 3))
+    tensors, channels = channels_of(resnet.preact_resnet18, (32, 32, 3))
     assert (len(channels), sum(channels)) == (54, 12_608)
     assert sum(int(np.prod(t.shape)) for t in tensors.values()) == 11_167_040
     for num_classes, want in ((5, 12_932), (8, 13_094), (10, 13_202), (20, 13_742)):
@@ -333,8 +339,10 @@ def test_floats_kept_with_a_bottleneck_resnet_50():
 
 
 def test_stacked_layers_are_tensors_of_their_own():
-    model = vit.vision_transformer(patch_size=4, width=8, depth=3, num_heads=2, features=8)
-    tensors, _ = channels_of(model, (8, 8, 1))
+    architecture = sized(
+        vit.vision_transformer, patch_size=4, width=8, depth=3, num_heads=2, features=8
+    )
+    tensors, _ = channels_of(architecture, (8, 8, 1))
     layers = {name.split("/")[1] for name in tensors if name.split("/")[1].isdigit()}
     assert layers == {"000", "001", "002"}
     per_layer = [sum(f"/{layer}/" in name for name in tensors) for layer in sorted(layers)]
@@ -343,13 +351,14 @@ def test_stacked_layers_are_tensors_of_their_own():
 
 # As a run makes them.
 
-MODEL = resnet.ResNet((resnet.Stem(4), resnet.ResidualBlock(8, stride=2, pool=True)))
+ARCHITECTURE = chain(piece(resnet.Stem, 4), piece(resnet.ResidualBlock, 8, stride=2, pool=True))
+MODEL = model_of(ARCHITECTURE, small_network.SHAPE)
 
 
 @functools.cache
 def network():
     """Weights and running statistics that are not those of the start."""
-    fresh = fresh_network(MODEL)
+    fresh = fresh_network(ARCHITECTURE)
     params = jax.tree.map(lambda p: p + 0.1, fresh.variables.params)
     stats = jax.tree.map(lambda s: 1.3 * s + 0.2, fresh.variables.batch_stats)
     kernel = jnp.asarray(normal(3, *fresh.head.kernel.shape), jnp.float32)

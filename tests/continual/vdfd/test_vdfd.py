@@ -11,6 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import small_network
+from rows import chain
+from rows import model_of
+from rows import piece
 from small_network import MEAN
 from small_network import NUM_CLASSES
 from small_network import STD
@@ -52,7 +56,8 @@ from jaxpmi.network import Head
 from jaxpmi.runs import session
 from jaxpmi.sharding import make_mesh
 
-MODEL = resnet.ResNet((resnet.Stem(4), resnet.ResidualBlock(8, stride=2, pool=True)))
+ARCHITECTURE = chain(piece(resnet.Stem, 4), piece(resnet.ResidualBlock, 8, stride=2, pool=True))
+MODEL = model_of(ARCHITECTURE, small_network.SHAPE)
 TRAIN = TrainConfig(
     batch_size=8,
     optimiser="adam",
@@ -77,7 +82,7 @@ def tiny(monkeypatch):
 
 @functools.cache
 def network():
-    fresh = fresh_network(MODEL)
+    fresh = fresh_network(ARCHITECTURE)
     params = jax.tree.map(lambda p: p + 0.1, fresh.variables.params)
     kernel = np.random.default_rng(0).normal(size=fresh.head.kernel.shape).astype(np.float32)
     head = Head(jnp.asarray(kernel))
@@ -228,9 +233,9 @@ def test_first_adam_steps_are_of_the_rates():
     train = dataclasses.replace(TRAIN, weight_decay=0.0, graph_weight_decay=0.0)
     before, after, _ = steps("vdfd", train=train, settings=settings, count=1)
     largest = lambda a, b: np.abs(a - b).max()  # noqa: E731
-    conv = before["backbone"]["block00"]["conv"]
+    conv = before["backbone"]["block00"]["conv/kernel"]
     np.testing.assert_allclose(
-        largest(conv, after.network.variables.params["block00"]["conv"]), 1e-2, rtol=1e-2
+        largest(conv, after.network.variables.params["block00"]["conv/kernel"]), 1e-2, rtol=1e-2
     )
     np.testing.assert_allclose(gap(before["head"], after.network.head), 5e-2, rtol=1e-2)
     rotated = before["auxiliary"]["rotated_head"]
