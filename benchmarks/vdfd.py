@@ -29,9 +29,9 @@ from jaxpmi.continual.train import trainable_parts
 from jaxpmi.continual.vdfd.drift_penalty import fresh_class_graph
 from jaxpmi.continual.vdfd.gradient_records import GradientRecords
 from jaxpmi.continual.vdfd.gradient_records import empty_records
+from jaxpmi.init_network import init_network
 from jaxpmi.models import MODELS
 from jaxpmi.models.blockwise import named_tensors
-from jaxpmi.network import init_network
 
 # Network, width, image, classes per task: of configs/vdfd_mnist.py, and of CIFAR-100 in ten tasks.
 CASES = {

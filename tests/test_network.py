@@ -16,10 +16,10 @@ from tiny_run import tiny_model
 import jaxpmi
 from jaxpmi.doors import check_images
 from jaxpmi.doors import check_labels
+from jaxpmi.init_network import init_network
 from jaxpmi.models import blockwise
 from jaxpmi.network import Head
 from jaxpmi.network import from_blocks
-from jaxpmi.network import init_network
 from jaxpmi.network import logits
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate

@@ -73,6 +73,7 @@ def from_nnx(
       ValueError: blocks that do not fit each other, leave parameters of the module out or share
         some; running moments of a layer whose kind is not in `statistics_of`.
     """
+    classifier = None if head is None else _classifier(head)
     model, variables, dim = as_model(
         module,
         blocks=blocks,
@@ -85,7 +86,7 @@ def from_nnx(
     return from_blocks(
         model,
         variables,
-        identity(dim) if head is None else _classifier(head),
+        identity(dim) if classifier is None else classifier,
         mean=mean,
         std=std,
         image_shape=image_shape,

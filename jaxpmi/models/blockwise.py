@@ -324,5 +324,6 @@ def output_shape(
 ) -> tuple[int, ...]:
     """Per-image shape of a block's output for inputs of `input_shape`; nothing is computed."""
     x = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    out, _ = jax.eval_shape(lambda x: block.apply(params, batch_stats, x, train=False), x)
+    apply = functools.partial(block.apply, train=False)
+    out, _ = jax.eval_shape(apply, params, batch_stats, x)
     return out.shape[1:]

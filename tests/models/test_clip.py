@@ -32,7 +32,7 @@ def test_the_tiny_one_is_as_small_as_it_says():
 
 
 def test_text_is_read_at_its_first_end_token_and_what_follows_does_not_matter():
-    end = TINY.text.end_token
+    end = TINY.sizes.end_token
     assert end == 19
     texts = [[1, 5, end, 0, 0, 0, 0], [1, 5, end, 7, end, 3, 2], [1, 5, end]]
     short, padded, cut = (clip.encode_text(TINY, tiny(), jnp.asarray([text])) for text in texts)

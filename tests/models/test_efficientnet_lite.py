@@ -13,12 +13,16 @@ import numpy as np
 import PIL.Image
 import pytest
 from drawn_images import draw_image
+from flax import nnx
+from rows import block_of
+from rows import sized
 
 from jaxpmi.data import imagenet_class_names
+from jaxpmi.init_network import abstract_backbone
 from jaxpmi.models import MODELS
 from jaxpmi.models import blockwise
+from jaxpmi.models import convolutions
 from jaxpmi.models import efficientnet_lite
-from jaxpmi.models import layers
 from jaxpmi.models.cost import count_parameters
 from jaxpmi.models.efficientnet_lite import InvertedResidual
 from jaxpmi.models.efficientnet_lite import efficientnet_lite0
@@ -26,6 +30,7 @@ from jaxpmi.types import Moments
 from jaxpmi.weights import imagenet
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "efficientnet_lite0"
+RNGS = nnx.Rngs(0)
 MILITARY_UNIFORM = 652  # a label of ImageNet
 
 load = functools.cache(imagenet.load_efficientnet_lite0)
@@ -80,12 +85,9 @@ def test_the_published_network_has_its_published_size():
     is_moments = lambda node: isinstance(node, Moments)  # noqa: E731
     norms = jax.tree.leaves(variables.batch_stats, is_leaf=is_moments)
     assert len(norms) == 49 and sum(int((norm.var == 0).sum()) for norm in norms) == 130
-    assert model == efficientnet_lite0()
+    built, fresh = abstract_backbone(efficientnet_lite0, (224, 224, 3))
     shapes = functools.partial(jax.tree.map, lambda leaf: (leaf.shape, leaf.dtype))
-    fresh = jax.eval_shape(
-        lambda: blockwise.init_variables(model, jax.random.key(0), (224, 224, 3))
-    )
-    assert shapes(variables) == shapes(fresh)
+    assert model == built and shapes(variables) == shapes(fresh)
     got = blockwise.block_input_shapes(model, variables, (224, 224, 3))
     want = [(224, 224, 3), (112, 112, 32), (112, 112, 16)] + [(56, 56, 24)] * 2
     want += [(28, 28, 40)] * 2 + [(14, 14, 80)] * 3 + [(14, 14, 112)] * 3 + [(7, 7, 192)] * 4
@@ -151,65 +153,71 @@ def test_a_package_that_is_not_installed_is_an_error(monkeypatch):
 
 
 def test_widths_scale_to_multiples_of_8():
-    blocks = MODELS["efficientnet_lite0"](8).blocks
+    architecture = sized(MODELS["efficientnet_lite0"], width=8)
+    model, variables = abstract_backbone(architecture, (32, 32, 3))
+    widths = [
+        {name.split("/")[0]: leaf.shape[-1] for name, leaf in own.items()}
+        for own in variables.params.values()
+    ]
+    blocks = model.blocks
     # A quarter of 16, 24, 40, 80, 112, 192 and 320; 28 is rounded up, 10 not to 8.
     want = [8, 8, 8, 8, 16, 16, 24, 24, 24, 32, 32, 32, 48, 48, 48, 48, 80, 320]
-    assert [block.channels for block in blocks[1:]] == want[1:] and blocks[0].channels == want[0]
-    assert [block.hidden for block in blocks[1:5]] == [8, 48, 48, 48]
-    assert blocks[1].residual and not blocks[2].residual  # equal channels, the second of stride 2
+    assert [width.get("project", width.get("conv")) for width in widths] == want
+    assert [width["depthwise"] for width in widths[1:5]] == [8, 48, 48, 48]
     assert blocks[3] != blocks[2] and blocks[7] == blocks[8]  # equal ones share a program
     with pytest.raises(ValueError, match="efficientnet_lite0 needs width >= 1, got width=0"):
-        efficientnet_lite0(0)
+        efficientnet_lite0((32, 32, 3), 0, rngs=RNGS)
 
 
 def test_a_block_written_out():
     x = normal(0, 2, 7, 6, 4)
-    block = InvertedResidual(hidden=6, channels=4, size=5, residual=True)
-    params, _ = block.init(jax.random.key(0), x.shape[1:])
+    block, params, _ = block_of(
+        InvertedResidual(4, 4, expansion=2, size=5, residual=True, rngs=RNGS)
+    )
     running = {}
-    for i, (name, layer) in enumerate(params.items()):
-        size = layer["conv/kernel"].shape[-1]
-        layer["bn"] = {"scale": 1.0 + 0.1 * normal(i, size), "bias": 2.0 * normal(i + 3, size)}
-        running[name] = Moments(normal(i + 6, size), np.square(normal(i + 9, size)))
+    for i, name in enumerate(("expand", "depthwise", "project")):
+        size = params[f"{name}/kernel"].shape[-1]
+        params[f"{name}_bn/scale"] = 1.0 + 0.1 * normal(i, size)
+        params[f"{name}_bn/bias"] = 2.0 * normal(i + 3, size)
+        running[f"{name}_bn"] = Moments(normal(i + 6, size), np.square(normal(i + 9, size)))
     y, moments = apply(params, running, x, block=block, train=False)
 
     def affine(name, x):
-        (mean, var), norm = running[name], params[name]["bn"]
-        return norm["scale"] * (x - mean) / np.sqrt(var + 1e-3) + norm["bias"]
+        mean, var = running[f"{name}_bn"]
+        scale, bias = params[f"{name}_bn/scale"], params[f"{name}_bn/bias"]
+        return scale * (x - mean) / np.sqrt(var + 1e-3) + bias
 
-    first = x @ np.asarray(params["expand"]["conv/kernel"])
+    first = x @ np.asarray(params["expand/kernel"])
     second = np.clip(affine("expand", first), 0, 6)
-    second = np.asarray(plain_depthwise(second, params["depthwise"]["conv/kernel"], 1))
-    third = np.clip(affine("depthwise", second), 0, 6) @ np.asarray(
-        params["project"]["conv/kernel"]
-    )
+    second = np.asarray(plain_depthwise(second, params["depthwise/kernel"][:, :, 0], 1))
+    third = np.clip(affine("depthwise", second), 0, 6) @ np.asarray(params["project/kernel"])
     np.testing.assert_allclose(y, affine("project", third) + x, rtol=1e-3, atol=1e-3)
     assert np.ptp(np.clip(affine("depthwise", second), 0, 6)) == 6.0  # the clip shows
     for name, seen in {"expand": first, "depthwise": second, "project": third}.items():
-        np.testing.assert_allclose(moments[name].mean, np.mean(seen, (0, 1, 2)), atol=1e-4)
-        np.testing.assert_allclose(moments[name].var, np.var(seen, (0, 1, 2)), rtol=1e-3)
+        mean, var = moments[f"{name}_bn"]
+        np.testing.assert_allclose(mean, np.mean(seen, (0, 1, 2)), atol=1e-4)
+        np.testing.assert_allclose(var, np.var(seen, (0, 1, 2)), rtol=1e-3)
 
 
 def test_a_narrower_block_is_a_block():
     """Channels between the first and the last convolution may be left out."""
     x = normal(0, 2, 6, 6, 4)
-    wide = InvertedResidual(hidden=8, channels=4, stride=2)
-    params, batch_stats = wide.init(jax.random.key(0), x.shape[1:])
-    params["project"]["conv/kernel"] = params["project"]["conv/kernel"].at[::2].set(0.0)
-    narrow = InvertedResidual(hidden=4, channels=4, stride=2)
+    wide, params, batch_stats = block_of(InvertedResidual(4, 4, expansion=2, stride=2, rngs=RNGS))
+    params["project/kernel"] = params["project/kernel"].at[::2].set(0.0)
+    narrow = wide.narrow({"in": 4, "hidden": 4, "out": 4})
+    assert narrow != wide
     kept = jax.tree.map(lambda leaf: leaf[..., 1::2], (params, batch_stats))
-    kept[0]["project"] = {**params["project"], "conv": params["project"]["conv/kernel"][1::2]}
-    kept[1]["project"] = batch_stats["project"]
-    fresh = narrow.init(jax.random.key(0), x.shape[1:])
-    assert jax.tree.map(jnp.shape, kept) == jax.tree.map(jnp.shape, fresh)
+    for name in ("project_bn/scale", "project_bn/bias"):
+        kept[0][name] = params[name]
+    kept[0]["project/kernel"] = params["project/kernel"][1::2]
+    kept[1]["project_bn"] = batch_stats["project_bn"]
     want, _ = apply(params, batch_stats, x, block=wide, train=False)
     np.testing.assert_allclose(apply(*kept, x, block=narrow, train=False)[0], want, atol=1e-5)
 
 
 def test_the_last_block_pools():
     x = 4.0 * normal(0, 3, 5, 5, 8)
-    block = efficientnet_lite.PooledConv(16)
-    params, batch_stats = block.init(jax.random.key(0), x.shape[1:])
+    block, params, batch_stats = block_of(efficientnet_lite.PooledConv(8, 16, rngs=RNGS))
     features, _ = apply(params, batch_stats, x, block=block, train=False)
     want = np.clip(x @ np.asarray(params["conv/kernel"]) / np.sqrt(1.001), 0, 6).mean((1, 2))
     np.testing.assert_allclose(features, want, rtol=1e-4, atol=1e-5)
@@ -218,9 +226,8 @@ def test_the_last_block_pools():
 def test_a_block_trains():
     """It normalises by the batch, and has a gradient for every parameter."""
     x = 3.0 + normal(0, 4, 7, 7, 4)
-    block = InvertedResidual(hidden=8, channels=4, stride=2)
-    params, batch_stats = block.init(jax.random.key(0), x.shape[1:])
-    params["project"]["bn/bias"] = bias = normal(1, 4)
+    block, params, batch_stats = block_of(InvertedResidual(4, 4, expansion=2, stride=2, rngs=RNGS))
+    params["project_bn/bias"] = bias = normal(1, 4)
 
     @functools.partial(jax.value_and_grad, has_aux=True)
     def gradient(params):
@@ -266,10 +273,10 @@ def plain_same(x, kernel, stride):
 def test_same_convolutions_and_their_own_gradients_are_those_of_jax(kind, size_and_stride, image):
     size, stride = size_and_stride
     if kind == "depthwise":
-        kernel, plain, ours = normal(1, size, size, 3), plain_depthwise, layers.depthwise_conv
+        kernel, plain, ours = normal(1, size, size, 3), plain_depthwise, convolutions.depthwise_conv
     else:
         kernel, plain = normal(1, size, size, 3, 4), plain_same
-        ours = functools.partial(layers.conv, padding="same")
+        ours = functools.partial(convolutions.conv, padding="same")
     x = normal(0, 2, *image, 3)
 
     def value_and_gradients(conv):
@@ -293,9 +300,9 @@ def test_same_convolutions_and_their_own_gradients_are_those_of_jax(kind, size_a
 def test_the_stem_propagates_clipped_gaussian_moments():
     rng = np.random.default_rng(0)
     bias, scale = np.asarray([-1.0, 0.0, 0.7, 5.0, 9.0]), np.asarray([0.5, 1.0, -2.0, 3.0, 0.0])
-    params = {"bn": {"scale": jnp.asarray(scale), "bias": jnp.asarray(bias)}}
+    stem, params, _ = block_of(efficientnet_lite.Stem(3, 5, rngs=RNGS))
+    params |= {"bn/scale": jnp.asarray(scale), "bn/bias": jnp.asarray(bias)}
     draws = np.clip(bias + scale * rng.normal(size=(400_000, 5)), 0.0, 6.0)
-    stem = efficientnet_lite.Stem(5)
     got = stem.propagate(params, Moments(jnp.zeros(3), jnp.ones(3)))
     np.testing.assert_allclose(got.mean, draws.mean(0), atol=0.01)
     np.testing.assert_allclose(got.var, draws.var(0), atol=0.02)
@@ -305,15 +312,14 @@ def test_the_stem_propagates_clipped_gaussian_moments():
 
 
 def test_residual_blocks_add_moments_and_others_forget_them():
-    norm = {"scale": jnp.asarray([1.0, -2.0]), "bias": jnp.asarray([0.5, 3.0])}
-    params, seen = {"project": {"bn": norm}}, Moments(jnp.asarray([5.0, 6.0]), jnp.ones(2))
-    residual = InvertedResidual(hidden=4, channels=2, residual=True)
+    residual, params, _ = block_of(InvertedResidual(2, 2, residual=True, rngs=RNGS))
+    plain, _, _ = block_of(InvertedResidual(2, 2, rngs=RNGS))
+    params["project_bn/scale"] = jnp.asarray([1.0, -2.0])
+    params["project_bn/bias"] = jnp.asarray([0.5, 3.0])
+    seen = Moments(jnp.asarray([5.0, 6.0]), jnp.ones(2))
     got = residual.propagate(params, seen)
     np.testing.assert_allclose(got.mean, [5.5, 9.0])
     np.testing.assert_allclose(got.var, [2.0, 5.0])
-    for alone in (
-        residual.propagate(params, None),
-        InvertedResidual(hidden=4, channels=2).propagate(params, seen),
-    ):
+    for alone in (residual.propagate(params, None), plain.propagate(params, seen)):
         np.testing.assert_allclose(alone.mean, [0.5, 3.0])
         np.testing.assert_allclose(alone.var, [1.0, 4.0])

@@ -3,42 +3,57 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from rows import block_of
+from rows import sized
 
 import jaxpmi
+from jaxpmi.init_network import abstract_backbone
+from jaxpmi.init_network import init_backbone
 from jaxpmi.models import MODELS
 from jaxpmi.models import blockwise
 from jaxpmi.models import vit
 from jaxpmi.models.blockwise import Stack
+from jaxpmi.models.clip import with_unit_features
 
-MODEL = vit.vision_transformer(patch_size=4, width=8, depth=3, num_heads=2, features=6)
-SHAPE = (8, 12, 3)
+SHAPE, RNGS = (8, 12, 3), nnx.Rngs(0)
 
 
-def variables_of(model, seed=0):
+def random_network(seed=0, **changes):
     """Random numbers everywhere, so that no scale is 1 and no bias 0."""
-    variables = blockwise.init_variables(model, jax.random.key(seed), SHAPE)
+    sizes = {"patch_size": 4, "width": 8, "depth": 3, "num_heads": 2, "features": 6} | changes
+    architecture = sized(vit.vision_transformer, **sizes)
+    model, variables = init_backbone(architecture, jax.random.key(seed), SHAPE)
     leaves, treedef = jax.tree.flatten(variables.params)
     rng = np.random.default_rng(seed)
     noisy = [leaf + 0.3 * rng.standard_normal(leaf.shape, np.float32) for leaf in leaves]
-    return blockwise.Variables(jax.tree.unflatten(treedef, noisy), variables.batch_stats)
+    return model, blockwise.Variables(jax.tree.unflatten(treedef, noisy), variables.batch_stats)
 
 
 def images(count=5, seed=0):
     return jnp.asarray(np.random.default_rng(seed).standard_normal((count, *SHAPE), np.float32))
 
 
-def layer_norm(params, x):
+def num_units(model):
+    """Blocks, with those of a stack counted one by one."""
+    return sum(block.depth if isinstance(block, Stack) else 1 for block in model.blocks)
+
+
+def layer_norm(params, name, x):
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
-    return x * np.asarray(params["scale"]) + np.asarray(params["bias"])
+    return x * np.asarray(params[f"{name}/scale"]) + np.asarray(params[f"{name}/bias"])
 
 
 def reference_block(params, x, num_heads, *, causal=False, gelu=None):
     """A transformer block in numpy, one image, one head and one query at a time."""
-    y = layer_norm(params["norm1"], x)
+    y = layer_norm(params, "norm1", x)
     dim = x.shape[1]
     size = dim // num_heads
-    linear = lambda p, x: x @ np.asarray(p["kernel"]) + np.asarray(p["bias"])  # noqa: E731
-    query, key, value = np.split(linear(params["attention"]["in"], y), 3, axis=1)
+
+    def linear(name, x):
+        return x @ np.asarray(params[f"{name}/kernel"]) + np.asarray(params[f"{name}/bias"])
+
+    query, key, value = np.split(linear("attention/qkv", y), 3, axis=1)
     mixed = np.zeros_like(y)
     for head in range(num_heads):
         part = slice(head * size, (head + 1) * size)
@@ -46,9 +61,9 @@ def reference_block(params, x, num_heads, *, causal=False, gelu=None):
             seen = slice(0, n + 1 if causal else len(x))
             scores = np.exp(query[n, part] @ key[seen, part].T / np.sqrt(size))
             mixed[n, part] = scores / scores.sum() @ value[seen, part]
-    x = x + linear(params["attention"]["out"], mixed)
-    hidden = linear(params["mlp"]["up"], layer_norm(params["norm2"], x))
-    return x + linear(params["mlp"]["down"], gelu(hidden))
+    x = x + linear("attention/out", mixed)
+    hidden = linear("mlp/up", layer_norm(params, "norm2", x))
+    return x + linear("mlp/down", gelu(hidden))
 
 
 def quick_gelu(x):
@@ -64,43 +79,42 @@ def gelu(x):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("name", "function"), [("quick_gelu", quick_gelu), ("gelu", gelu)])
 def test_a_block_is_that_of_the_textbook(causal, name, function):
-    block = vit.transformer_block(8, 2, 2, activation=name, causal=causal)
-    params, _ = block.init(jax.random.key(0), (5, 8))
+    module = vit.TransformerBlock(8, 2, activation=name, causal=causal, rngs=RNGS)
+    block, params, _ = block_of(module)
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)
     x = np.random.default_rng(1).standard_normal((3, 5, 8), np.float32)
-    got, _ = block.apply(params, (), jnp.asarray(x))
+    got, _ = block.apply(params, {}, jnp.asarray(x))
     want = [reference_block(params, one, 2, causal=causal, gelu=function) for one in x]
     np.testing.assert_allclose(got, np.stack(want), atol=2e-5)
 
 
 def test_patches_are_rows_of_the_kernel_in_row_column_channel_order():
-    block, (params, _) = MODEL.blocks[0], MODEL.blocks[0].init(jax.random.key(0), SHAPE)
+    block, params, _ = block_of(vit.PatchEmbedding(4, 3, 8, rngs=RNGS))
     x = images()
     out, _ = block.apply(params, {}, x)
     assert out.shape == (5, 2, 3, 8)
     patch = np.asarray(x[1, 4:8, 8:12]).reshape(-1)
-    np.testing.assert_allclose(out[1, 1, 2], patch @ np.asarray(params["kernel"]), atol=1e-5)
+    np.testing.assert_allclose(out[1, 1, 2], patch @ np.asarray(params["linear/kernel"]), atol=1e-5)
 
 
 def test_the_class_token_comes_first_and_positions_are_added_before_the_norm():
-    block = MODEL.blocks[1]
-    params, _ = block.init(jax.random.key(0), (2, 3, 8))
+    block, params, _ = block_of(vit.TokenEmbedding(6, 8, rngs=RNGS))
     x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 2, 3, 8), np.float32))
     out, _ = block.apply(params, {}, x)
     assert out.shape == (4, 7, 8)
     positions = np.asarray(params["positions"])
-    first = layer_norm(params["norm"], np.asarray(params["class_token"]) + positions[0])
+    first = layer_norm(params, "norm", np.asarray(params["class_token"]) + positions[0])
     np.testing.assert_allclose(out[2, 0], first, atol=1e-5)
-    last = layer_norm(params["norm"], np.asarray(x[2, 1, 2]) + positions[6])
+    last = layer_norm(params, "norm", np.asarray(x[2, 1, 2]) + positions[6])
     np.testing.assert_allclose(out[2, 6], last, atol=1e-5)
 
 
 def test_blocks_in_sequence_are_the_forward_pass():
     """With the stack's blocks applied one by one."""
-    variables, x = variables_of(MODEL), images()
-    whole = blockwise.forward(MODEL, variables, x)
-    assert vit.num_units(MODEL) == 6 and len(whole.block_inputs) == 4
-    for i, block in enumerate(MODEL.blocks):
+    (model, variables), x = random_network(), images()
+    whole = blockwise.forward(model, variables, x)
+    assert num_units(model) == 6 and len(whole.block_inputs) == 4
+    for i, block in enumerate(model.blocks):
         name = blockwise.block_name(i)
         own, seen = (variables.params[name], variables.batch_stats[name]), whole.block_inputs[i]
         depth = block.depth if isinstance(block, Stack) else 1
@@ -123,27 +137,25 @@ def test_blocks_in_sequence_are_the_forward_pass():
 def test_positions_of_the_small_transformer_begin_as_large_as_its_patches():
     shape, x = (28, 28, 1), jax.random.normal(jax.random.key(1), (20, 28, 28, 1))
     for name, grid in (("vit_small", 7), ("vit_small_patch7", 4)):
-        model = MODELS[name](48)
-        params = blockwise.init_variables(model, jax.random.key(0), shape).params
+        architecture = sized(MODELS[name], width=48)
+        model, (params, _) = init_backbone(architecture, jax.random.key(0), shape)
         patches, _ = model.blocks[0].apply(params["block00"], {}, x)
         assert patches.shape == (20, grid, grid, 48)
         positions = params["block01"]["positions"]
         assert positions.std() == pytest.approx(float(patches.std()), rel=0.1)
-    clip, _ = vit.TokenEmbedding().init(jax.random.key(0), (7, 7, 48))
+    _, clip, _ = block_of(vit.TokenEmbedding(49, 48, rngs=RNGS))
     assert clip["positions"].std() == pytest.approx(48**-0.5, rel=0.1)
 
 
 def test_vit_b16_has_15_units():
-    model = vit.vision_transformer(patch_size=16, width=768, depth=12, num_heads=12, features=512)
-    assert vit.num_units(model) == 15
+    sizes = {"patch_size": 16, "width": 768, "depth": 12, "num_heads": 12, "features": 512}
+    model, _ = abstract_backbone(sized(vit.vision_transformer, **sizes), (224, 224, 3))
+    assert num_units(model) == 15
 
 
 @pytest.mark.parametrize("axis", ["channel", "token"])
 def test_the_statistics_axis(axis):
-    model = vit.vision_transformer(
-        patch_size=4, width=8, depth=3, num_heads=2, features=6, statistics_axis=axis
-    )
-    variables, x = variables_of(model), images()
+    (model, variables), x = random_network(statistics_axis=axis), images()
     seen = blockwise.forward(model, variables, x)
     per = (7, 1) if axis == "token" else (8,)
     assert seen.block_inputs[2].mean.shape == (3, *per)
@@ -162,10 +174,10 @@ def test_the_statistics_axis(axis):
 
 
 def test_weights_leave_padding_out_of_the_moments():
-    variables, x = variables_of(MODEL), images()
+    (model, variables), x = random_network(), images()
     weights = jnp.asarray([1.0, 1.0, 0.0, 1.0, 0.0])
-    got = blockwise.forward(MODEL, variables, x, weights=weights).block_inputs
-    want = blockwise.forward(MODEL, variables, x[jnp.asarray([0, 1, 3])]).block_inputs
+    got = blockwise.forward(model, variables, x, weights=weights).block_inputs
+    want = blockwise.forward(model, variables, x[jnp.asarray([0, 1, 3])]).block_inputs
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -174,8 +186,7 @@ def test_the_same_program_serves_every_depth_of_the_stack():
     """The jaxpr of the forward pass does not grow with depth."""
     sizes = []
     for depth in (2, 12):
-        model = vit.vision_transformer(patch_size=4, width=8, depth=depth, num_heads=2, features=6)
-        variables = variables_of(model)
+        model, variables = random_network(depth=depth)
         jaxpr = jax.make_jaxpr(lambda v, x: jaxpmi.forward(model, v, x))(variables, images())  # noqa: B023
         sizes.append(len(jaxpr.eqns))
     assert sizes[0] == sizes[1]
@@ -183,16 +194,15 @@ def test_the_same_program_serves_every_depth_of_the_stack():
 
 def test_sizes_that_do_not_divide_are_errors():
     with pytest.raises(ValueError, match="images of 9 x 12 pixels do not divide into patches of 4"):
-        blockwise.init_variables(MODEL, jax.random.key(0), (9, 12, 3))
-    block = vit.TransformerBlock(3, 32)
+        MODELS["vit_small"]((9, 12, 3), rngs=RNGS)
     with pytest.raises(ValueError, match="a width of 8 does not divide into 3 heads"):
-        block.init(jax.random.key(0), (5, 8))
+        vit.TransformerBlock(8, 3, rngs=RNGS)
 
 
 def test_a_tower_of_unit_features_takes_the_same_variables():
-    variables, x = variables_of(MODEL), images()
-    unit = blockwise.forward(vit.with_unit_features(MODEL), variables, x)
-    plain = blockwise.forward(MODEL, variables, x)
+    (model, variables), x = random_network(), images()
+    unit = blockwise.forward(with_unit_features(model), variables, x)
+    plain = blockwise.forward(model, variables, x)
     lengths = np.linalg.norm(plain.features, axis=1)
     assert np.abs(lengths - 1.0).min() > 0.1
     np.testing.assert_allclose(unit.features, plain.features / lengths[:, None], rtol=1e-5)
