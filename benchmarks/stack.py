@@ -14,12 +14,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from jaxpmi.config import PerLayerConfig
 from jaxpmi.inversion.per_layer import draw_start
 from jaxpmi.inversion.per_layer import invert_block
-from jaxpmi.models.blockwise import Stack
-from jaxpmi.models.vit import transformer_block
+from jaxpmi.models.vit import Attention
+from jaxpmi.models.vit import Mlp
+from jaxpmi.models.vit import transformer_blocks
 
 TOKENS, WIDTH, BATCH = 50, 64, 40
 CONFIG = PerLayerConfig(start="gaussian", num_steps=20, statistics_weight=0.1)
@@ -57,8 +59,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _problem(depth):
     """A random stack, the moments of its inputs on random tokens, and its outputs as targets."""
-    stack = Stack(transformer_block(WIDTH, depth, WIDTH // 16), depth)
-    params, batch_stats = stack.init(jax.random.key(0), (TOKENS, WIDTH))
+    blocks = transformer_blocks(WIDTH, depth, WIDTH // 16, rngs=nnx.Rngs(0))
+    statistics_of = (Attention, Mlp)
+    stack, params, batch_stats = as_block(blocks, (TOKENS, WIDTH), statistics_of=statistics_of)
     tokens = jax.random.normal(jax.random.key(1), (BATCH, TOKENS, WIDTH))
     target, batch_stats, inputs = stack.trace(params, batch_stats, tokens, train=False)
     return stack, (params, batch_stats, inputs, target, jax.random.split(jax.random.key(2), depth))

@@ -30,7 +30,7 @@ from jaxpmi.continual.vdfd.drift_penalty import fresh_class_graph
 from jaxpmi.continual.vdfd.gradient_records import GradientRecords
 from jaxpmi.continual.vdfd.gradient_records import empty_records
 from jaxpmi.init_network import init_network
-from jaxpmi.models import MODELS
+from jaxpmi.models import architecture
 from jaxpmi.models.blockwise import named_tensors
 
 # Network, width, image, classes per task: of configs/vdfd_mnist.py, and of CIFAR-100 in ten tasks.
@@ -89,10 +89,16 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 def _steps_of(method, name, num_old, num_steps):
     """A function that trains for some steps with records of random numbers, and waits for them."""
     width, shape, num_classes = CASES[name]
-    model, total = MODELS[name](width), (num_old + 1) * num_classes
+    total = (num_old + 1) * num_classes
     names, zeros, ones = [str(i) for i in range(total)], np.zeros(shape[-1]), np.ones(shape[-1])
     network = init_network(
-        model, jax.random.key(0), shape, names, mean=zeros, std=ones, head_std=0.001
+        architecture(name, width),
+        jax.random.key(0),
+        shape,
+        names,
+        mean=zeros,
+        std=ones,
+        head_std=0.001,
     )
     class_graph = fresh_class_graph(jax.random.key(2), network.feature_dim, SETTINGS.vdfd)
     auxiliary = {"class_graph": class_graph}
@@ -100,7 +106,9 @@ def _steps_of(method, name, num_old, num_steps):
     opt_state = optimiser(TRAIN).init(trainable_parts(network, auxiliary))
     learner = Learner(network, auxiliary, opt_state, jnp.ones(total))
     new = (np.arange(total) >= total - num_classes).astype(np.float32)
-    records = random_records(named_tensors(model, network.variables.params), num_old, num_classes)
+    records = random_records(
+        named_tensors(network.model, network.variables.params), num_old, num_classes
+    )
     data = TaskData(network, new, 1 - new, records)
     chunk = _random_chunk(shape, total, num_classes, num_steps)
     program = TrainProgram(phase, TRAIN, SETTINGS, AugmentConfig())

@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 from flax import nnx
 
-from jaxpmi.flax_networks.nnx_parts import Part as make_part
-from jaxpmi.flax_networks.nnx_parts import make_block
+from jaxpmi.flax_networks.nnx_model import as_block
 from jaxpmi.init_network import abstract_backbone
 from jaxpmi.init_network import init_backbone
 from jaxpmi.models.backbone import Backbone
@@ -48,6 +47,6 @@ def variables_of(architecture, key, image_shape):
     return init_backbone(architecture, key, image_shape)[1]
 
 
-def block_of(module, *, statistics_of=(nnx.BatchNorm,)):
-    """A module by itself: the block, its parameters and its moments."""
-    return make_block(module, make_part((module,), 0), statistics_of=statistics_of)
+def block_of(module):
+    """A module by itself: the block, its parameters and its BatchNorms' moments."""
+    return as_block(module, statistics_of=(nnx.BatchNorm,))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from benchmarks.vdfd import random_records
 from jaxpmi.config import AugmentConfig
@@ -38,6 +39,8 @@ from jaxpmi.continual.train import train_steps
 from jaxpmi.continual.train import trainable_parts
 from jaxpmi.continual.training_phase import Phase
 from jaxpmi.continual.vdfd.drift_penalty import fresh_class_graph
+from jaxpmi.flax_networks.nnx_model import as_block
+from jaxpmi.init_network import init_backbone
 from jaxpmi.inversion import deep_inversion as deep_inversions
 from jaxpmi.inversion.cmi import cmi
 from jaxpmi.inversion.cmi import init_cmi
@@ -50,8 +53,8 @@ from jaxpmi.memory import Memory
 from jaxpmi.models import clip as clips
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_input_shapes
-from jaxpmi.models.blockwise import init_variables
 from jaxpmi.models.blockwise import named_tensors
+from jaxpmi.models.layers import OneKey
 from jaxpmi.network import Network
 from jaxpmi.network import from_blocks
 from jaxpmi.remember import empty_memory
@@ -97,9 +100,9 @@ def as_numbers(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) / 255.0
 
 
-def classifier(model: Any, shape: Shape, num_classes: int, seed: int = 0) -> Network:
+def classifier(architecture: Any, shape: Shape, num_classes: int, seed: int = 0) -> Network:
     """A network with a random head; stored variances stay positive."""
-    fresh = init_variables(model, jax.random.key(seed), shape)
+    model, fresh = init_backbone(architecture, jax.random.key(seed), shape)
     (dim,) = block_input_shapes(model, fresh, shape)[-1]
     running = jax.tree.map(
         lambda leaf: np.abs(leaf + np.float32(0.05)), enlivened(fresh.batch_stats, 7, 0.02)
@@ -116,9 +119,17 @@ def nothing_known(network: Network) -> Memory:
     return empty_memory(network, config)
 
 
-def block_solve(block: Any, shape: tuple[int, ...], *, batch: int, num_steps: int) -> Case:
-    """PMI: inputs of one block whose outputs are given."""
-    params, batch_stats = block.init(jax.random.key(0), shape)
+def block_solve(
+    make: Callable[..., nnx.Module],
+    shape: tuple[int, ...],
+    *,
+    statistics_of: tuple[type, ...] = (nnx.BatchNorm,),
+    batch: int,
+    num_steps: int,
+) -> Case:
+    """PMI: inputs of one block, a module of `make(rngs=...)`, whose outputs are given."""
+    module = make(rngs=OneKey(jax.random.key(0)))
+    block, params, batch_stats = as_block(module, shape, statistics_of=statistics_of)
     axis = shape[-1]
     out = jax.eval_shape(
         lambda x: block.apply(params, batch_stats, x, train=False)[0],
@@ -144,10 +155,10 @@ def block_solve(block: Any, shape: tuple[int, ...], *, batch: int, num_steps: in
 
 
 def refinement(
-    model: Any, shape: Shape, *, batch: int, num_steps: int, num_classes: int = 10
+    architecture: Any, shape: Shape, *, batch: int, num_steps: int, num_classes: int = 10
 ) -> Case:
     """PMI: images optimised through the whole network."""
-    network = classifier(model, shape, num_classes)
+    network = classifier(architecture, shape, num_classes)
     inputs = {
         "variables": network,
         "target": draws((batch, network.feature_dim), 2),
@@ -172,7 +183,7 @@ def refinement(
 
 
 def deep_inversion(
-    model: Any,
+    architecture: Any,
     shape: Shape,
     *,
     batch: int,
@@ -184,7 +195,7 @@ def deep_inversion(
 ) -> Case:
     """DeepInversion from noise; `settings` are fields of its config."""
     inputs = {
-        "variables": classifier(model, shape, num_classes),
+        "variables": classifier(architecture, shape, num_classes),
         "labels": drawn_labels(batch, num_classes),
         "start": draws((batch, *shape), 3),
         "key": jax.random.key(4),
@@ -204,8 +215,8 @@ def deep_inversion(
 
 
 def generator_call(
-    model: Any,
-    student_model: Any,
+    architecture: Any,
+    student_architecture: Any,
     shape: Shape,
     *,
     config: CmiConfig,
@@ -213,7 +224,7 @@ def generator_call(
     fast: bool = False,
 ) -> Case:
     """A call of CMI or, with `fast`, of FastDFKD."""
-    teacher = classifier(model, shape, num_classes)
+    teacher = classifier(architecture, shape, num_classes)
     state = (init_fast_dfkd if fast else init_cmi)(teacher, jax.random.key(5), config=config)
     if fast:
         # As after some calls: the student counts, and so does what earlier images have shown.
@@ -227,7 +238,7 @@ def generator_call(
     inputs = {
         "variables": teacher,
         "labels": drawn_labels(config.batch_size, num_classes),
-        "student": classifier(student_model, shape, num_classes, seed=8),
+        "student": classifier(student_architecture, shape, num_classes, seed=8),
         "state": state,
         "key": jax.random.key(9),
     }
@@ -255,35 +266,43 @@ def later_phase(method: str, config: Config, name: str) -> Phase:
 
 
 def class_incremental(
-    model: Any, shape: Shape, config: Config, phase: Phase, *, num_classes: int, num_steps: int
+    architecture: Any,
+    shape: Shape,
+    config: Config,
+    phase: Phase,
+    *,
+    num_classes: int,
+    num_steps: int,
 ) -> Case:
     """Training steps of a later task, whose classes are the second half."""
     auxiliary = {}
     if config.losses.recipe == "stagewise":
-        dim = classifier(model, shape, num_classes).feature_dim
+        dim = classifier(architecture, shape, num_classes).feature_dim
         auxiliary["angle_maps"] = init_angle_projections(jax.random.key(2), dim, dim)
-    return _training(model, shape, config, phase, (), auxiliary, num_classes, num_steps)
+    return _training(architecture, shape, config, phase, (), auxiliary, num_classes, num_steps)
 
 
-def vdfd(model: Any, shape: Shape, config: Config, *, num_classes: int, num_steps: int) -> Case:
+def vdfd(
+    architecture: Any, shape: Shape, config: Config, *, num_classes: int, num_steps: int
+) -> Case:
     """VDFD's training steps of the second task, with random records of the first."""
     (phase,) = METHODS["vdfd"].phases(config.train, config.losses)
-    network = classifier(model, shape, num_classes)
-    tensors = named_tensors(model, network.variables.params)
+    network = classifier(architecture, shape, num_classes)
+    tensors = named_tensors(network.model, network.variables.params)
     records = random_records(tensors, 1, num_classes // 2)
     graph = fresh_class_graph(jax.random.key(2), network.feature_dim, config.losses.vdfd)
     auxiliary = {"class_graph": graph}
-    return _training(model, shape, config, phase, records, auxiliary, num_classes, num_steps)
+    return _training(architecture, shape, config, phase, records, auxiliary, num_classes, num_steps)
 
 
-def _training(model, shape, config, phase, records, auxiliary, num_classes, num_steps):
+def _training(architecture, shape, config, phase, records, auxiliary, num_classes, num_steps):
     train, old = config.train, num_classes // 2
     replay = num_steps, train.replay_batch_size if phase.replay else 1
     real = num_steps, train.batch_size
     pixels = np.random.default_rng(0)
     inputs = {
-        "variables": classifier(model, shape, num_classes),
-        "teacher": classifier(model, shape, num_classes, seed=20),
+        "variables": classifier(architecture, shape, num_classes),
+        "teacher": classifier(architecture, shape, num_classes, seed=20),
         "auxiliary": auxiliary,
         "records": records,
         "images": pixels.integers(0, 256, (*real, *shape), np.uint8),
@@ -319,16 +338,18 @@ def _training(model, shape, config, phase, records, auxiliary, num_classes, num_
 def clip_training(model: Any, *, batch: int, num_steps: int, rank: int = 4) -> Case:
     """Training steps of CLIP's adapters in a later task of two old and two new classes."""
     size, channels = (num_steps, batch), 3
-    shape = (model.image_size, model.image_size, channels)
+    shape, sizes = model.image_shape, model.sizes
     base = clips.init_clip(model, jax.random.key(0))
     # Larger than at the start, or all features were nearly the same.
-    base = base._replace(text={**base.text, "tokens": 20 * base.text["tokens"]})
-    tokens = np.zeros((4, 2, model.text.context), np.int32)
-    end = model.text.end_token
+    embedding = dict(base.text["embedding"])
+    embedding["tokens"] = 20 * embedding["tokens"]
+    base = base._replace(text={**base.text, "embedding": embedding})
+    tokens = np.zeros((4, 2, sizes.context), np.int32)
+    end = sizes.end_token
     for c in range(4):
         tokens[c, 0, :3], tokens[c, 1, :4] = [end - 1, c, end], [end - 1, 5, c, end]
     config = ClipTrainConfig(learning_rate=3e-3, joint_weight=0.5)
-    program = ClipProgram(model, config, AugmentConfig())
+    program = ClipProgram(clips.adapted(model), config, AugmentConfig())
     pixels = np.random.default_rng(0)
 
     def adapters(seed):

@@ -27,7 +27,7 @@ from benchmarks.device.timing import median_seconds
 from jaxpmi.config.load import load_config
 from jaxpmi.continual.chunks import CHUNK_STEPS
 from jaxpmi.continual.loop import CLASS_INCREMENTAL
-from jaxpmi.models import MODELS
+from jaxpmi.models import architecture
 from jaxpmi.runs.phases import PhaseFn
 
 NOT_WORK = ("Steps", "Framework", "Source code")  # lines of a trace that only comment on others
@@ -84,7 +84,7 @@ def _work(phase: PhaseFn, run: Any, state: Any, ticks: int | None = None) -> Any
 def _program_seconds(config, repeats):
     """Of a training step of the same shape, alone."""
     shape, num_classes = (28, 28, 1), config.data.num_classes or 10
-    model = MODELS[config.model.name](config.model.width)
+    model = architecture(config.model.name, config.model.width)
     phase = cases.later_phase(config.method, config, "all")
     case = cases.class_incremental(
         model, shape, config, phase, num_classes=num_classes, num_steps=CHUNK_STEPS

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from flax import nnx
 
 from benchmarks.device import cases
 from benchmarks.device.cases import Case
@@ -33,6 +34,7 @@ from jaxpmi.config import TrainConfig
 from jaxpmi.config import VdfdConfig
 from jaxpmi.models import clip
 from jaxpmi.models import resnet
+from jaxpmi.models.backbone import Backbone
 
 EXPECTED = Path(__file__).with_name("expected.npz")
 
@@ -43,8 +45,7 @@ TOLERANCES = {"float32": 1e-3, "bfloat16": 1e-2}
 Precision = Literal["float32", "bfloat16"]
 
 SHAPE, BATCH, STEPS = (8, 8, 3), 8, 3
-MODEL = resnet.ResNet((resnet.Stem(4), resnet.ResidualBlock(8, stride=2, pool=True)))
-BLOCK = resnet.ResidualBlock(8, stride=2)
+BLOCK = functools.partial(resnet.ResidualBlock, 4, 8, stride=2)
 CLIP = clip.clip(
     image_size=8, patch_size=4, width=16, depth=2, num_heads=2, features=8, vocabulary=12,
     context=6, text_width=16, text_depth=1, text_num_heads=2,
@@ -60,6 +61,11 @@ TRAINING = Config(
 )
 
 
+def two_blocks(image_shape: tuple[int, int, int], *, rngs: nnx.Rngs) -> Backbone:
+    """A stem and a residual block."""
+    return Backbone(resnet.Stem(image_shape[-1], 4, rngs=rngs), BLOCK(pool=True, rngs=rngs))
+
+
 class Comparison(NamedTuple):
     """Of a method's results with kept ones."""
 
@@ -71,13 +77,15 @@ def _deep_inversion(precision: str = "float32") -> Case:
     # Adam makes the sign of a gradient out of nearly nothing, so in bfloat16 its steps are small.
     rate = 0.1 if precision == "float32" else 0.01
     return cases.deep_inversion(
-        MODEL, SHAPE, batch=BATCH, num_steps=STEPS, precision=precision, learning_rate=rate
+        two_blocks, SHAPE, batch=BATCH, num_steps=STEPS, precision=precision, learning_rate=rate
     )
 
 
 def _class_incremental() -> Case:
     phase = cases.later_phase("pmi", TRAINING, "body")
-    return cases.class_incremental(MODEL, SHAPE, TRAINING, phase, num_classes=6, num_steps=STEPS)
+    return cases.class_incremental(
+        two_blocks, SHAPE, TRAINING, phase, num_classes=6, num_steps=STEPS
+    )
 
 
 CASES: dict[str, tuple[Precision, Callable[[], Case]]] = {
@@ -87,22 +95,24 @@ CASES: dict[str, tuple[Precision, Callable[[], Case]]] = {
     ),
     "PMI refinement": (
         "float32",
-        functools.partial(cases.refinement, MODEL, SHAPE, batch=BATCH, num_steps=STEPS),
+        functools.partial(cases.refinement, two_blocks, SHAPE, batch=BATCH, num_steps=STEPS),
     ),
     "DeepInversion": ("float32", _deep_inversion),
     "DeepInversion, bfloat16": ("bfloat16", functools.partial(_deep_inversion, "bfloat16")),
     "CMI": (
         "float32",
-        functools.partial(cases.generator_call, MODEL, MODEL, SHAPE, config=CMI),
+        functools.partial(cases.generator_call, two_blocks, two_blocks, SHAPE, config=CMI),
     ),
     "FastDFKD": (
         "float32",
-        functools.partial(cases.generator_call, MODEL, MODEL, SHAPE, config=CMI, fast=True),
+        functools.partial(
+            cases.generator_call, two_blocks, two_blocks, SHAPE, config=CMI, fast=True
+        ),
     ),
     "class-incremental training": ("float32", _class_incremental),
     "VDFD training": (
         "float32",
-        functools.partial(cases.vdfd, MODEL, SHAPE, TRAINING, num_classes=6, num_steps=STEPS),
+        functools.partial(cases.vdfd, two_blocks, SHAPE, TRAINING, num_classes=6, num_steps=STEPS),
     ),
     "CLIP training": (
         "float32",

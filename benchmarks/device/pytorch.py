@@ -111,7 +111,7 @@ def measure(left: float, *, size: Size, python: str | None) -> Iterator[dict[str
     try:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "problem"
-            write_problem(file, model, case)
+            write_problem(file, case)
             loaded = torch.ask(load=str(file))
         yield {
             "version": loaded["version"],
@@ -126,6 +126,13 @@ def measure(left: float, *, size: Size, python: str | None) -> Iterator[dict[str
         torch.close()
 
 
+def _stride(block, network, index):
+    """Of a block's first convolution."""
+    name = block_name(index)
+    module = block.merge(*(tree[name] for tree in network.variables))
+    return module.conv1.strides if hasattr(module, "conv1") else module.conv.strides
+
+
 def make_case(model: Any, size: Size) -> Case:
     """Without random views, so that both see the same images."""
     return cases.deep_inversion(
@@ -133,17 +140,17 @@ def make_case(model: Any, size: Size) -> Case:
     )
 
 
-def write_problem(file: Path, model: Any, case: Case) -> None:
+def write_problem(file: Path, case: Case) -> None:
     """Parameters, stored moments and images, as `torch_step.read_tensors` takes them."""
     network, config = case.inputs["variables"], DeepInversionConfig()
-    variables, (low, high) = network.variables, (float(x[0]) for x in network.pixel_range)
+    model, variables = network.model, network.variables
+    low, high = (float(x[0]) for x in network.pixel_range)
     start = np.clip(case.inputs["start"], low, high)  # as DeepInversion begins
     tensors = {"head": network.head.kernel, "labels": case.inputs["labels"], "start": start}
     for i in range(len(model.blocks)):
         name = block_name(i)
         for layer, value in variables.params[name].items():
-            parts = value if isinstance(value, dict) else {"": value}
-            tensors |= {f"{name}/{layer}/{k}".rstrip("/"): v for k, v in parts.items()}
+            tensors[f"{name}/{layer.removesuffix('/kernel')}"] = value
         for layer, moments in variables.batch_stats[name].items():
             tensors |= {f"{name}/{layer}/{k}": v for k, v in moments._asdict().items()}
     entries, blob = [], b""
@@ -153,7 +160,7 @@ def write_problem(file: Path, model: Any, case: Case) -> None:
         entries.append((name, kind, array.shape, len(blob)))
         blob += array.astype(f"<{kind}").tobytes()
     settings = {
-        "strides": [getattr(block, "stride", 1) for block in model.blocks],
+        "strides": [_stride(block, network, i) for i, block in enumerate(model.blocks)],
         "statistics_weight": config.statistics_weight,
         # Ours is the mean of one norm, the norm itself: the batch is one.
         "total_variation_weight": config.total_variation_weight,

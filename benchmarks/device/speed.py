@@ -20,10 +20,11 @@ from benchmarks.device.timing import compile_case
 from benchmarks.device.timing import median_seconds
 from jaxpmi.config import CmiConfig
 from jaxpmi.config.load import load_config
-from jaxpmi.models import clip
+from jaxpmi.init_network import Architecture
 from jaxpmi.models import efficientnet_lite
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
+from jaxpmi.models.backbone import Backbone
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 CIFAR = (32, 32, 3)
@@ -49,12 +50,13 @@ CPU = FULL._replace(batch=8, lite_batch=2, vit_batch=1, num_steps=2, repeats=2)
 QUICK = Size(False, 8, 4, 2, 32, 2, 48, 2, 2, 1)
 
 
-def cifar_resnet(name: str, size: Size) -> resnet.ResNet:
+def cifar_resnet(name: str, size: Size) -> Architecture:
     """The network; in small it is also shallow, which a rehearsal's compiler is grateful for."""
     if name == "resnet32":
-        return resnet.resnet32(max(size.width // 4, 2), depth=5 if size.whole else 1)
+        width, depth = max(size.width // 4, 2), 5 if size.whole else 1
+        return functools.partial(resnet.resnet32, width=width, depth=depth)
     build = {"resnet18": resnet.resnet18, "resnet34": resnet.resnet34}[name]
-    return build(size.width) if size.whole else resnet.resnet18(size.width)
+    return functools.partial(build if size.whole else resnet.resnet18, width=size.width)
 
 
 def deep_inversion(name: str, precision: str, size: Size) -> Case:
@@ -67,11 +69,10 @@ def deep_inversion(name: str, precision: str, size: Size) -> Case:
 
 def lite_inversion(precision: str, size: Size) -> Case:
     """The same of EfficientNet-Lite0 at ImageNet's size, by Fourier coefficients."""
-    model = efficientnet_lite.efficientnet_lite0(size.width // 2)
-    if not size.whole:
-        model = dataclasses.replace(model, blocks=(*model.blocks[:2], model.blocks[-1]))
+    width = size.width // 2
+    whole = functools.partial(efficientnet_lite.efficientnet_lite0, width=width)
     return cases.deep_inversion(
-        model,
+        whole if size.whole else functools.partial(_short_lite, width),
         (size.lite_image, size.lite_image, 3),
         batch=size.lite_batch,
         num_steps=size.num_steps,
@@ -83,26 +84,38 @@ def lite_inversion(precision: str, size: Size) -> Case:
     )
 
 
+def _short_lite(width, image_shape, *, rngs):
+    """Its first two blocks and its last."""
+    return Backbone(
+        efficientnet_lite.Stem(image_shape[-1], width, rngs=rngs),
+        efficientnet_lite.InvertedResidual(width, 8, expansion=1, rngs=rngs),
+        efficientnet_lite.PooledConv(8, 40 * width, rngs=rngs),
+    )
+
+
 def vit_block(size: Size) -> Case:
     """The descent of one transformer block of ViT-B/16: 197 tokens of 768 channels."""
-    block = vit.transformer_block(size.vit_width, size.vit_depth, size.vit_width // 64 or 3)
-    tokens = 197 if size.whole else 17
+    width, tokens = size.vit_width, 197 if size.whole else 17
     return cases.block_solve(
-        block, (tokens, size.vit_width), batch=size.vit_batch, num_steps=size.num_steps
+        functools.partial(vit.TransformerBlock, width, width // 64 or 3),
+        (tokens, width),
+        statistics_of=(vit.Attention, vit.Mlp),
+        batch=size.vit_batch,
+        num_steps=size.num_steps,
     )
 
 
 def vit_refinement(size: Size) -> Case:
     """The refinement of images through a ViT-B/16 of 224 pixels."""
     pixels = 224 if size.whole else 64
-    model = clip.clip(
-        image_size=pixels,
+    model = functools.partial(
+        vit.vision_transformer,
         patch_size=16,
         width=size.vit_width,
         depth=size.vit_depth,
         num_heads=size.vit_width // 64 or 3,
         features=512,
-    ).image
+    )
     shape = (pixels, pixels, 3)
     return cases.refinement(
         model, shape, batch=size.vit_batch, num_steps=size.num_steps, num_classes=100

@@ -21,6 +21,7 @@ from jaxpmi.models.blockwise import StatisticsAxis
 from jaxpmi.models.blockwise import Variables
 from jaxpmi.models.blockwise import block_name
 from jaxpmi.models.blockwise import stack_layers
+from jaxpmi.types import Moments
 from jaxpmi.types import Params
 
 KEPT = (nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm, nnx.RMSNorm)
@@ -85,12 +86,25 @@ def as_model(
     return model, Variables(params, batch_stats), x.shape[-1]
 
 
-def as_block(part: nnx.Module | Sequence[nnx.Module]) -> tuple[NnxBlock | Stack, Params]:
-    """A module that keeps no moments as a block, or several as a stack, and its parameters."""
+def as_block(
+    part: nnx.Module | Sequence[nnx.Module],
+    input_shape: tuple[int, ...] | None = None,
+    *,
+    statistics_of: tuple[type, ...] = (),
+    statistics_axis: StatisticsAxis = "channel",
+) -> tuple[NnxBlock | Stack, Params, dict[str, Moments]]:
+    """A module as a block, or several as a stack, with its parameters and moments.
+
+    `input_shape`, without the batch axis, is needed where it keeps moments; the rest is as in
+    `from_nnx`.
+    """
     (part,) = join_functions([part])
-    own = [make_block(each, part, statistics_of=()) for each in part.modules]
-    block, params, _ = _joined(own, part)
-    return block, params
+    options = {"statistics_of": statistics_of, "statistics_axis": statistics_axis}
+    own = [make_block(each, part, **options) for each in part.modules]
+    if input_shape is not None:
+        x = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+        _, own = with_shapes(own, x, type(part.modules[0]).__name__)
+    return _joined(own, part)
 
 
 def _joined(own, part):

@@ -251,8 +251,8 @@ def _text_tower(sizes, key, with_adapters):
         "head": EndTokenHead(width, sizes.features, rngs=OneKey(keys[3])),
     }
     made = {name: as_block(part) for name, part in parts.items()}
-    tower = TextTower(*(block for block, _ in made.values()))
-    return tower, {name: params for name, (_, params) in made.items()}
+    tower = TextTower(*(block for block, _, _ in made.values()))
+    return tower, {name: params for name, (_, params, _) in made.items()}
 
 
 def clip_vit_b32() -> Clip:

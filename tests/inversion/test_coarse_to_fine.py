@@ -4,13 +4,21 @@ import numpy as np
 import pytest
 
 from jaxpmi.config import PerLayerConfig
+from jaxpmi.flax_networks.nnx_model import as_block
 from jaxpmi.inversion.coarse_to_fine import grid_schedule
 from jaxpmi.inversion.coarse_to_fine import invert_coarse_to_fine
 from jaxpmi.inversion.coarse_to_fine import resize_grid
 from jaxpmi.models import vit
 from jaxpmi.models.blockwise import input_moments
+from jaxpmi.models.layers import OneKey
 
-BLOCK = vit.TokenEmbedding()
+
+def token_embedding(height, width, dim):
+    module = vit.TokenEmbedding(height * width, dim, rngs=OneKey(jax.random.key(0)))
+    return as_block(module)
+
+
+BLOCK, _, _ = token_embedding(1, 1, 8)  # equal for all sizes, which are those of its parameters
 
 
 def config_of(num_steps, learning_rate=0.1, **options):
@@ -43,7 +51,8 @@ def test_fewer_steps_than_grids_are_an_error():
 def problem(height, width, dim=8):
     """Smooth patch embeddings, as photographs have."""
     rng = np.random.default_rng(0)
-    params, _ = BLOCK.init(jax.random.key(0), (height, width, dim))
+    block, params, _ = token_embedding(height, width, dim)
+    assert block == BLOCK
     coarse = jnp.asarray(rng.standard_normal((6, 2, 2, dim), np.float32))
     truth = resize_grid(coarse, height, width)
     start = jnp.asarray(rng.standard_normal(truth.shape, np.float32))

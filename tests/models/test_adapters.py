@@ -16,8 +16,8 @@ def tower(with_adapters):
     return as_block(vit.transformer_blocks(DIM, 3, 2, with_adapters=with_adapters, rngs=rngs))
 
 
-STACK, BASE = tower(False)
-ADAPTED, _ = tower(True)
+STACK, BASE, _ = tower(False)
+ADAPTED, _, _ = tower(True)
 
 
 def normal(seed, *shape):
@@ -38,7 +38,7 @@ def run(params, x, **options):
 def apply_adapters(params, x, key=None):
     """What the adapters of one block add."""
     module = adapters.Adapters(DIM, num_experts=EXPERTS, rank=RANK, rngs=OneKey(jax.random.key(0)))
-    block, _ = as_block(module)
+    block, _, _ = as_block(module)
     params = {name.removeprefix("adapters/"): leaf for name, leaf in params.items()}
     return block.apply(params, {}, x, key=key)[0]
 
