@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxpmi.config import PerLayerConfig
+from jaxpmi.flax_networks.nnx_model import as_block
 from jaxpmi.inversion.per_layer import draw_start
 from jaxpmi.inversion.per_layer import invert_block
 from jaxpmi.models.vit import Attention
