@@ -58,6 +58,7 @@ from jaxpmi.memory import BlockInverse
 from jaxpmi.memory import Memory
 from jaxpmi.memory import draw_features
 from jaxpmi.models import MODELS
+from jaxpmi.models.backbone import Backbone
 from jaxpmi.models.blockwise import Block
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Stack
@@ -97,6 +98,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AugmentConfig",
     "Block",
+    "Backbone",
     "BlockInverse",
     "BlockwiseModel",
     "CLIP_MEAN",

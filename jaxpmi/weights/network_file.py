@@ -26,9 +26,11 @@ from jaxpmi.network import Network
 from jaxpmi.pruning import Kept
 from jaxpmi.pruning import remove_filters
 from jaxpmi.runs.writers.files import replace_file
+from jaxpmi.weights.old_names import from_version_1
+from jaxpmi.weights.old_names import from_version_2
 from jaxpmi.weights.weight_names import check_tensors
 
-FORMAT_VERSION = 2  # raised whenever the meaning of the file changes
+FORMAT_VERSION = 3  # raised whenever the meaning of the file changes
 _ABOUT = "about"  # the array that holds the JSON text
 _DAMAGE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, zlib.error)
 _DAMAGE += (zipfile.BadZipFile, NotImplementedError)  # whatever reading a damaged archive raises
@@ -94,13 +96,15 @@ def load_network(path: str | os.PathLike) -> Network:
             arrays = {name: file[name] for name in file.files if name != _ABOUT}
     except _DAMAGE as error:
         raise _damaged(path, error) from error
-    if version not in (1, FORMAT_VERSION):
+    if version not in range(1, FORMAT_VERSION + 1):
         raise ValueError(
-            f"{path} has format version {version}, but this jaxpmi reads versions 1 and "
+            f"{path} has format version {version}, but this jaxpmi reads versions 1 to "
             f"{FORMAT_VERSION}; load it with the jaxpmi that wrote it."
         )
     if version == 1:
-        arrays = _from_version_1(arrays, about)
+        arrays = from_version_1(arrays, about)
+    if version <= 2:
+        arrays = from_version_2(arrays, about)
     try:
         config, kept = ModelConfig(**about["model"]), about["kept"]
         shape, names = tuple(about["image_shape"]), tuple(about["class_names"])
@@ -125,17 +129,6 @@ def given_network(model: ModelConfig) -> Network | None:
     return network
 
 
-def _from_version_1(arrays, about):
-    """Arrays as version 1 named them: a head without a bias, or with one as its last row."""
-    arrays = dict(arrays)
-    head = arrays.pop("head", None)
-    if head is None:
-        return arrays
-    if head.ndim and isinstance(about.get("model"), dict) and about["model"].get("weights"):
-        return {**arrays, "head/kernel": head[:-1], "head/bias": head[-1]}
-    return {**arrays, "head/kernel": head}
-
-
 def _build(config, kept, image_shape, class_names, has_bias):
     """The network, with shapes and types in place of its arrays."""
     given = given_network(config)
@@ -156,7 +149,7 @@ def _build(config, kept, image_shape, class_names, has_bias):
 
 
 def _by_name(network):
-    """Its arrays by their paths, such as `variables/params/block00/conv`."""
+    """Its arrays by their paths, such as `variables/params/block00/conv/kernel`."""
     leaves = jax.tree_util.tree_leaves_with_path(network)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
