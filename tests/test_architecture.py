@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "flax_networks": {"types", "models", "network"},
     "pruning": {"types", "models", "network"},
     "data": {"config", "types"},
-    "features": {"config", "types"},
+    "features": {"config", "types", "optimise"},
     "memory": {"config", "types", "features"},
     "optimise": {"types"},
     "inversion": NETWORKS | {"memory", "optimise"},
