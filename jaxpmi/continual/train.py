@@ -202,7 +202,6 @@ def train_steps(
     learner: Learner, chunk: Chunk, task: TaskData, key: PRNGKey, *, program: TrainProgram
 ) -> tuple[Learner, ChunkMetrics]:
     """Runs `chunk.num_steps` steps of the optimiser."""
-
     losses = functools.partial(_losses, network=learner.network, task=task, program=program)
 
     def loss_fn(parts, state, index):

@@ -60,7 +60,6 @@ class _State(NamedTuple):
     first: dict[str, jax.Array]  # each term at step 0
     best: Best  # of what is shown, and terms
     last: Any  # what is shown
-    finite: jax.Array
 
 
 def minimise(
@@ -121,7 +120,6 @@ def minimise(
             first=first,
             best=keep_best(state.best, loss, (shown, terms)),
             last=shown if has_aux else (),
-            finite=state.finite & jnp.isfinite(loss),
         )
         boosted = sum(weights[k] * state.boost[k] * terms[k] for k in weights)
         return boosted, (new, loss)
@@ -136,13 +134,12 @@ def minimise(
         first=zeros,
         best=Best(jnp.inf * one, (shown, zeros)),
         last=shown if has_aux else (),
-        finite=jnp.asarray(True),
     )
     start = Descent(x, tx.init(x) if opt_state is None else opt_state, state)
     end, losses = descend(
         loss_fn, start, tx=tx, learning_rates=learning_rates, scales=scales, project=project
     )
-    loss, (shown, terms), finite = *end.state.best, end.state.finite
+    (loss, (shown, terms)), finite = end.state.best, jnp.isfinite(losses).all()
     if iterate == "last":
         terms, shown = show(end.params, jax.random.fold_in(key, learning_rates.shape[0]))
         loss = total(terms)
