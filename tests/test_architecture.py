@@ -165,6 +165,16 @@ def test_modules_and_functions_are_short(name):
     assert {f: count for f, count in lines.items() if count > MAX_FUNCTION_LINES} == {}
 
 
+def test_gradient_steps_are_taken_in_one_place():
+    """The importance of filters is of one gradient, by which nothing moves."""
+    attributes = {
+        name: {ast.unparse(n) for n in ast.walk(parse(name)) if isinstance(n, ast.Attribute)}
+        for name in FILES
+    }
+    users = [name for name, of in attributes.items() if of & {"jax.grad", "jax.value_and_grad"}]
+    assert users == ["jaxpmi.jobs.prune", "jaxpmi.optimise.descend"]
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_what_is_public_says_what_it_is(name):
     """Modules with code, their public classes and functions, and these classes' methods."""
