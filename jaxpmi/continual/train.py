@@ -34,6 +34,8 @@ from jaxpmi.models.blockwise import forward
 from jaxpmi.models.blockwise import update_batch_stats
 from jaxpmi.network import Network
 from jaxpmi.optimise import schedules
+from jaxpmi.optimise.descend import Descent
+from jaxpmi.optimise.descend import descend
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 
@@ -173,6 +175,11 @@ def trainable_parts(network: Network, auxiliary: Any) -> dict[str, Any]:
     }
 
 
+def with_parts(network: Network, parts: dict[str, Any], batch_stats: Any) -> Network:
+    """A network of these `trainable_parts` and running moments."""
+    return network.replace(variables=Variables(parts["backbone"], batch_stats), head=parts["head"])
+
+
 def phase_learning_rates(phase: Phase, num_steps: int) -> np.ndarray:
     """The learning rate of every step of a phase, f32[S]: cosine or polynomial to 0, or steps.
 
@@ -195,56 +202,49 @@ def train_steps(
     learner: Learner, chunk: Chunk, task: TaskData, key: PRNGKey, *, program: TrainProgram
 ) -> tuple[Learner, ChunkMetrics]:
     """Runs `chunk.num_steps` steps of the optimiser."""
+    losses = functools.partial(_losses, network=learner.network, task=task, program=program)
 
-    def body(index, carry):
-        learner, metrics = carry
-        at = lambda a: jax.lax.dynamic_index_in_dim(a, index, keepdims=False)  # noqa: E731
-        replay = program.phase.replay
-        batch = (
-            at(chunk.images),
-            at(chunk.labels),
-            at(chunk.replay_images) if replay else None,
-            at(chunk.replay_labels) if replay else None,
+    def loss_fn(parts, state, index):
+        batch_stats, counts, metrics = state
+        step, batch = chunk.first_step + index, _batch(chunk, index, program)
+        terms, monitored, batch_stats = losses(
+            parts, batch_stats, counts, batch, jax.random.fold_in(key, step)
         )
-        step = chunk.first_step + index
-        key_step = jax.random.fold_in(key, step)
-        learner, terms, monitored = _train_step(
-            learner, batch, task, key_step, at(chunk.learning_rates), program=program
-        )
-        return learner, add_terms(metrics, terms, step, monitored)
+        for labels in (batch[1], batch[3]):
+            if labels is not None:
+                counts = counts + jax.nn.one_hot(labels, counts.shape[0]).sum(0)
+        metrics = add_terms(metrics, terms, step, monitored)
+        return sum(terms.values()), ((batch_stats, counts, metrics), None)
 
-    metrics = no_terms(*_term_names(learner, chunk, task, program))
-    return jax.lax.fori_loop(0, chunk.num_steps, body, (learner, metrics))
-
-
-def _train_step(learner, batch, task, key, learning_rate, *, program):
-    """One step on the trainable parts; also the weighted terms, and what is only monitored."""
     parts = trainable_parts(learner.network, learner.auxiliary)
-    trainable, frozen = _split_trainable(parts, learner.network.model, program)
-
-    def loss_fn(trainable):
-        parts = _merge(trainable, frozen)
-        return _losses(parts, learner, batch, task, key, program)
-
-    grads, (terms, monitored, batch_stats) = jax.grad(loss_fn, has_aux=True)(trainable)
-    grads = _merge(grads, jax.tree.map(jnp.zeros_like, frozen))
-    updates, opt_state = optimiser(program.train).update(grads, learner.opt_state, parts)
-    scales = _update_scales(parts, task, program)
-    parts = jax.tree.map(lambda p, u, s: p - learning_rate * s * u, parts, updates, scales)
-    counts = learner.class_counts
-    for labels in (batch[1], batch[3]):
-        if labels is not None:
-            counts = counts + jax.nn.one_hot(labels, counts.shape[0]).sum(0)
-    network = learner.network.replace(
-        variables=Variables(parts["backbone"], batch_stats), head=parts["head"]
+    first = parts, learner.network.variables.batch_stats, learner.class_counts
+    names, monitored, _ = jax.eval_shape(losses, *first, _batch(chunk, 0, program), key)
+    state = *first[1:], no_terms(names, monitored)
+    end, _ = descend(
+        loss_fn,
+        Descent(parts, learner.opt_state, state),
+        tx=optimiser(program.train),
+        learning_rates=chunk.learning_rates,
+        scales=_update_scales(parts, task, program),
+        num_steps=chunk.num_steps,
     )
-    return Learner(network, parts["auxiliary"], opt_state, counts), terms, monitored
+    batch_stats, counts, metrics = end.state
+    network = with_parts(learner.network, end.params, batch_stats)
+    return Learner(network, end.params["auxiliary"], end.opt_state, counts), metrics
 
 
-def _losses(parts, learner, batch, task, key, program):
+def _batch(chunk, index, program):
+    """Images and labels of one step, and those of the replay, None where the phase has none."""
+    parts = chunk[:4] if program.phase.replay else (*chunk[:2], None, None)
+    return jax.tree.map(lambda part: part[index], parts)
+
+
+def _losses(parts, batch_stats, counts, batch, key, *, network, task, program):
+    """The weighted terms, what is only monitored, and the running statistics after the step."""
+    parts = _held(parts, network.model, program)
     images, labels, replay_images, replay_labels = batch
     key_real, key_replay = jax.random.split(key)
-    network, moments = learner.network, (task.teacher.mean, task.teacher.std)
+    moments = task.teacher.mean, task.teacher.std
     black, _ = task.teacher.pixel_range
     if program.label_maps:
         real, labels = augment_scenes(images, key_real, program.augment, *moments)
@@ -258,8 +258,7 @@ def _losses(parts, learner, batch, task, key, program):
         replay = normalise(replay_images, *moments)
         if program.train.augment_replay:
             replay = augment(replay, key_replay, program.augment, black)
-    variables = Variables(parts["backbone"], network.variables.batch_stats)
-    student = network.replace(variables=variables)
+    student = with_parts(network, parts, batch_stats)
     features, replay_features, batch_stats = _student(student, real, replay, program)
     teacher = lambda x: jax.lax.stop_gradient(  # noqa: E731
         forward(task.teacher.model, task.teacher.variables, x).features
@@ -285,12 +284,12 @@ def _losses(parts, learner, batch, task, key, program):
         records=task.records,
         new_mask=task.new_mask,
         old_mask=task.old_mask,
-        class_weights=inverse_count_weights(learner.class_counts),
+        class_weights=inverse_count_weights(counts),
     )
     terms = program.phase.loss(views, program.losses)
     monitor = program.phase.monitor
     monitored = {} if monitor is None else jax.lax.stop_gradient(monitor(views, program.losses))
-    return sum(terms.values()), (terms, monitored, batch_stats)
+    return terms, monitored, batch_stats
 
 
 def _student(network, real, replay, program):
@@ -323,17 +322,11 @@ def _trainable_blocks(model, program):
     return names[start[program.phase.trainable] :]
 
 
-def _split_trainable(parts, model, program):
-    """The parts that get a gradient, and the rest."""
-    blocks = set(_trainable_blocks(model, program))
-    backbone = parts["backbone"]
-    trainable = {**parts, "backbone": {k: v for k, v in backbone.items() if k in blocks}}
-    frozen = {"backbone": {k: v for k, v in backbone.items() if k not in blocks}}
-    return trainable, frozen
-
-
-def _merge(trainable, frozen):
-    return {**trainable, "backbone": {**frozen["backbone"], **trainable["backbone"]}}
+def _held(parts, model, program):
+    """The parts, of which the blocks that are not trained get no gradient."""
+    blocks, backbone = _trainable_blocks(model, program), parts["backbone"]
+    held = {k: v if k in blocks else jax.lax.stop_gradient(v) for k, v in backbone.items()}
+    return parts | {"backbone": held}
 
 
 def _update_scales(parts, task, program):
@@ -356,21 +349,3 @@ def _update_scales(parts, task, program):
         parts["head"],
     )
     return scales
-
-
-def _term_names(learner, chunk, task, program):
-    """Names of the loss terms and of monitored values, without computing them."""
-    replay = program.phase.replay
-    batch = (
-        chunk.images[0],
-        chunk.labels[0],
-        chunk.replay_images[0] if replay else None,
-        chunk.replay_labels[0] if replay else None,
-    )
-    parts = trainable_parts(learner.network, learner.auxiliary)
-    terms, monitored = jax.eval_shape(
-        lambda parts, key: _losses(parts, learner, batch, task, key, program)[1][:2],
-        parts,
-        jax.random.key(0),
-    )
-    return list(terms), list(monitored)

@@ -14,6 +14,10 @@ import jax.numpy as jnp
 import optax
 
 from jaxpmi.features.gaussian import ClassStats
+from jaxpmi.optimise.descend import Best
+from jaxpmi.optimise.descend import Descent
+from jaxpmi.optimise.descend import descend
+from jaxpmi.optimise.descend import keep_best
 from jaxpmi.types import Moments
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
@@ -38,13 +42,6 @@ class CfsModel(NamedTuple):
 
     params: Params
     running: Moments
-
-
-class _Fit(NamedTuple):
-    model: CfsModel
-    opt_state: optax.OptState
-    best_model: CfsModel
-    best_loss: jax.Array
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "feature_dim", "num_blocks"))
@@ -169,30 +166,31 @@ def fit_class(
     """
     capacity = features.shape[0]
     batch_size = min(batch_size, capacity)
-    num_batches = capacity // batch_size
+    num_batches, count = capacity // batch_size, mask.sum().astype(jnp.int32)
+    num_complete = jnp.where(count > 0, jnp.maximum(count // batch_size, 1), 0)
     tx = optax.scale_by_adam()
-
-    def step(carry: _Fit, rows):
-        x, valid = features[rows], mask[rows]
-        (loss, running), grads = _loss_and_grad(carry.model, x, valid, temperature)
-        updates, opt_state = tx.update(grads, carry.opt_state)
-        params = jax.tree.map(lambda p, u: p - learning_rate * u, carry.model.params, updates)
-        evaluated = (CfsModel(carry.model.params, running), loss)
-        best = _choose(loss < carry.best_loss, evaluated, (carry.best_model, carry.best_loss))
-        new = _Fit(CfsModel(params, running), opt_state, *best)
-        complete = (valid.sum() == jnp.minimum(mask.sum(), batch_size)) & (mask.sum() > 0)
-        return _choose(complete, new, carry), None
 
     def epoch(carry, draws):
         # Random order of the taken places, then the empty ones.
         order = jnp.argsort(jnp.where(mask > 0, draws, 2.0))
-        rows = order[: num_batches * batch_size].reshape(num_batches, batch_size)
-        return jax.lax.scan(step, carry, rows)
+        batches = order[: num_batches * batch_size].reshape(num_batches, batch_size)
 
-    carry = _Fit(model, tx.init(model.params), model, jnp.asarray(jnp.inf))
+        def loss_fn(params, state, step):
+            (running, best), rows = state, batches[step]
+            loss, batch = _loss(params, features[rows], mask[rows], temperature)
+            running = jax.tree.map(
+                lambda old, new: old + BATCH_NORM_MOMENTUM * (new - old), running, batch
+            )
+            return loss, ((running, keep_best(best, loss, CfsModel(params, running))), None)
+
+        rates = jnp.full(num_batches, learning_rate)
+        return descend(loss_fn, carry, tx=tx, learning_rates=rates, num_steps=num_complete)
+
+    state = model.running, Best(jnp.asarray(jnp.inf), model)
     draws = jax.random.uniform(key, (capacity, num_epochs))
-    carry, _ = jax.lax.scan(epoch, carry, draws.T)
-    return carry.best_model, carry.best_loss
+    end, _ = jax.lax.scan(epoch, Descent(model.params, tx.init(model.params), state), draws.T)
+    _, best = end.state
+    return best.kept, best.loss
 
 
 def select(embeddings: jax.Array, kept_mean: jax.Array, num_kept: int) -> jax.Array:
@@ -324,18 +322,10 @@ def _draw(stats, key, num, jitter=1e-6):
     return stats.mean[:, None] + jnp.einsum("cde,cke->ckd", factor, noise)
 
 
-def _loss_and_grad(model, x, mask, temperature):
-    """((loss, running moments including this batch), gradient of the parameters)."""
-
-    def loss_fn(params):
-        embeddings, batch = _forward(params, x, lambda i, x: _masked_moments(x, mask))
-        return uniformity_loss(embeddings, mask, temperature=temperature), batch
-
-    (loss, batch), grads = jax.value_and_grad(loss_fn, has_aux=True)(model.params)
-    running = jax.tree.map(
-        lambda old, new: old + BATCH_NORM_MOMENTUM * (new - old), model.running, batch
-    )
-    return (loss, running), grads
+def _loss(params, x, mask, temperature):
+    """The loss of a batch, and its moments."""
+    embeddings, batch = _forward(params, x, lambda i, x: _masked_moments(x, mask))
+    return uniformity_loss(embeddings, mask, temperature=temperature), batch
 
 
 def _embed(model, x):
@@ -363,7 +353,3 @@ def _masked_moments(x, mask):
     average = functools.partial(jnp.dot, share, precision=jax.lax.Precision.HIGHEST)
     mean = average(x)
     return Moments(mean, average(jnp.square(x - mean[None])))
-
-
-def _choose(condition, new, old):
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)

@@ -18,9 +18,10 @@ from jaxpmi.config import CmiConfig
 from jaxpmi.doors import check_inversion
 from jaxpmi.inversion import contrast
 from jaxpmi.inversion import memory_bank
+from jaxpmi.inversion.latent_search import adams
+from jaxpmi.inversion.latent_search import by_part
 from jaxpmi.inversion.latent_search import network_terms
-from jaxpmi.inversion.latent_search import optimisers
-from jaxpmi.inversion.latent_search import search
+from jaxpmi.inversion.latent_search import part_rates
 from jaxpmi.inversion.latent_search import term_weights
 from jaxpmi.inversion.latent_search import to_normalised
 from jaxpmi.inversion.memory_bank import MemoryBank
@@ -29,9 +30,11 @@ from jaxpmi.inversion.pixel_generator import generator_of
 from jaxpmi.inversion.synthetic import Synthetic
 from jaxpmi.inversion.synthetic import as_stored
 from jaxpmi.network import Network
-from jaxpmi.optimise.minimise import Solution
+from jaxpmi.optimise.minimise import minimise
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
+
+PARTS = ("generator", "latents", "projection")  # of what is optimised
 
 
 class CmiState(NamedTuple):
@@ -58,7 +61,7 @@ def init_cmi(network: Network, key: PRNGKey, *, config: CmiConfig | None = None)
     ).shape[1]
     key_projection, key_generator = jax.random.split(key)
     projection = contrast.init_projection(key_projection, width, config.projection_dim)
-    opt_state = optimisers(config)["projection"].init(projection)
+    opt_state = adams(PARTS)["projection"].init(projection)
     bank = memory_bank.init_bank(config.bank_size, 2 * width)
     generator = ()
     if config.generator_start == "last":
@@ -127,23 +130,27 @@ def _call(state, network, labels, student, key, *, config):
         )
         return terms, (pixels, jnp.concatenate([local, whole], 1))
 
-    found = search(
+    parts = _first_parts(state, batch, network, key_start, config)
+    tx = by_part(adams(PARTS))
+    solution, ending = minimise(
         terms_fn,
-        *_begin_call(state, batch, network, key_start, config),
+        parts,
         key_steps,
-        optimisers=optimisers(config),
         weights=weights | {"contrastive": config.contrastive_weight},
-        num_steps=config.num_steps,
+        learning_rates=jnp.ones(config.num_steps),
+        scales=part_rates(config, PARTS),
+        tx=tx,
+        opt_state=tx.init(parts) | {"projection": state.opt_state},
+        has_aux=True,
     )
-    pixels, rows = found.best
+    pixels, rows = solution.x
     state = CmiState(
-        found.parts["projection"],
-        found.opt_states["projection"],
+        ending.x["projection"],
+        ending.opt_state["projection"],
         memory_bank.push(state.bank, rows),
-        found.parts["generator"] if config.generator_start == "last" else (),
+        ending.x["generator"] if config.generator_start == "last" else (),
     )
-    images = to_normalised(pixels, mean, std)
-    return state, Solution(images, found.loss, found.losses, found.terms, found.finite)
+    return state, solution._replace(x=to_normalised(pixels, mean, std))
 
 
 def two_views(pixels: jax.Array, key: PRNGKey, config: CmiConfig) -> jax.Array:
@@ -167,16 +174,11 @@ def global_view(pixels: jax.Array, key: PRNGKey, config: CmiConfig) -> jax.Array
     return augment(pixels, key, AugmentConfig(crop_padding=config.crop_padding, flip=config.flip))
 
 
-def _begin_call(state, batch, network, key, config):
-    """What is optimised, and its optimisers' states: new ones but for the projection head."""
+def _first_parts(state, batch, network, key, config):
+    """What is optimised: new parts, but for the projection head."""
     key_generator, key_latents = jax.random.split(key)
     generator = state.generator
     if config.generator_start == "fresh":
         generator = generator_of(config, key_generator, network.image_shape, network.mean)
     latents = jax.random.normal(key_latents, (batch, config.latent_dim))
-    new = {"generator": generator, "latents": latents}
-    opt_states = {name: optimisers(config)[name].init(part) for name, part in new.items()}
-    return (
-        new | {"projection": state.projection},
-        opt_states | {"projection": state.opt_state},
-    )
+    return {"generator": generator, "latents": latents, "projection": state.projection}

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
@@ -251,7 +252,7 @@ def _invert(problem, labels, start, key, *, config, own_terms):
             learning_rates=rates,
             project=clip,
             iterate=config.iterate,
-            betas=config.adam_betas,
+            tx=optax.scale_by_adam(*config.adam_betas),
         )
         x = solution.x
         solutions.append(solution)

@@ -16,10 +16,10 @@ import optax
 from jaxpmi.config import CmiConfig
 from jaxpmi.doors import check_inversion
 from jaxpmi.inversion.cmi import global_view
-from jaxpmi.inversion.latent_search import Found
+from jaxpmi.inversion.latent_search import adams
+from jaxpmi.inversion.latent_search import by_part
 from jaxpmi.inversion.latent_search import network_terms
-from jaxpmi.inversion.latent_search import optimisers
-from jaxpmi.inversion.latent_search import search
+from jaxpmi.inversion.latent_search import part_rates
 from jaxpmi.inversion.latent_search import term_weights
 from jaxpmi.inversion.latent_search import to_normalised
 from jaxpmi.inversion.pixel_generator import generate_pixels
@@ -29,7 +29,8 @@ from jaxpmi.inversion.synthetic import Synthetic
 from jaxpmi.inversion.synthetic import as_stored
 from jaxpmi.models.blockwise import forward
 from jaxpmi.network import Network
-from jaxpmi.optimise.minimise import Solution
+from jaxpmi.optimise.minimise import Ending
+from jaxpmi.optimise.minimise import minimise
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 
@@ -111,27 +112,28 @@ def _call(state, network, labels, student, key, *, config):
 
     latents = jax.random.normal(key_latents, (labels.shape[0], config.latent_dim))
     parts = {"generator": start, "latents": latents}
-    adams = {name: optimisers(config)[name] for name in parts}
-    found = search(
+    directions = adams(parts)
+    directions["generator"] = optax.chain(_summed(), directions["generator"])
+    solution, ending = minimise(
         terms_fn,
         parts,
-        {name: adams[name].init(parts[name]) for name in parts},
         key_steps,
-        optimisers=adams,
         weights=weights,
-        num_steps=config.num_steps,
+        learning_rates=jnp.ones(config.num_steps),
+        scales=part_rates(config, parts),
+        tx=by_part(directions),
+        has_aux=True,
     )
-    gradient = meta_gradient(start, found, config)
+    gradient = meta_gradient(start, ending, config)
     updates, opt_state = _meta_optimiser(config).update(gradient, state.opt_state)
-    (pixels, _), (_, moments) = found.best, found.last
+    (pixels, _), (_, moments) = solution.x, ending.shown
     state = FastDfkdState(
         optax.apply_updates(start, updates),
         opt_state,
         blend_statistics(state, moments, config.statistics_momentum),
         call,
     )
-    images = to_normalised(pixels, mean, std)
-    return state, Solution(images, found.loss, found.losses, found.terms, found.finite)
+    return state, solution._replace(x=to_normalised(pixels, mean, std))
 
 
 def blend_statistics(
@@ -146,15 +148,24 @@ def blend_statistics(
     return jax.tree.map(lambda old, new: momentum * old + (1.0 - momentum) * new, earlier, moments)
 
 
-def meta_gradient(start: Params, found: Found, config: CmiConfig) -> Params:
-    """The gradient for the generator's start, of what a call `found` from it.
+def meta_gradient(start: Params, ending: Ending, config: CmiConfig) -> Params:
+    """The gradient for the generator's start, of where a call that began there ended.
 
     fomaml: the sum of the gradients of all steps; reptile: 67 times the way they went, backwards.
     """
     if config.meta_learning == "fomaml":
-        return found.grads["generator"]
-    end = found.parts["generator"]
+        summed, _ = ending.opt_state["generator"]
+        return summed
+    end = ending.x["generator"]
     return jax.tree.map(lambda old, new: REPTILE_FACTOR * (old - new), start, end)
+
+
+def _summed():
+    """Leaves gradients as they are; its state is their sum."""
+    return optax.GradientTransformation(
+        lambda params: jax.tree.map(jnp.zeros_like, params),
+        lambda grads, total, params=None: (grads, jax.tree.map(jnp.add, total, grads)),
+    )
 
 
 def _meta_optimiser(config):

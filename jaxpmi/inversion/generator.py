@@ -21,6 +21,8 @@ from jaxpmi.models import blockwise
 from jaxpmi.models.convolutions import conv
 from jaxpmi.models.convolutions import upsampled_conv
 from jaxpmi.network import Network
+from jaxpmi.optimise.descend import Descent
+from jaxpmi.optimise.descend import descend
 from jaxpmi.types import Moments
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
@@ -131,36 +133,6 @@ def check_image_size(image_shape: tuple[int, int, int]) -> None:
         raise ValueError(f"image size {height} x {width} is not divisible by 4; pad the images.")
 
 
-def generator_step(
-    state: GeneratorState,
-    network: Network,
-    seen_mask: jax.Array,
-    key: PRNGKey,
-    *,
-    batch_size: int,
-    learning_rate: float | jax.Array,
-    weights: Mapping[str, float | jax.Array] | None = None,
-    hidden_epsilon: float = HIDDEN_EPSILON,
-) -> tuple[GeneratorState, dict[str, jax.Array]]:
-    """One Adam step; see `train_generator`. Metrics are the four unweighted terms and `loss`."""
-    noise = jax.random.normal(key, (batch_size, state.params["linear"].shape[0]))
-    weights = _term_weights(weights)
-
-    def loss_fn(params):
-        images, moments = generate(
-            params, state.batch_stats, noise, train=True, hidden_epsilon=hidden_epsilon
-        )
-        terms = generator_terms(network, seen_mask, images)
-        loss = sum(weights[name] * terms[name] for name in terms)
-        return loss, ({**terms, "loss": loss}, moments)
-
-    grads, (metrics, moments) = jax.grad(loss_fn, has_aux=True)(state.params)
-    updates, opt_state = _optimiser().update(grads, state.opt_state)
-    params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
-    batch_stats = blockwise.update_batch_stats(state.batch_stats, moments)
-    return GeneratorState(params, batch_stats, opt_state), metrics
-
-
 def generator_terms(
     network: Network,
     seen_mask: jax.Array,
@@ -216,18 +188,25 @@ def train_generator(
     Returns:
       The new state and metrics, f32[S] each: the unweighted terms and `loss`.
     """
-    step = functools.partial(
-        generator_step,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        weights=weights,
-        hidden_epsilon=hidden_epsilon,
+    weights, keys = _term_weights(weights), jax.random.split(key, num_steps)
+
+    def loss_fn(params, batch_stats, step):
+        noise = jax.random.normal(keys[step], (batch_size, params["linear"].shape[0]))
+        images, moments = generate(
+            params, batch_stats, noise, train=True, hidden_epsilon=hidden_epsilon
+        )
+        terms = generator_terms(network, seen_mask, images)
+        loss = sum(weights[name] * terms[name] for name in terms)
+        batch_stats = blockwise.update_batch_stats(batch_stats, moments)
+        return loss, (batch_stats, {**terms, "loss": loss})
+
+    end, metrics = descend(
+        loss_fn,
+        Descent(state.params, state.opt_state, state.batch_stats),
+        tx=_optimiser(),
+        learning_rates=jnp.full(num_steps, learning_rate),
     )
-    return jax.lax.scan(
-        lambda state, key: step(state, network, seen_mask, key),
-        state,
-        jax.random.split(key, num_steps),
-    )
+    return GeneratorState(end.params, end.state, end.opt_state), metrics
 
 
 @functools.partial(jax.jit, static_argnames=("num_images", "hidden_epsilon"))

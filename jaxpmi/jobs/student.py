@@ -21,6 +21,7 @@ from jaxpmi.continual.train import add_terms
 from jaxpmi.continual.train import no_terms
 from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import trainable_parts
+from jaxpmi.continual.train import with_parts
 from jaxpmi.doors import check_images
 from jaxpmi.doors import check_key
 from jaxpmi.inversion.objectives import distillation_kl
@@ -29,6 +30,8 @@ from jaxpmi.models.blockwise import forward
 from jaxpmi.models.blockwise import update_batch_stats
 from jaxpmi.network import Network
 from jaxpmi.optimise import schedules
+from jaxpmi.optimise.descend import Descent
+from jaxpmi.optimise.descend import descend
 from jaxpmi.sharding import constrain_batch
 from jaxpmi.sharding import make_mesh
 from jaxpmi.types import PRNGKey
@@ -184,31 +187,28 @@ def distill_steps(
     black, _ = teacher.pixel_range
     model = student.network.model
 
-    def loss_fn(parts, batch_stats, images):
-        out = forward(model, Variables(parts["backbone"], batch_stats), images, train=True)
-        wanted = teacher.head(forward(teacher.model, teacher.variables, images).features)
-        loss = distillation_kl(parts["head"](out.features), wanted, program.temperature)
-        return loss, out.moments
-
-    def step(index, carry):
-        student, metrics = carry
-        key_batch, key_views = jax.random.split(jax.random.fold_in(key, index))
+    def loss_fn(parts, state, step):
+        batch_stats, metrics = state
+        key_batch, key_views = jax.random.split(jax.random.fold_in(key, step))
         rows = jax.random.randint(key_batch, (program.train.batch_size,), 0, pool.count)
         images = constrain_batch(
             normalise(pool.samples[rows], teacher.mean, teacher.std), program.mesh
         )
         images = augment(images, key_views, program.augment, black)
-        parts = trainable_parts(student.network, {})
-        batch_stats = student.network.variables.batch_stats
-        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, moments), grads = grad_fn(parts, batch_stats, images)
-        updates, opt_state = optimiser(program.train).update(grads, student.opt_state, parts)
-        parts = jax.tree.map(lambda p, u: p - rates[index] * u, parts, updates)
-        if mask is not None:
-            parts = jax.tree.map(jnp.multiply, parts, mask)
-        variables = Variables(parts["backbone"], update_batch_stats(batch_stats, moments))
-        network = student.network.replace(variables=variables, head=parts["head"])
-        student = Student(network, opt_state)
-        return student, add_terms(metrics, {"distillation": loss}, index)
+        out = forward(model, Variables(parts["backbone"], batch_stats), images, train=True)
+        wanted = teacher.head(forward(teacher.model, teacher.variables, images).features)
+        loss = distillation_kl(parts["head"](out.features), wanted, program.temperature)
+        metrics = add_terms(metrics, {"distillation": loss}, step)
+        return loss, ((update_batch_stats(batch_stats, out.moments), metrics), None)
 
-    return jax.lax.fori_loop(0, rates.shape[0], step, (student, no_terms(["distillation"])))
+    state = student.network.variables.batch_stats, no_terms(["distillation"])
+    end, _ = descend(
+        loss_fn,
+        Descent(trainable_parts(student.network, {}), student.opt_state, state),
+        tx=optimiser(program.train),
+        learning_rates=rates,
+        project=None if mask is None else lambda parts: jax.tree.map(jnp.multiply, parts, mask),
+    )
+    batch_stats, metrics = end.state
+    network = with_parts(student.network, end.params, batch_stats)
+    return Student(network, end.opt_state), metrics

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxpmi.inversion.per_layer import MAX_INPUT_BOOST
@@ -212,3 +213,63 @@ def test_a_step_key_is_that_of_its_number():
     want = [jax.random.normal(jax.random.fold_in(KEY, i)) for i in range(6)]
     np.testing.assert_allclose(run(6), want, rtol=1e-6)
     np.testing.assert_allclose(run(4), want[:4], rtol=1e-6)
+
+
+def there_and_back(**options):
+    """Steps of 3 on 2 |x|, from 2 to -1 and back; x is shown under another name."""
+    return minimise(
+        lambda parts, key: ({"size": jnp.abs(parts["x"])}, {"seen": parts["x"]}),
+        {"x": jnp.asarray(2.0)},
+        KEY,
+        weights={"size": 2.0},
+        tx=optax.identity(),
+        has_aux=True,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_what_terms_show_is_kept_of_the_best_iterate_and_of_the_last_step(num_steps):
+    solution, ending = there_and_back(learning_rates=jnp.full(num_steps, 1.5))
+    visited = [2.0, -1.0, 2.0, -1.0]
+    best = min(visited[:num_steps], key=abs)
+    np.testing.assert_allclose(solution.losses, 2.0 * np.abs(visited[:num_steps]))
+    assert solution.x == {"seen": best} and solution.loss == 2.0 * abs(best)
+    assert solution.terms["size"] == abs(best)
+    assert ending.shown == {"seen": visited[num_steps - 1]} and ending.x == {
+        "x": visited[num_steps]
+    }
+
+
+def test_the_last_iterate_shows_itself():
+    solution, ending = there_and_back(learning_rates=jnp.full(2, 1.5), iterate="last")
+    assert solution.x == {"seen": 2.0} and ending.shown == {"seen": -1.0}
+    assert solution.loss == 4.0 and solution.terms["size"] == 2.0
+
+
+def test_parts_have_rates_of_their_own_and_an_optimiser_goes_on_where_it_was():
+    """A run of 6 steps is one of 4 and then one of 2, the second from the first's optimiser."""
+    tx = optax.trace(0.9)
+    solve = lambda x, steps, opt_state=None: minimise(  # noqa: E731
+        lambda x, key: ({"bowl": jnp.square(x["a"]).sum() + jnp.square(x["b"]).sum()}, ()),
+        x,
+        KEY,
+        weights={"bowl": 1.0},
+        learning_rates=jnp.full(steps, 0.01),
+        scales={"a": 1.0, "b": 3.0},
+        tx=tx,
+        opt_state=opt_state,
+        has_aux=True,
+    )[1]
+    start = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    whole, half = solve(start, 6), solve(start, 4)
+    again = solve(half.x, 2, half.opt_state)
+    for name, rate in (("a", 0.01), ("b", 0.03)):
+        np.testing.assert_allclose(again.x[name], whole.x[name], rtol=1e-6)
+        x, velocity = 1.0, 0.0
+        for _ in range(6):
+            velocity = 2.0 * x + 0.9 * velocity
+            x -= rate * velocity
+        np.testing.assert_allclose(whole.x[name], x, rtol=1e-5)
+    forgot = solve(half.x, 2)
+    assert np.abs(forgot.x["a"] - whole.x["a"]).max() > 1e-3

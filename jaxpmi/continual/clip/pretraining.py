@@ -27,6 +27,8 @@ from jaxpmi.models.clip import ClipVariables
 from jaxpmi.models.clip import encode_text
 from jaxpmi.models.clip import init_clip
 from jaxpmi.models.clip import similarity_logits
+from jaxpmi.optimise.descend import Descent
+from jaxpmi.optimise.descend import descend
 from jaxpmi.types import PRNGKey
 
 MAX_LOGIT_SCALE = float(np.log(100.0))  # as in CLIP
@@ -112,27 +114,28 @@ def pretrain_clip(
 @functools.partial(jax.jit, static_argnames=("model", "config"), donate_argnames="variables")
 def _train(variables, data, batches, key, *, model, config):
     """One step per row of `batches`, i32[S, B] indices of images."""
+    image, text, logit_scale = variables
+    params = {"image": image.params, "text": text, "logit_scale": logit_scale}
+
+    def loss_fn(params, batch_stats, step):
+        rows, key_step = batches[step], jax.random.fold_in(key, step)
+        loss, moments = _loss(params, batch_stats, data, rows, key_step, model, config)
+        return loss, (update_batch_stats(batch_stats, moments), loss)
+
+    def limit(params):
+        return params | {"logit_scale": jnp.minimum(params["logit_scale"], MAX_LOGIT_SCALE)}
+
     tx = _optimiser(config)
-
-    def step(carry, inputs):
-        variables, opt_state = carry
-        index, rows = inputs
-        params = _parameters(variables)
-        batch_stats = variables.image.batch_stats
-        (loss, moments), grads = jax.value_and_grad(_loss, has_aux=True)(
-            params, batch_stats, data, rows, jax.random.fold_in(key, index), model, config
-        )
-        updates, opt_state = tx.update(grads, opt_state, params)
-        params = optax.apply_updates(params, updates)
-        params["logit_scale"] = jnp.minimum(params["logit_scale"], MAX_LOGIT_SCALE)
-        variables = _variables(params, update_batch_stats(batch_stats, moments))
-        return (variables, opt_state), loss
-
-    carry = variables, tx.init(_parameters(variables))
-    (variables, _), losses = jax.lax.scan(step, carry, (jnp.arange(len(batches)), batches))
+    end, losses = descend(
+        loss_fn,
+        Descent(params, tx.init(params), image.batch_stats),
+        tx=tx,
+        learning_rates=jax.vmap(_schedule(config))(jnp.arange(len(batches))),
+        project=limit,
+    )
     bad = ~jnp.isfinite(losses)
     bad_step = jnp.where(bad.any(), jnp.argmax(bad), -1)
-    return variables, PretrainingMetrics(losses, bad_step)
+    return _variables(end.params, end.state), PretrainingMetrics(losses, bad_step)
 
 
 def _loss(params, batch_stats, data, rows, key, model, config):
@@ -150,20 +153,15 @@ def _loss(params, batch_stats, data, rows, key, model, config):
     return contrastive_loss(logits, labels), seen.moments
 
 
-def _optimiser(config: ClipPretrainingConfig) -> optax.GradientTransformation:
-    """AdamW as CLIP was trained with: weight decay on matrices alone."""
+def _schedule(config: ClipPretrainingConfig) -> optax.Schedule:
     warmup = min(config.warmup_steps, config.num_steps - 1)
-    learning_rate = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, warmup, config.num_steps
-    )
-    decay = config.weight_decay
-    return optax.adamw(learning_rate, b2=0.98, weight_decay=decay, mask=decayed)
+    return optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, config.num_steps)
 
 
-def _parameters(variables):
-    """All that is trained, as one tree."""
-    image, text, logit_scale = variables
-    return {"image": image.params, "text": text, "logit_scale": logit_scale}
+def _optimiser(config: ClipPretrainingConfig) -> optax.GradientTransformation:
+    """AdamW's direction as CLIP was trained with: weight decay on matrices alone."""
+    decay = optax.add_decayed_weights(config.weight_decay, mask=decayed)
+    return optax.chain(optax.scale_by_adam(b2=0.98), decay)
 
 
 def _variables(params, batch_stats):

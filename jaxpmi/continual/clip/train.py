@@ -34,6 +34,8 @@ from jaxpmi.models.clip import similarity_logits
 from jaxpmi.models.clip import with_clip_adapters
 from jaxpmi.network import Head
 from jaxpmi.network import Network
+from jaxpmi.optimise.descend import Descent
+from jaxpmi.optimise.descend import descend
 from jaxpmi.optimise.schedules import learning_rates
 from jaxpmi.types import PRNGKey
 
@@ -140,29 +142,31 @@ def clip_train_steps(
     """Runs `chunk.num_steps` steps of AdamW on the adapters; terms are named in `TERMS`."""
     teacher = with_clip_adapters(program.model, task.base, task.teacher)
     teacher_texts = class_text_features(program.model, teacher, task.tokens)
-    optimiser = clip_optimiser(program.train)
 
-    def body(index, carry):
-        learner, metrics = carry
-        at = lambda a: jax.lax.dynamic_index_in_dim(a, index, keepdims=False)  # noqa: E731
-        batch = tuple(at(part) for part in chunk[:4])
+    def loss_fn(adapters, metrics, index):
         step = chunk.first_step + index
-        loss = functools.partial(
-            _loss, batch=batch, task=task, teacher=(teacher, teacher_texts), program=program
+        terms = _loss_terms(
+            adapters,
+            batch=jax.tree.map(lambda part: part[index], chunk[:4]),
+            task=task,
+            teacher=(teacher, teacher_texts),
+            program=program,
+            key=jax.random.fold_in(key, step),
         )
-        grads, terms = jax.grad(loss, has_aux=True)(
-            learner.adapters, key=jax.random.fold_in(key, step)
-        )
-        updates, opt_state = optimiser.update(grads, learner.opt_state, learner.adapters)
-        rate = at(chunk.learning_rates)
-        adapters = jax.tree.map(lambda p, u: p - rate * u, learner.adapters, updates)
-        return ClipLearner(adapters, opt_state), add_terms(metrics, terms, step)
+        return sum(terms.values()), (add_terms(metrics, terms, step), None)
 
-    return jax.lax.fori_loop(0, chunk.num_steps, body, (learner, no_terms(TERMS)))
+    end, _ = descend(
+        loss_fn,
+        Descent(learner.adapters, learner.opt_state, no_terms(TERMS)),
+        tx=clip_optimiser(program.train),
+        learning_rates=chunk.learning_rates,
+        num_steps=chunk.num_steps,
+    )
+    return ClipLearner(end.params, end.opt_state), end.state
 
 
-def _loss(adapters, *, batch, task, teacher, program, key):
-    """The weighted terms of one step, and their sum."""
+def _loss_terms(adapters, *, batch, task, teacher, program, key):
+    """The weighted terms of one step."""
     model, config = program.model, program.train
     images, labels, replay_images, replay_labels = batch
     teacher, teacher_texts = teacher
@@ -205,7 +209,7 @@ def _loss(adapters, *, batch, task, teacher, program, key):
         rkd=config.tkd_weight,
     )
     later = (task.old_mask.sum() > 0).astype(jnp.float32)
-    terms = {
+    return {
         "cross_entropy": factors.ce
         * losses.masked_cross_entropy(logits(features), labels, task.new_mask),
         "replay_logits": factors.hkd
@@ -214,7 +218,6 @@ def _loss(adapters, *, batch, task, teacher, program, key):
         "all_classes": later * config.ft_weight * to_text,
         "joint": later * config.joint_weight * to_image,
     }
-    return sum(terms.values()), terms
 
 
 def _class_text_features(model, variables, tokens, key):
