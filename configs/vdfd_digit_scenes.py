@@ -59,8 +59,7 @@ def get_config() -> Config:
                 mean_logits="own_class",
                 regularised_head=True,
                 record_images=400,
-                hidden_dim=16,
-                output_dim=16,
+                graph_dim=16,
             ),
         ),
     )

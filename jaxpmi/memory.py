@@ -117,7 +117,6 @@ def sample_by_cfs(
         num_per_class=num_per_class,
         num_rounds=settings.num_rounds,
         keep_rate=settings.keep_rate,
-        moment_match=settings.moment_match,
         oversampling=settings.oversampling,
     )
 

@@ -29,6 +29,7 @@ from jaxpmi.inversion.block_inverse import fit_block_inverses
 from jaxpmi.inversion.block_inverse import init_block_inverses
 from jaxpmi.inversion.priors import pixel_histogram
 from jaxpmi.inversion.priors import power_spectrum
+from jaxpmi.inversion.variants import inversion_variant
 from jaxpmi.memory import Memory
 from jaxpmi.memory import merge_moments
 from jaxpmi.models.blockwise import block_input
@@ -160,24 +161,24 @@ def empty_memory(
     `layer_moments` are given where the network keeps no running ones.
     """
     dim, num_classes = network.feature_dim, network.num_classes
+    variant = inversion_variant(config)
     settings = CfsConfig() if settings is None else settings
     height, width, channels = network.image_shape
     inverses = ()
     if config.per_layer.start == "inverse":
         inverses = init_block_inverses(
-            network, rank=config.per_layer.inverse_rank, first_block=config.first_block
+            network, rank=config.per_layer.inverse_rank, first_block=variant.first_block
         )
     empty_models = jax.eval_shape(
         functools.partial(
             cfs.init,
             num_classes=num_classes if config.targets == "cfs" else 0,
             feature_dim=dim,
-            num_blocks=settings.num_blocks,
         ),
         jax.random.key(0),
     )
     return Memory(
-        class_stats=init_class_stats(num_classes, dim, full=config.covariance == "full"),
+        class_stats=init_class_stats(num_classes, dim, full=variant.covariance == "full"),
         feature_models=jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), empty_models),
         block_inputs=_standard_moments(network),
         pixels=Moments(jnp.zeros(network.image_shape), jnp.ones(network.image_shape)),
@@ -259,7 +260,7 @@ def update_memory(
             network,
             _weighted_batches(network, samples, share, config),
             rank=config.per_layer.inverse_rank,
-            first_block=config.first_block,
+            first_block=inversion_variant(config).first_block,
         )
     if feature_models is None:
         feature_models = memory.feature_models
@@ -275,14 +276,14 @@ def _describe_classes(
     padding = max_images - len(labels)
     features = jnp.asarray(np.pad(features, ((0, padding), (0, 0))))
     labels = jnp.asarray(np.pad(labels, (0, padding), constant_values=-1))
-    full = config.covariance == "full"
+    full = inversion_variant(config).covariance == "full"
     class_stats = _fit_class_stats(features, labels, num_classes, full=full)
     if config.targets != "cfs":
         return class_stats, None
     settings = CfsConfig() if settings is None else settings
     key_init, key_fit = jax.random.split(key)
     grouped, mask = cfs.group_by_class(features, labels, num_classes, capacity)
-    start = cfs.init(key_init, num_classes, features.shape[1], num_blocks=settings.num_blocks)
+    start = cfs.init(key_init, num_classes, features.shape[1])
     models, _ = cfs.fit(
         start,
         grouped,
@@ -290,16 +291,15 @@ def _describe_classes(
         key_fit,
         learning_rate=settings.learning_rate,
         num_epochs=settings.num_epochs,
-        batch_size=settings.batch_size,
-        temperature=settings.temperature,
     )
     return class_stats, models
 
 
 def _weighted_batches(network, samples, share, config):
     """Inputs of the first inverted block, labels and weights `share[label]`, padded."""
+    first_block = inversion_variant(config).first_block
     for part in samples:
-        blocks = {"block": config.first_block, "first_block": part.first_block}
+        blocks = {"block": first_block, "first_block": part.first_block}
         for batch, labels, weights in part.read():
             weights = weights * share[labels].astype(np.float32)
             x = _as_inputs(network, jnp.asarray(batch), part.first_block)

@@ -6,7 +6,6 @@ here. Any field can be overridden on the command line (`launch/run.py --help`).
 
 from jaxpmi.config.clip import ClipConfig
 from jaxpmi.config.clip import ClipPretrainingConfig
-from jaxpmi.config.clip import ClipTrainConfig
 from jaxpmi.config.clip import NameOnlyConfig
 from jaxpmi.config.data import SCENE_KINDS
 from jaxpmi.config.data import AugmentConfig
@@ -35,7 +34,6 @@ __all__ = [
     "CfsConfig",
     "ClipConfig",
     "ClipPretrainingConfig",
-    "ClipTrainConfig",
     "CmiConfig",
     "Config",
     "ContinualConfig",

@@ -13,7 +13,6 @@ MADE_HERE = ("embedded", "coloured_digits", "digit_scenes")  # what comes with t
 
 NOT_FOR_SCENES = {  # field -> the value that asks for nothing
     "image_size": None,
-    "image_padding": 0,
     "rgb": False,
     "num_classes": None,
     "class_names": None,

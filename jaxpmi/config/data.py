@@ -36,13 +36,11 @@ class AugmentConfig(Settings):
         image's size (photographs); None: no such crop.
       crop_padding: pixels of zero padding before a random crop; 0: no crop.
       flip: random left-right flip; keep off where it changes the class (digits).
-      noise_std: of Gaussian noise added to pixels, in normalised units.
     """
 
     crop_scale: Annotated[tuple[float, float] | None, PositiveFraction] = None
     crop_padding: Annotated[int, NonNegative] = 0
     flip: bool = False
-    noise_std: Annotated[float, NonNegative] = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,17 +49,11 @@ class DigitScenesConfig(Settings):
 
     Attributes:
       num_train: training scenes, of training digits.
-      num_test: test scenes, of test digits.
       digit_classes: digits 0, 1, ... that are drawn from.
-      num_digits: digits of random classes in every scene, nowhere overlapping.
-      digit_size: pixels of a digit's side; the digits are stored with 28.
     """
 
     num_train: Annotated[int, AtLeast(1)] = 2000
-    num_test: Annotated[int, AtLeast(1)] = 400
     digit_classes: Annotated[int, Range(2, 10)] = 10
-    num_digits: Annotated[int, AtLeast(1)] = 3
-    digit_size: Annotated[int, AtLeast(1)] = 14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +69,6 @@ class DataConfig(Settings):
       name: tfds only: data-set name, e.g. cifar100.
       path: of the file (npz) or folder (folder, tfds, voc, cityscapes).
       image_size: resize to image_size x image_size pixels; None: as stored.
-      image_padding: black pixels added to every side, after any resize.
       rgb: three equal channels instead of one, where images are grey.
       num_classes: use only the first num_classes labels; None: all.
       num_tasks: tasks the classes (or the domains of scenes) are split into.
@@ -99,7 +90,6 @@ class DataConfig(Settings):
     name: str = "mnist5k"
     path: str | None = None
     image_size: Annotated[int | None, AtLeast(1)] = None
-    image_padding: Annotated[int, NonNegative] = 0
     rgb: bool = False
     num_classes: Annotated[int | None, AtLeast(2)] = None
     num_tasks: Annotated[int, AtLeast(1)] = 5

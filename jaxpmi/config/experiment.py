@@ -60,11 +60,10 @@ class Config(Settings):
       distill: job distill: the student.
       prune: job prune: what is removed, and the tuning after it.
       invert: job invert: what is drawn, and learnt with it.
-      clip: model clip: weights, prompts, adapters.
+      clip: model clip: weights, prompts, classes known by name.
       continual: tasks of classes without images.
       save_images: also write the synthetic samples, as images/task{t}.npz.
       checkpoint_every: training steps or inverted batches between checkpoints.
-      log_every_seconds: between progress lines.
     """
 
     job: Literal["continual", "distill", "prune", "invert"] = "continual"
@@ -87,4 +86,3 @@ class Config(Settings):
     continual: ContinualConfig = ContinualConfig()
     save_images: bool = False
     checkpoint_every: Annotated[int, AtLeast(1)] = 500
-    log_every_seconds: Annotated[float, NonNegative] = 5.0

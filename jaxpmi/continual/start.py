@@ -29,7 +29,9 @@ from jaxpmi.data import channel_moments
 from jaxpmi.data import class_order
 from jaxpmi.data import open_source
 from jaxpmi.data import split_tasks
+from jaxpmi.inversion.generator import SIZES
 from jaxpmi.inversion.generator import init_generator
+from jaxpmi.inversion.variants import inversion_variant
 from jaxpmi.models import make_model
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import block_input_shapes
@@ -154,8 +156,7 @@ def _first_state(run, network, order, keys):
         generator = init_generator(
             key_generator,
             stream.image_shape,
-            latent_dim=settings.latent_dim,
-            widths=settings.channels,
+            **SIZES[settings.size],
         )
     auxiliary = fresh_auxiliary(run, key_auxiliary, network.feature_dim)
     unmeasured = jnp.full((stream.num_tasks, stream.num_tasks), jnp.nan)
@@ -239,7 +240,7 @@ def most_replay_samples(run):
 
 def empty_replay(run, network, count):
     """Room for that many synthetic samples."""
-    first_block = run.config.inversion.first_block
+    first_block = inversion_variant(run.config.inversion).first_block
     shapes = block_input_shapes(network.model, network.variables, network.image_shape)
     return Replay(
         jnp.zeros((count, *shapes[first_block]), jnp.uint8 if first_block == 0 else jnp.float32),

@@ -16,6 +16,7 @@ import optax
 
 from jaxpmi.config import CmiConfig
 from jaxpmi.inversion import objectives
+from jaxpmi.inversion.variants import CmiVariant
 from jaxpmi.models.blockwise import forward
 from jaxpmi.network import Network
 from jaxpmi.types import Params
@@ -48,10 +49,9 @@ class _Carry(NamedTuple):
     loss: jax.Array
 
 
-def optimisers(config: CmiConfig) -> dict[str, optax.GradientTransformation]:
+def optimisers(config: CmiConfig, variant: CmiVariant) -> dict[str, optax.GradientTransformation]:
     """Adam for the generator, its latents and the projection head, which alone is never reset."""
-    latent_rate = config.latent_learning_rate
-    latent_rate = config.learning_rate if latent_rate is None else latent_rate
+    latent_rate = variant.latent_rate_factor * config.learning_rate
     return {
         "generator": optax.adam(config.learning_rate, b1=0.5),
         "latents": optax.adam(latent_rate, b1=0.5),

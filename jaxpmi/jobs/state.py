@@ -31,6 +31,7 @@ from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
 from jaxpmi.types import PRNGKey
 from jaxpmi.weights.network_file import given_network
+from jaxpmi.weights.network_file import is_given
 from jaxpmi.weights.network_file import save_network
 
 NETWORK_FILE = "network.npz"  # in the workdir
@@ -103,7 +104,7 @@ def given_or_fresh(run: Run, model: ModelConfig, key: PRNGKey) -> Network:
         return fresh_network(run, key, *pixel_moments(run))
     if network.image_shape != stream.image_shape or network.num_classes != stream.num_classes:
         raise ValueError(
-            f"model.factory makes a network of images {network.image_shape} and "
+            f"model.name makes a network of images {network.image_shape} and "
             f"{network.num_classes} classes, but the data has {stream.image_shape} and "
             f"{stream.num_classes}; give data.image_size or other data."
         )
@@ -112,7 +113,7 @@ def given_or_fresh(run: Run, model: ModelConfig, key: PRNGKey) -> Network:
 
 def teacher_phases(run: Run) -> list[tuple[str, PhaseFn]]:
     """Training of the network on real images, if it is not given: what a job begins with."""
-    if run.config.model.factory is not None:
+    if is_given(run.config.model):
         return []
     return tasks.train_plan(first_phases(run.config.train, run.config.losses))
 

@@ -25,6 +25,8 @@ from jaxpmi.runs.writers import to_plain
 from jaxpmi.runs.writers import write_json
 from jaxpmi.sharding import replicate
 
+SECONDS_PER_LINE = 5.0  # between progress lines
+
 
 def finished_summary(config: Config) -> dict[str, Any] | None:
     """Prints and returns the summary of a run that has finished; None of one that has not.
@@ -60,7 +62,7 @@ class Session:
         self.saved_step = self.accounts.ticks
         self.metrics = MetricsWriter(self.workdir / "metrics.jsonl", self.accounts.ticks + 1)
         self.num_tasks = system.num_tasks(self.run)
-        self.progress = Progress(config.log_every_seconds, num_tasks=self.num_tasks)
+        self.progress = Progress(SECONDS_PER_LINE, num_tasks=self.num_tasks)
         if restored:
             position = f"task {int(self.state.task) + 1}, phase {int(self.state.phase) + 1}"
             self.progress.message(f"resuming at {position}, step {int(self.state.step)}")

@@ -6,6 +6,7 @@ model but how to build it: its `ModelConfig` and, if it is pruned, the channels 
 """
 
 import dataclasses
+import inspect
 import json
 import os
 import zipfile
@@ -102,7 +103,7 @@ def load_network(path: str | os.PathLike) -> Network:
     if version == 1:
         arrays = _from_version_1(arrays, about)
     try:
-        config, kept = ModelConfig(**about["model"]), about["kept"]
+        config, kept = _model_config(about["model"]), about["kept"]
         shape, names = tuple(about["image_shape"]), tuple(about["class_names"])
     except _DAMAGE as error:
         raise _damaged(path, error) from error
@@ -112,17 +113,32 @@ def load_network(path: str | os.PathLike) -> Network:
     return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
 
 
+def is_given(model: ModelConfig) -> bool:
+    """Whether a config names a function without arguments, which returns a trained network."""
+    if ":" not in model.name:
+        return False
+    named = find(model.name, {}, "model.name")
+    return inspect.isroutine(named) and not inspect.signature(named).parameters
+
+
 def given_network(model: ModelConfig) -> Network | None:
-    """The trained network that a factory makes; None: none is named."""
-    if model.factory is None:
+    """The trained network that a config names; None: it names what blocks are made of."""
+    if not is_given(model):
         return None
-    network = find(model.factory, {}, "model.factory")()
+    network = find(model.name, {}, "model.name")()
     if not isinstance(network, Network):
         raise ValueError(
-            f"model.factory='{model.factory}' returns a {type(network).__name__}; return a "
-            "Network, such as one of jaxpmi.from_nnx."
+            f"model.name='{model.name}' returns a {type(network).__name__}; return a Network, such "
+            "as one of jaxpmi.from_nnx."
         )
     return network
+
+
+def _model_config(fields):
+    """As written; files of jaxpmi 0.2 named a trained network apart, and whose weights it had."""
+    fields = {name: value for name, value in fields.items() if name != "weights"}
+    factory = fields.pop("factory", None)
+    return ModelConfig(**fields) if factory is None else ModelConfig(**{**fields, "name": factory})
 
 
 def _from_version_1(arrays, about):

@@ -29,6 +29,9 @@ from jaxpmi.models.clip import init_clip
 from jaxpmi.models.clip import similarity_logits
 from jaxpmi.types import PRNGKey
 
+WARMUP_STEPS = 40  # of AdamW, linear
+WEIGHT_DECAY = 1.0  # of matrices; much of it helps classes that are not seen
+CROP_PADDING = 1  # black pixels around an image before a random crop
 MAX_LOGIT_SCALE = float(np.log(100.0))  # as in CLIP
 
 
@@ -140,7 +143,7 @@ def _loss(params, batch_stats, data, rows, key, model, config):
     key_crop, key_caption = jax.random.split(key)
     labels = data.labels[rows]
     images = normalise(data.images[rows], data.mean, data.std)
-    view = AugmentConfig(crop_padding=config.crop_padding)
+    view = AugmentConfig(crop_padding=CROP_PADDING)
     images = augment(images, key_crop, view, -data.mean / data.std)
     captions = jax.random.randint(key_caption, labels.shape, 0, data.tokens.shape[1])
     variables = _variables(params, batch_stats)
@@ -152,12 +155,11 @@ def _loss(params, batch_stats, data, rows, key, model, config):
 
 def _optimiser(config: ClipPretrainingConfig) -> optax.GradientTransformation:
     """AdamW as CLIP was trained with: weight decay on matrices alone."""
-    warmup = min(config.warmup_steps, config.num_steps - 1)
+    warmup = min(WARMUP_STEPS, config.num_steps - 1)
     learning_rate = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, warmup, config.num_steps
     )
-    decay = config.weight_decay
-    return optax.adamw(learning_rate, b2=0.98, weight_decay=decay, mask=decayed)
+    return optax.adamw(learning_rate, b2=0.98, weight_decay=WEIGHT_DECAY, mask=decayed)
 
 
 def _parameters(variables):

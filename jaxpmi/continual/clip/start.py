@@ -14,6 +14,7 @@ from jaxpmi.continual.clip.pretraining import pretrain_clip
 from jaxpmi.continual.clip.state import ClipRun
 from jaxpmi.continual.clip.state import ClipState
 from jaxpmi.continual.clip.train import clip_optimiser
+from jaxpmi.continual.clip.variants import CLIP_VARIANTS
 from jaxpmi.continual.learners import find_method
 from jaxpmi.continual.start import empty_replay
 from jaxpmi.continual.start import most_replay_samples
@@ -56,7 +57,7 @@ def open_clip_run(config: Config) -> tuple[ClipRun, tuple[int, ...]]:
     order = (*known, *unseen)
     names = [source.class_names[label] for label in (*order, *pretraining)]
     prompts = [t.format(name) for name in names for t in config.clip.templates]
-    axis = config.clip.statistics_axis
+    axis = CLIP_VARIANTS[config.clip.variant].statistics_axis
     if config.clip.weights is not None:
         loaded = load_clip(config.clip.weights, statistics_axis=axis)
         model, tokenizer = loaded.model, loaded.tokenizer
@@ -122,7 +123,7 @@ def _first_state(run, adapters, order, key):
     return ClipState(
         adapters=adapters,
         teacher=adapters,
-        opt_state=clip_optimiser(run.config.clip.train).init(adapters),
+        opt_state=clip_optimiser(run.config.train.weight_decay).init(adapters),
         memory=memory,
         base_memory=base_memory,
         replay=empty_replay(run, network, most_replay_samples(run)),

@@ -8,6 +8,8 @@ import jax
 
 from jaxpmi.config import Config
 from jaxpmi.continual.clip.train import zero_shot_network
+from jaxpmi.continual.clip.variants import CLIP_VARIANTS
+from jaxpmi.continual.clip.variants import ClipVariant
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.state import Replay
 from jaxpmi.data import TaskStream
@@ -40,6 +42,11 @@ class ClipRun(Run):
         return self.named is not None and task == self.stream.num_tasks - 1
 
     @property
+    def variant(self) -> ClipVariant:
+        """How classes are described, taught and named."""
+        return CLIP_VARIANTS[self.config.clip.variant]
+
+    @property
     def name_classes(self) -> range:
         """The classes with only a name, which `named` counts from 0."""
         return self.stream.task_classes(self.stream.num_tasks - 1)
@@ -52,10 +59,7 @@ class ClipRun(Run):
 
     def fresh_adapters(self, key: PRNGKey) -> ClipAdapters:
         """Adapters that change nothing yet."""
-        settings = self.config.clip
-        return init_clip_adapters(
-            self.clip, key, num_experts=settings.num_experts, rank=settings.adapter_rank
-        )
+        return init_clip_adapters(self.clip, key)
 
     def network(self, adapters: ClipAdapters | None, memory: Memory | tuple[()]) -> Network:
         """The image tower with its stored moments, and the class names as its classifier."""
