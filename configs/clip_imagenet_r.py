@@ -26,7 +26,7 @@ configs/clip_cifar100.py; of a class up to 6 samples are made, out of 300 drawn 
 250.
 
 Open set, the last twenty classes by name only:
-  --data.num-tasks 9 --continual.num-unseen-classes 20 --inversion.full-model.learning-rate 0.1
+  --data.num-tasks 9 --clip.name-only.classes 20 --inversion.full-model.learning-rate 0.1
   --clip.templates "a bad photo of a {}."
 As published, except that names are inverted and learnt with the weights of the tasks (there
 alpha_rf 0.02, alpha_pr 0, lambda_hkd 0.05), all in one batch, and compared in one prompt, not 7; in

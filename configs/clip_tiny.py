@@ -9,14 +9,12 @@ Twelve others are learnt in four tasks through adapters, eight have only a name.
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import ClipConfig
 from jaxpmi.config import Config
-from jaxpmi.config import ContinualConfig
 from jaxpmi.config import DataConfig
 from jaxpmi.config import FullModelConfig
 from jaxpmi.config import InversionConfig
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import ModelConfig
 from jaxpmi.config import NameOnlyConfig
-from jaxpmi.config import PerLayerConfig
 from jaxpmi.config import TrainConfig
 
 
@@ -37,16 +35,15 @@ def get_config() -> Config:
         clip=ClipConfig(
             templates=("a photo of a {}.", "a {} digit."),
             name_only=NameOnlyConfig(
+                classes=8,
                 images_per_class=40,
                 epochs=15,
                 learning_rate=1e-3,
             ),
         ),
-        continual=ContinualConfig(num_unseen_classes=8),
         inversion=InversionConfig(
             images_per_task=120,
             batch_size=120,
-            per_layer=PerLayerConfig(inverse_rank=32),
             full_model=FullModelConfig(
                 num_steps=60,
                 statistics_weight=0.125,

@@ -35,5 +35,5 @@ def get_config() -> Config:
             milestones=(0.375, 0.75),
             milestone_factor=0.5,
         ),
-        losses=MethodConfig(vdfd=VdfdConfig(drift_weight=1.0, graph_dim=16)),
+        losses=MethodConfig(vdfd=VdfdConfig(drift_weight=1.0)),
     )

@@ -167,7 +167,7 @@ def empty_memory(
     inverses = ()
     if config.per_layer.start == "inverse":
         inverses = init_block_inverses(
-            network, rank=config.per_layer.inverse_rank, first_block=variant.first_block
+            network, rank=variant.inverse_rank, first_block=variant.first_block
         )
     empty_models = jax.eval_shape(
         functools.partial(
@@ -259,7 +259,7 @@ def update_memory(
         inverses = fit_block_inverses(
             network,
             _weighted_batches(network, samples, share, config),
-            rank=config.per_layer.inverse_rank,
+            rank=inversion_variant(config).inverse_rank,
             first_block=inversion_variant(config).first_block,
         )
     if feature_models is None:

@@ -10,9 +10,7 @@ from jaxpmi.config.clip import NameOnlyConfig
 from jaxpmi.config.data import SCENE_KINDS
 from jaxpmi.config.data import AugmentConfig
 from jaxpmi.config.data import DataConfig
-from jaxpmi.config.data import DigitScenesConfig
 from jaxpmi.config.experiment import Config
-from jaxpmi.config.experiment import ContinualConfig
 from jaxpmi.config.generators import CmiConfig
 from jaxpmi.config.generators import GeneratorConfig
 from jaxpmi.config.inversion import CfsConfig
@@ -36,10 +34,8 @@ __all__ = [
     "ClipPretrainingConfig",
     "CmiConfig",
     "Config",
-    "ContinualConfig",
     "DataConfig",
     "DeepInversionConfig",
-    "DigitScenesConfig",
     "DistillConfig",
     "FullModelConfig",
     "GeneratorConfig",

@@ -69,8 +69,6 @@ def _check_continual(config: Config) -> None:
         _check_replay(config)
     if method.replay == "inversion":
         _check_inversion(config)
-    if "class_graph" in method.auxiliary:
-        _check_class_graph(config)
 
 
 def _check_segmentation(config: Config) -> None:
@@ -99,12 +97,16 @@ def _check_weights(config: Config) -> None:
 
 
 def _check_clip(config: Config) -> None:
-    unseen, count = config.continual.unseen_classes, config.continual.num_unseen_classes
+    unseen = config.clip.name_only.classes
+    if isinstance(unseen, int) and unseen < 0:
+        raise ValueError(
+            f"clip.name_only.classes={unseen} is out of range; give names, or 0 or more."
+        )
     if config.model.name != "clip":
-        if unseen or count:
+        if unseen:
             raise ValueError(
                 f"model.name='{config.model.name}' knows no class by its name alone; drop "
-                "continual.unseen_classes and num_unseen_classes, or set model.name='clip'."
+                "clip.name_only.classes, or set model.name='clip'."
             )
         if config.inversion.variant == "published_clip":
             raise ValueError(
@@ -123,7 +125,7 @@ def _check_clip(config: Config) -> None:
             "'adamw' and a small learning rate, such as 0.001."
         )
     linear = config.method == "pmi" and config.inversion.per_layer.start == "inverse"
-    if config.clip.variant != "standard" and linear and (unseen or count):
+    if config.clip.variant != "standard" and linear and unseen:
         raise ValueError(
             f"clip.variant='{config.clip.variant}' with inversion.per_layer.start='inverse' would "
             "give unit features of unseen classes to a linear inverse that was fitted to features "
@@ -158,31 +160,12 @@ def _check_replay(config: Config) -> None:
         )
 
 
-def _check_class_graph(config: Config) -> None:
-    settings = config.losses.vdfd
-    if settings.variant.endswith("all_classes") and settings.graph_dim is not None:
-        raise ValueError(
-            f"losses.vdfd.graph_dim={settings.graph_dim} is not that of variant="
-            f"'{settings.variant}', whose layers are as wide as the features; set it to None or "
-            "variant to 'task_given'."
-        )
-
-
 def _check_inversion(config: Config) -> None:
     inversion, full = config.inversion, config.inversion.full_model
-    if inversion.targets == "label":
-        if full.cross_entropy_weight == 0 or full.feature_weight > 0:
-            raise ValueError(
-                "inversion.targets='label' has no target features; set "
-                "inversion.full_model.feature_weight to 0 (got "
-                f"{full.feature_weight:g}) and cross_entropy_weight above 0 (got "
-                f"{full.cross_entropy_weight:g})."
-            )
-    elif full.feature_weight == 0:
+    if inversion.targets == "label" and full.cross_entropy_weight == 0:
         raise ValueError(
-            f"inversion.targets='{inversion.targets}' draws target features that "
-            "inversion.full_model.feature_weight=0 ignores; raise the weight or set "
-            "targets='label'."
+            "inversion.targets='label' has no target features; set "
+            "inversion.full_model.cross_entropy_weight above 0."
         )
     longest = INVERSION_VARIANTS[inversion.variant].schedule_steps
     if longest is not None and longest < full.num_steps:

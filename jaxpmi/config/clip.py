@@ -29,11 +29,13 @@ class NameOnlyConfig(Settings):
     """Classes of which only the name is known, learnt last (docs/methods/clip.md).
 
     Attributes:
+      classes: their names; or how many of the data's are drawn from the seed.
       images_per_class: synthetic images; those of all names are inverted as one batch.
       epochs: passes over these images.
       learning_rate: AdamW, peak.
     """
 
+    classes: int | tuple[str, ...] = 0
     images_per_class: Annotated[int, AtLeast(1)] = 20
     epochs: Annotated[int, AtLeast(1)] = 10
     learning_rate: Annotated[float, Positive] = 5e-4

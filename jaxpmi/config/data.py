@@ -10,7 +10,6 @@ from jaxpmi.config.ranges import NonNegative
 from jaxpmi.config.ranges import OpenFraction
 from jaxpmi.config.ranges import Positive
 from jaxpmi.config.ranges import PositiveFraction
-from jaxpmi.config.ranges import Range
 from jaxpmi.config.settings import Settings
 
 DataSource = Literal[
@@ -44,19 +43,6 @@ class AugmentConfig(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
-class DigitScenesConfig(Settings):
-    """Scenes of several embedded digits, made when they are opened.
-
-    Attributes:
-      num_train: training scenes, of training digits.
-      digit_classes: digits 0, 1, ... that are drawn from.
-    """
-
-    num_train: Annotated[int, AtLeast(1)] = 2000
-    digit_classes: Annotated[int, Range(2, 10)] = 10
-
-
-@dataclasses.dataclass(frozen=True)
 class DataConfig(Settings):
     """Where the images come from and how the classes are split into tasks.
 
@@ -70,7 +56,8 @@ class DataConfig(Settings):
       path: of the file (npz) or folder (folder, tfds, voc, cityscapes).
       image_size: resize to image_size x image_size pixels; None: as stored.
       rgb: three equal channels instead of one, where images are grey.
-      num_classes: use only the first num_classes labels; None: all.
+      num_classes: use only the first num_classes labels, of scenes that of digit_scenes alone;
+        None: all.
       num_tasks: tasks the classes (or the domains of scenes) are split into.
       first_task_classes: classes (or domains) of a larger first task; None: equal tasks.
       class_names: text file of one name per line, or of lines such as "n01443537 goldfish"; None:
@@ -83,7 +70,7 @@ class DataConfig(Settings):
       augment: random views of real images.
       scene_tasks: scenes only: what a task adds.
       scene_size: scenes only: height and width in pixels.
-      digit_scenes: source digit_scenes only: what scenes are made of.
+      num_scenes: source digit_scenes only: training scenes.
     """
 
     source: DataSource = "embedded"
@@ -102,4 +89,4 @@ class DataConfig(Settings):
     augment: AugmentConfig = AugmentConfig()
     scene_tasks: Literal["classes", "domains"] = "classes"
     scene_size: Annotated[tuple[int, int], AtLeast(1)] = (32, 32)
-    digit_scenes: DigitScenesConfig = DigitScenesConfig()
+    num_scenes: Annotated[int, AtLeast(1)] = 2000

@@ -39,9 +39,6 @@ class PerLayerConfig(Settings):
       start: each block's input before Adam: the closed-form linear inverse of the block; Gaussian
         with the block input's moments (as published); or no per-layer phase at all, the full model
         starts from noise, as it always does with method="deep_inversion".
-      inverse_rank: directions of what the pooled features lose, for start="inverse".
-      residual_scale: of the draw along these directions.
-      noise_scale: of the white noise added for what neither explains.
       num_steps: Adam steps per block after the start.
       learning_rate: Adam, in units of the block's input.
       statistics_weight: of layer statistics and of block-input statistics.
@@ -52,9 +49,6 @@ class PerLayerConfig(Settings):
     """
 
     start: Literal["inverse", "gaussian", "noise"] = "inverse"
-    inverse_rank: Annotated[int, AtLeast(1)] = 32
-    residual_scale: Annotated[float, NonNegative] = 0.5
-    noise_scale: Annotated[float, NonNegative] = 0.0
     num_steps: Annotated[int, NonNegative] = 0
     learning_rate: Annotated[float, Positive] = 0.1
     statistics_weight: Annotated[float, NonNegative] = 25.0
@@ -69,7 +63,6 @@ class FullModelConfig(Settings):
     Attributes:
       num_steps: Adam steps.
       learning_rate: Adam, peak, in normalised pixel units.
-      feature_weight: of the squared error to the sampled target features.
       cross_entropy_weight: of the intended label under the old network.
       statistics_weight: of all layers' statistics.
       total_variation_weight: of differences of neighbouring pixels.
@@ -81,7 +74,6 @@ class FullModelConfig(Settings):
 
     num_steps: Annotated[int, AtLeast(1)] = 60
     learning_rate: Annotated[float, Positive] = 0.1
-    feature_weight: Annotated[float, NonNegative] = 1.0
     cross_entropy_weight: Annotated[float, NonNegative] = 0.0
     statistics_weight: Annotated[float, NonNegative] = 0.25
     total_variation_weight: Annotated[float, NonNegative] = 0.0
@@ -101,7 +93,7 @@ class InversionConfig(Settings):
         published_clip: as published for CLIP: samples are f32[h, w, D], the outputs of the patch
         embedding, 0.6 MB with ViT-B/16; last iterates, no boosted weights.
       targets: features drawn by CFS, drawn from the class Gaussians, or no features: the label's
-        cross-entropy alone.
+        cross-entropy alone. Features are matched with a weight of 1, to which all others relate.
       base_images: images for every later task, plus ...
       images_per_task: ... this many per task learned so far.
       batch_size: images inverted together; their statistics are matched as one batch.
@@ -124,13 +116,13 @@ class DeepInversionConfig(Settings):
 
     Attributes:
       batch_size: images inverted together; statistics and several terms depend on it.
-      variant: standard: the published constants for CIFAR, with the paper's terms and best iterates;
-        few_steps: for about a hundred steps, with a warm-up of 5 and a cosine, and differences of
-        neighbours as their mean absolute value; photographs: Fourier coefficients in place of
-        pixels, and every view cropped, a few hundred steps too; published_cifar and
+      variant: standard: the published constants for CIFAR, with the paper's terms and the best
+        iterate; few_steps: for about a hundred steps, with a warm-up of 5 and a cosine, and
+        differences of neighbours as their mean absolute value; photographs: Fourier coefficients in
+        place of pixels, and every view cropped, for a few hundred; published_cifar and
         published_imagenet: the released code; published_cmi: the port in CMI's benchmark.
-      stage_steps: Adam steps per stage; each starts Adam afresh. Views are averaged down by a factor
-        of 1 in the last stage, 2 in the one before, and so on; the images keep their size.
+      stage_steps: Adam steps per stage; each starts Adam afresh. Views are averaged down by a
+        factor of 1 in the last stage, of 2 in the one before, and so on; images keep their size.
       learning_rate: Adam, peak, in normalised pixel units, or of coefficients; 0: nothing
         moves, and the losses are those of the start.
       cross_entropy_weight: of the intended label.
@@ -138,7 +130,6 @@ class DeepInversionConfig(Settings):
       statistics_distance: in the units of layer inputs, as published; or in stored deviations, so
         that all layers and channels count alike.
       total_variation_weight: of differences of neighbouring pixels.
-      pixel_norm_weight: of the images' Euclidean norm, in normalised pixel units.
       competition_weight: of disagreement with the student (ADI).
       jitter_pixels: cyclic shift of the batch before every step, at full resolution.
       flip: mirror the batch in every other step; keep off for digits.
@@ -160,7 +151,6 @@ class DeepInversionConfig(Settings):
     statistics_weight: Annotated[float, NonNegative] = 10.0
     statistics_distance: Literal["absolute", "relative"] = "absolute"
     total_variation_weight: Annotated[float, NonNegative] = 2.5e-5
-    pixel_norm_weight: Annotated[float, NonNegative] = 0.0
     competition_weight: Annotated[float, NonNegative] = 0.0
     jitter_pixels: Annotated[int, NonNegative] = 2
     flip: bool = False

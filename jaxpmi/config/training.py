@@ -90,8 +90,6 @@ class VdfdConfig(Settings):
         given task; all_classes: with that for prediction among all classes, whose layers are as
         wide as the features; published_task_given and published_all_classes: the penalty, too, as
         in the released code (docs/methods/vdfd.md).
-      graph_dim: vdfd, task_given: width of both layers of the class graph; None: a sixteenth and an
-        eighth of the features, as published.
     """
 
     drift_weight: Annotated[float, NonNegative] = 10.0
@@ -103,7 +101,6 @@ class VdfdConfig(Settings):
     variant: Literal[
         "task_given", "all_classes", "published_task_given", "published_all_classes"
     ] = "task_given"
-    graph_dim: Annotated[int | None, AtLeast(1)] = None
 
 
 @dataclasses.dataclass(frozen=True)

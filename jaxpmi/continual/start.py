@@ -20,7 +20,6 @@ from jaxpmi.continual.state import Replay
 from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import trainable_parts
 from jaxpmi.continual.vdfd.drift_penalty import fresh_class_graph
-from jaxpmi.continual.vdfd.drift_penalty import graph_dims
 from jaxpmi.continual.vdfd.gradient_records import empty_records
 from jaxpmi.continual.vdfd.gradient_records import regularised_tensors
 from jaxpmi.data import SceneStream
@@ -140,7 +139,7 @@ def initial_state(run: Run, order: tuple[int, ...]) -> ContinualState:
     key_network, *keys = jax.random.split(jax.random.key(config.seed), 4)
     network = fresh_network(run, key_network, mean, std)
     if run.method.keeps_records:
-        _check_records(run, network.feature_dim)
+        _check_records(run)
     # One program: made one by one, the many small arrays would take seconds to compile.
     fill = jax.jit(functools.partial(_first_state, run))
     state = fill(network, jnp.asarray(order, jnp.int32), keys)
@@ -205,7 +204,7 @@ def most_classes(run: Run) -> int:
     return max(len(run.stream.labelled_classes(t)) for t in range(run.stream.num_tasks))
 
 
-def _check_records(run, feature_dim):
+def _check_records(run):
     """What VDFD and DFD need of the data and of the network."""
     settings, (height, width, _) = run.config.losses.vdfd, run.stream.image_shape
     if settings.rank > most_classes(run):
@@ -217,11 +216,6 @@ def _check_records(run, feature_dim):
         raise ValueError(
             f"losses.vdfd.self_supervision=True turns images, but these have {height} x {width} "
             "pixels; give square ones or set it to False."
-        )
-    if "class_graph" in run.method.auxiliary and min(graph_dims(feature_dim, settings)) < 1:
-        raise ValueError(
-            f"the class graph would have layers of {graph_dims(feature_dim, settings)} features, "
-            f"for the backbone has {feature_dim}; give losses.vdfd.hidden_dim and output_dim."
         )
 
 

@@ -126,8 +126,8 @@ def add_terms(
 def optimiser(config: TrainConfig) -> optax.GradientTransformation:
     """The direction of a step, which scales it by the learning rate.
 
-    SGD's is L2 added to the gradient, then momentum; Adam's the same with Adam's moments, but not of
-    the classifier, as VDFD is published; AdamW's is Adam's, then L2 of matrices.
+    SGD's is L2 added to the gradient, then momentum; Adam's the same with Adam's moments, but not
+    of the classifier, as VDFD is published; AdamW's is Adam's, then L2 of matrices.
     """
     if config.optimiser == "adamw":
         decay = optax.add_decayed_weights(config.weight_decay, mask=decayed)

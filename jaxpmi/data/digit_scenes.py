@@ -33,14 +33,14 @@ class Layout(NamedTuple):
 
 
 def open_digit_scenes(config: DataConfig) -> SceneSource:
-    """Makes the scenes of `config.digit_scenes`, grey, the same ones whenever it is called."""
-    settings, (height, width) = config.digit_scenes, config.scene_size
+    """Makes scenes of several digits, grey, the same ones whenever it is called."""
+    height, width = config.scene_size
     check_room(config.scene_size)
     grounds = GROUNDS if config.scene_tasks == "domains" else {"black": GROUNDS["black"]}
     source = open_embedded(DataConfig(image_size=DIGIT_SIZE))
-    source = keep_first_classes(source, settings.digit_classes)
+    source = keep_first_classes(source, config.num_classes)
     scenes, domains = {}, {}
-    for split, size in (("train", settings.num_train), ("test", NUM_TEST)):
+    for split, size in (("train", config.num_scenes), ("test", NUM_TEST)):
         random = np.random.RandomState(SEEDS[split])
         layout = lay_out(source.labels[split], size, config.scene_size, random)
         digits = source.read(split, np.arange(len(source.labels[split])))[..., 0]
@@ -52,7 +52,7 @@ def open_digit_scenes(config: DataConfig) -> SceneSource:
         scenes[split] = np.stack([strokes, labels], axis=-1)
     return SceneSource(
         name="digit_scenes",
-        class_names=("background", *DIGITS[: settings.digit_classes]),
+        class_names=("background", *DIGITS[: config.num_classes]),
         has_background=True,
         image_shape=(height, width, 1),
         domain_names=tuple(grounds),

@@ -158,8 +158,8 @@ def deep_inversion(
     which those of low resolution have the lower loss (`compare_stages`), and keeps the iterate
     after the step whose loss it is, which is not offered: here images and loss belong together.
 
-    With a `statistics_scope` of "device" every device inverts its share of the batch on its own, with
-    shifts and flips of its own; losses and terms are then means over devices.
+    With a `statistics_scope` of "device" every device inverts its share of the batch on its own,
+    with shifts and flips of its own; losses and terms are then means over devices.
 
     Args:
       network: frozen; its BatchNorms use the running moments.
@@ -264,7 +264,7 @@ def _invert(problem, labels, start, key, *, config, variant, own_terms):
             lambda x, key, terms=terms: terms(as_images(x), key),
             x,
             jax.random.fold_in(key, i),
-            weights=_weights(config) | own_weights(own_terms),
+            weights=_weights(config, variant) | own_weights(own_terms),
             learning_rates=rates,
             project=clip,
             iterate=variant.iterate,
@@ -309,7 +309,7 @@ def _terms(problem, labels, x, key, *, scale, config, variant, own_terms):
     if config.total_variation_weight > 0:
         images = x if variant.total_variation_view == "plain" else views
         terms["total_variation"] = priors.total_variation(images, norm=variant.total_variation_norm)
-    if config.pixel_norm_weight > 0:
+    if variant.pixel_norm_weight > 0:
         terms["pixel_norm"] = priors.pixel_norm(views, norm=variant.pixel_norm)
     if config.competition_weight > 0:
         others, _ = predict(problem.student)
@@ -317,9 +317,14 @@ def _terms(problem, labels, x, key, *, scale, config, variant, own_terms):
     return add_own_terms(terms, views, own_terms)
 
 
-def _weights(config):
-    names = ("cross_entropy", "statistics", "total_variation", "pixel_norm", "competition")
-    weights = {name: getattr(config, f"{name}_weight") for name in names}
+def _weights(config, variant):
+    weights = {
+        "cross_entropy": config.cross_entropy_weight,
+        "statistics": config.statistics_weight,
+        "total_variation": config.total_variation_weight,
+        "pixel_norm": variant.pixel_norm_weight,
+        "competition": config.competition_weight,
+    }
     return {name: weight for name, weight in weights.items() if weight > 0}
 
 
@@ -355,10 +360,10 @@ def _check_settings(config, variant, start, student, own_terms):
     coarsest = stage_scales(config)[0]
     if shape[1] % coarsest or shape[2] % coarsest:
         raise ValueError(
-            f"images of {shape[1]} x {shape[2]} pixels cannot be averaged down by {coarsest} in the "
-            f"first of {len(steps)} stages; use fewer stages, or images of a multiple of it."
+            f"images of {shape[1]} x {shape[2]} pixels cannot be averaged down by {coarsest} in "
+            f"the first of {len(steps)} stages; use fewer stages, or images of a multiple of it."
         )
-    if not _weights(config) and not own_terms:
+    if not _weights(config, variant) and not own_terms:
         raise ValueError("every weight of DeepInversionConfig is 0; raise one of them.")
     if variant.statistics_scope == "device" and isinstance(start, jax.core.Tracer):
         raise ValueError(

@@ -75,7 +75,9 @@ def network_statistics(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("config", "variant", "own_terms"), donate_argnames="start"
+    jax.jit,
+    static_argnames=("config", "labels_only", "variant", "own_terms"),
+    donate_argnames="start",
 )
 def refine_images(
     network: Network,
@@ -85,20 +87,21 @@ def refine_images(
     key: PRNGKey,
     *,
     config: FullModelConfig,
+    labels_only: bool = False,
     variant: InversionVariant = InversionVariant(),  # noqa: B008 (frozen)
     own_terms: tuple[OwnTerm, ...] = (),
 ) -> Solution:
     """Optimises images f32[B, H, W, C] end to end; every term of weight 0 is left out.
 
     `start`, in normalised units, is donated. The statistics couple the whole batch, so the batch is
-    never split; on several devices they are those of the global batch. With a `variant.first_block` above 0
-    the images are inputs of that block, such as patch embeddings: they have no valid range to be
-    clipped to, and `config` must not ask for terms of pixels. Of `memory` the
+    never split; on several devices they are those of the global batch. With a first block of the
+    variant above 0 the images are inputs of that block, such as patch embeddings: they have no
+    valid range to be clipped to, and `config` must not ask for terms of pixels. Of `memory` the
     spectrum and the histogram are read, where the weights of their terms are above 0.
-    `own_terms` see the images themselves.
+    `own_terms` see the images themselves. With `labels_only` no features are matched.
     """
     low, high = (limit.reshape(1, 1, 1, -1) for limit in network.pixel_range)
-    clip = None
+    clip, feature_weight = None, 0.0 if labels_only else 1.0
     if variant.clip_pixels:
         clip = lambda x: jnp.clip(x, low, high)  # noqa: E731
 
@@ -107,7 +110,7 @@ def refine_images(
         named = target_terms(
             outputs.features,
             targets,
-            feature_weight=config.feature_weight,
+            feature_weight=feature_weight,
             cross_entropy_weight=config.cross_entropy_weight,
         )
         if config.statistics_weight > 0:
@@ -124,7 +127,7 @@ def refine_images(
         return add_own_terms(named, x, own_terms)
 
     weights = {
-        "feature_match": config.feature_weight,
+        "feature_match": feature_weight,
         "cross_entropy": config.cross_entropy_weight,
         "statistics": config.statistics_weight,
         "total_variation": config.total_variation_weight,

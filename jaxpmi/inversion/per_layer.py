@@ -218,8 +218,8 @@ def _invert_unit(
             labels,
             key_start,
             input_shape=input_shape,
-            residual_scale=config.residual_scale,
-            noise_scale=config.noise_scale,
+            residual_scale=variant.residual_scale,
+            noise_scale=variant.noise_scale,
         )
     else:
         shape = (labels.shape[0], *input_shape)

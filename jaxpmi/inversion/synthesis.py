@@ -1,6 +1,6 @@
 """One batch of synthetic images: targets -> per-layer inversion -> full-model refinement.
 
-Or, where inversion stops before the first block, of that block's inputs (`InversionVariant.first_block`).
+Or, where inversion stops before the first block, of a later block's inputs (`InversionVariant`).
 """
 
 import jax
@@ -88,6 +88,7 @@ def synthesize(
         memory,
         key_refine,
         config=config.full_model,
+        labels_only=config.targets == "label",
         variant=variant,
         own_terms=own_terms,
     )

@@ -19,6 +19,9 @@ class InversionVariant:
       first_block: the block whose inputs are synthesised and replayed; those before it are not
         inverted. 0: images; 1: the output of a transformer's patch embedding.
       covariance: of the class Gaussians.
+      inverse_rank: of linear block inverses: directions of what the pooled features lose.
+      residual_scale: of the draw along these directions.
+      noise_scale: of the white noise added for what neither explains.
       boost_weights: double a term's weight while it exceeds its first value.
       iterate: that refinement, and every grid of coarse to fine, ends with.
       warmup_steps: of refinement, linear.
@@ -30,6 +33,9 @@ class InversionVariant:
 
     first_block: int = 0
     covariance: Literal["diagonal", "full"] = "full"
+    inverse_rank: int = 32
+    residual_scale: float = 0.5
+    noise_scale: float = 0.0
     boost_weights: bool = True
     iterate: Literal["best", "last"] = "best"
     warmup_steps: int = 5
@@ -82,6 +88,7 @@ class DeepInversionVariant:
         size.
       total_variation_view: images it is taken of: the random views, or the images themselves.
       pixel_norm: Euclidean norm: mean over images, or of the whole batch.
+      pixel_norm_weight: of that norm, in normalised pixel units.
       competition: paper: 1 - JS divergence; reference: 1 minus the code's, clamped; negative: minus
         the code's.
       crop_scale: area of a random part of every view that is resized to a whole one; None: all.
@@ -100,6 +107,7 @@ class DeepInversionVariant:
     total_variation_norm: Literal["l1", "l2", "batch_l2"] = "batch_l2"
     total_variation_view: Literal["augmented", "plain"] = "augmented"
     pixel_norm: Literal["image", "batch"] = "image"
+    pixel_norm_weight: float = 0.0
     competition: Literal["paper", "reference", "negative"] = "paper"
     crop_scale: tuple[float, float] | None = None
     clip_pixels: bool = True
@@ -134,6 +142,7 @@ DEEP_INVERSION_VARIANTS = MappingProxyType(
             schedule="cosine",
             first_statistics_factor=10.0,
             statistics_scope="device",
+            pixel_norm_weight=1e-5,
             competition="reference",
             compare_stages=True,
         ),

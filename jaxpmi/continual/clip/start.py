@@ -142,23 +142,22 @@ def _first_state(run, adapters, order, key):
 
 def _split(config, names):
     """Labels for pretraining, for the tasks in their order, and of classes with only a name."""
-    settings = config.continual
-    unseen = [_find(names, name) for name in settings.unseen_classes]
+    wanted = config.clip.name_only.classes
+    unseen = [] if isinstance(wanted, int) else [_find(names, name) for name in wanted]
     rest = [label for label in range(len(names)) if label not in unseen]
-    pretraining, count = (), settings.num_unseen_classes
+    pretraining, count = (), wanted if isinstance(wanted, int) else 0
     if config.clip.weights is None:
         split = split_classes(
             [names[label] for label in rest],
             config.seed,
             num_pretraining=config.clip.pretraining_classes,
-            num_name_only=0 if unseen else count,
+            num_name_only=count,
         )
         pretraining, known, drawn = ([rest[i] for i in part] for part in split)
     else:
         order = class_order(config.data, len(names), config.seed)
         known = [label for label in order if label not in unseen]
-        cut = 0 if unseen else count
-        known, drawn = known[: len(known) - cut], known[len(known) - cut :]
+        known, drawn = known[: len(known) - count], known[len(known) - count :]
     return tuple(pretraining), tuple(known), tuple(unseen or drawn)
 
 
@@ -166,7 +165,7 @@ def _find(names, name):
     lowered = [other.lower() for other in names]
     if name.lower() not in lowered:
         raise ValueError(
-            f"continual.unseen_classes names {name!r}, which is no class of the data set; its "
+            f"clip.name_only.classes names {name!r}, which is no class of the data set; its "
             f"classes are {', '.join(names[:5])}, ..."
         )
     return lowered.index(name.lower())

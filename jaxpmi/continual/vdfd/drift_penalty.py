@@ -25,6 +25,7 @@ from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 
 EPSILON = 1e-3  # on the diagonal of the precision matrices, as published
+LEAST_DIM = 16  # of a layer of the class graph, where features are fewer than was published
 
 
 class PenaltyVariant(NamedTuple):
@@ -64,7 +65,7 @@ def graph_dims(feature_dim: int, config: VdfdConfig) -> tuple[int, int]:
     """Widths of the class graph's two layers for features of that size."""
     if PENALTY_VARIANTS[config.variant].residual:
         return feature_dim, feature_dim
-    return config.graph_dim or feature_dim // 16, config.graph_dim or feature_dim // 8
+    return max(feature_dim // 16, LEAST_DIM), max(feature_dim // 8, LEAST_DIM)
 
 
 def fresh_class_graph(key: PRNGKey, feature_dim: int, config: VdfdConfig) -> Params:
