@@ -49,7 +49,7 @@ class Samples(NamedTuple):
     Attributes:
       read: begins anew at each call.
       count: how many samples there are.
-      is_real: real images, whose moments are merged into what is known of layers and pixels.
+      is_real: real images, whose moments are merged into what is known of layers.
       first_block: whose inputs the samples are; 0: images u8[B, H, W, channels].
     """
 
@@ -63,7 +63,6 @@ class _LayerStats(NamedTuple):
     """Of real images; the fields of `Memory` with these names, moments weighted."""
 
     block_inputs: tuple[Moments, ...]
-    pixels: Moments
     spectrum: jax.Array
     layer_moments: dict[str, Any]
     num_images: jax.Array
@@ -181,7 +180,6 @@ def empty_memory(
         class_stats=init_class_stats(num_classes, dim, full=variant.covariance == "full"),
         feature_models=jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), empty_models),
         block_inputs=_standard_moments(network),
-        pixels=Moments(jnp.zeros(network.image_shape), jnp.ones(network.image_shape)),
         histogram=jnp.zeros((256, channels)),
         spectrum=jnp.zeros((height, width // 2 + 1, channels)),
         layer_moments=layer_moments or {},
@@ -324,12 +322,9 @@ def _measure(network, samples, weights, *, first_block, keep_layers):
     if first_block > 0:
         return seen.features, None
     count = weights.sum()
-    pixel_share = (weights / count)[:, None, None, None]
-    pixel_mean = (pixel_share * x).sum(0)
-    pixels = Moments(pixel_mean, (pixel_share * jnp.square(x - pixel_mean[None])).sum(0))
-    spectrum = (pixel_share * power_spectrum(x)).sum(0)
+    spectrum = ((weights / count)[:, None, None, None] * power_spectrum(x)).sum(0)
     layers = seen.moments if keep_layers else {}
-    return seen.features, _LayerStats(seen.block_inputs, pixels, spectrum, layers, count)
+    return seen.features, _LayerStats(seen.block_inputs, spectrum, layers, count)
 
 
 @jax.jit

@@ -38,14 +38,13 @@ def check_memory(
         )
     block_inputs, inverses = _block_shapes(_Shapes(network))
     seen = tuple(jax.tree.map(jnp.shape, moments) for moments in memory.block_inputs)
-    if (
-        seen[first_block:] != block_inputs[first_block:]
-        or memory.pixels.mean.shape != network.image_shape
-    ):
+    height, width, channels = network.image_shape
+    spectrum = (height, width // 2 + 1, channels)
+    if seen[first_block:] != block_inputs[first_block:] or memory.spectrum.shape != spectrum:
         raise ValueError(
-            f"the memory is of another network: it has moments of {len(seen)} blocks' inputs and "
-            f"of {memory.pixels.mean.shape} pixels, this one {len(block_inputs)} blocks and "
-            f"{network.image_shape}, or other channels; remember the data with this network."
+            f"the memory is of another network: it has moments of {len(seen)} blocks' inputs and a "
+            f"spectrum of {memory.spectrum.shape}, this one {len(block_inputs)} blocks and "
+            f"{spectrum}, or other channels; remember the data with this network."
         )
     if config.per_layer.start != "inverse":
         return
