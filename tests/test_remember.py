@@ -27,12 +27,12 @@ from jaxpmi.remember import update_memory
 from jaxpmi.types import Moments
 
 CONFIG = InversionConfig(
+    variant="resnet",
     targets="gaussian",
-    covariance="diagonal",
     batch_size=24,  # divides no count below, so that there is padding
-    per_layer=PerLayerConfig(start="gaussian", num_steps=1, inverse_rank=4),
+    per_layer=PerLayerConfig(start="gaussian", num_steps=1),
 )
-SETTINGS = CfsConfig(num_epochs=2, batch_size=16, num_blocks=1)
+SETTINGS = CfsConfig(num_epochs=2)
 
 
 def empty(config=CONFIG, **options):
@@ -107,7 +107,7 @@ def test_new_classes_are_described_by_real_images_and_old_ones_by_synthetic_ones
 
 
 def test_full_covariances_are_kept_if_asked():
-    full = dataclasses.replace(CONFIG, covariance="full")
+    full = dataclasses.replace(CONFIG, variant="standard")
     memory = update(empty(full), SECOND, NONE, full)
     members = features_of(SECOND)[SECOND.labels == 3]
     np.testing.assert_allclose(
@@ -194,7 +194,7 @@ def test_synthetic_samples_may_be_inputs_of_a_later_block():
     network = trained().network
     per_layer = dataclasses.replace(CONFIG.per_layer, start="inverse")
     inverse = dataclasses.replace(CONFIG, per_layer=per_layer)
-    later = dataclasses.replace(inverse, space="patch_embeddings")
+    later = dataclasses.replace(inverse, variant="published_clip")
     images = normalise(jnp.asarray(all_of(REPLAY)), MEAN, STD)
     maps = np.asarray(blockwise.block_input(network.model, network.variables, images, 1))
     replay = LabelledSamples(maps.__getitem__, REPLAY.labels, first_block=1)

@@ -42,7 +42,14 @@ def open_digit_scenes(config: DataConfig) -> SceneSource:
     scenes, domains = {}, {}
     for split, size in (("train", config.num_scenes), ("test", NUM_TEST)):
         random = np.random.RandomState(SEEDS[split])
-        layout = lay_out(source.labels[split], size, config.scene_size, random)
+        layout = lay_out(
+            source.labels[split],
+            size,
+            config.scene_size,
+            random,
+            num_digits=NUM_DIGITS,
+            side=DIGIT_SIZE,
+        )
         digits = source.read(split, np.arange(len(source.labels[split])))[..., 0]
         strokes, labels = draw(layout, digits, source.labels[split], config.scene_size)
         domains[split] = (np.arange(size) % len(grounds)).astype(np.int32)
@@ -79,8 +86,8 @@ def lay_out(
     scene_size: tuple[int, int],
     random: np.random.RandomState,
     *,
-    num_digits: int = NUM_DIGITS,
-    side: int = DIGIT_SIZE,
+    num_digits: int,
+    side: int,
 ) -> Layout:
     """Draws digits of uniform classes for `size` scenes, and places that do not overlap.
 

@@ -24,6 +24,7 @@ from jaxpmi.config.load import load_config
 from jaxpmi.data import imagenet_class_names
 from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.targets import Targets
+from jaxpmi.inversion.variants import InversionVariant
 from jaxpmi.models.blockwise import init_variables
 from jaxpmi.models.efficientnet_lite import efficientnet_lite0
 from jaxpmi.network import Head
@@ -147,9 +148,8 @@ def test_a_score_is_the_loss_of_refine_images(problem):
         problem.targets,
         problem.memory,
         jax.random.key(3),
-        config=FullModelConfig(
-            num_steps=6, learning_rate=0.2, clip_pixels=False, boost_weights=False
-        ),
+        config=FullModelConfig(num_steps=6, learning_rate=0.2),
+        variant=InversionVariant(clip_pixels=False, boost_weights=False),
     )
     assert got == pytest.approx(float(expected.loss), rel=1e-4)
 

@@ -70,9 +70,12 @@ def learning_config(folder, **changes):
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, image_size=SIZE),
-        model=ModelConfig(name="efficientnet_lite0", weights="imagenet"),
+        model=ModelConfig(name="efficientnet_lite0"),
         invert=InvertConfig(
-            classes=("goldfish", "207"), images_per_class=4, learn_data=True, held_out_share=0.5
+            weights="imagenet",
+            classes=("goldfish", "207"),
+            images_per_class=4,
+            learn_data=True,
         ),
     )
 
