@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpmi.config import Config
+from jaxpmi.config.load import ABSENT
 from jaxpmi.config.load import config_to_dict
 from jaxpmi.config.load import differing_fields
 from jaxpmi.runs.accounting import Accounts
@@ -163,6 +164,13 @@ def _check_workdir(workdir: Path, config: Config) -> None:
     if not path.is_file():
         return
     different = differing_fields(read_json(path), config)
+    gone = [name for name, _, new in different if new == ABSENT]
+    if gone:
+        listed = ", ".join(gone[:3]) + (f" and {len(gone) - 3} more" if len(gone) > 3 else "")
+        raise ValueError(
+            f"workdir {workdir} holds a run of another version of jaxpmi, whose settings {listed} "
+            "this one does not have; choose another --workdir, or the version that began it."
+        )
     if different:
         listed = ", ".join(f"{name} ({old!r} there, {new!r} now)" for name, old, new in different)
         raise ValueError(

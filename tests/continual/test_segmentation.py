@@ -174,7 +174,7 @@ def test_a_record_is_of_the_mean_over_pixels_that_count(num_devices, over, with_
     empty = gr.empty_records(tensors, num_tasks=1, num_classes=3, rank=3)
     records = record_task(
         empty, net, LabelledSamples(scenes.__getitem__, np.zeros(7, np.int32)), 0, [0, 2, 3],
-        jax.random.key(0), mesh=make_mesh(num_devices), batch_size=8, config=settings,
+        mesh=make_mesh(num_devices), batch_size=8, config=settings,
         label_maps=True,
     )  # fmt: skip
     x, counted = normalise(scenes[..., :1], MEAN, STD), scenes[..., 1] != IGNORED_LABEL

@@ -57,15 +57,15 @@ def open_clip_run(config: Config) -> tuple[ClipRun, tuple[int, ...]]:
     order = (*known, *unseen)
     names = [source.class_names[label] for label in (*order, *pretraining)]
     prompts = [t.format(name) for name in names for t in config.clip.templates]
-    axis = CLIP_VARIANTS[config.clip.variant].statistics_axis
+    variant = CLIP_VARIANTS[config.clip.variant]
     if config.clip.weights is not None:
-        loaded = load_clip(config.clip.weights, statistics_axis=axis)
+        loaded = load_clip(config.clip.weights, statistics_axis=variant.statistics_axis)
         model, tokenizer = loaded.model, loaded.tokenizer
         base = loaded.variables
     else:
         context = 2 + max(len(prompt.split()) + 1 for prompt in prompts)
         tokenizer = word_tokenizer(prompts, context)
-        model = clip_tiny(tokenizer.vocabulary, context, statistics_axis=axis)
+        model = clip_tiny(tokenizer.vocabulary, context, statistics_axis=variant.statistics_axis)
     tokens = tokenizer.encode(prompts).reshape(len(names), len(config.clip.templates), -1)
     wanted = (model.image_size, model.image_size, 3)
     if source.image_shape != wanted:
@@ -84,7 +84,9 @@ def open_clip_run(config: Config) -> tuple[ClipRun, tuple[int, ...]]:
     tokens = replicate(jnp.asarray(tokens[: len(order)]), mesh)
     base = replicate(base, mesh)
     moments = (replicate(jnp.asarray(x, jnp.float32), mesh) for x in _pixel_moments(config))
-    run = ClipRun(config, method, model.image, stream, mesh, model, base, tokens, *moments, named)
+    run = ClipRun(
+        config, method, model.image, stream, mesh, model, base, tokens, *moments, variant, named
+    )
     return run, order
 
 

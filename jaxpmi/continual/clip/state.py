@@ -8,7 +8,6 @@ import jax
 
 from jaxpmi.config import Config
 from jaxpmi.continual.clip.train import zero_shot_network
-from jaxpmi.continual.clip.variants import CLIP_VARIANTS
 from jaxpmi.continual.clip.variants import ClipVariant
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.state import Replay
@@ -35,16 +34,12 @@ class ClipRun(Run):
     tokens: jax.Array  # i32[C, P, T], P prompts per class
     mean: jax.Array  # f32[channels], of pixels in [0, 1]
     std: jax.Array  # f32[channels]
+    variant: ClipVariant  # how classes are described, taught and named
     named: TaskStream | None  # real images of classes with only a name: to measure, not to learn
 
     def is_name_only(self, task: int) -> bool:
         """Whether the classes of a task have only a name; then it is the last one."""
         return self.named is not None and task == self.stream.num_tasks - 1
-
-    @property
-    def variant(self) -> ClipVariant:
-        """How classes are described, taught and named."""
-        return CLIP_VARIANTS[self.config.clip.variant]
 
     @property
     def name_classes(self) -> range:
