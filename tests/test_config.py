@@ -188,8 +188,8 @@ def test_missing_file(tmp_path):
         ),
         ("--data.mean a b", "--data.mean got 'a' 'b'; expected numbers in a tuple or None."),
         (
-            "--generator.channels 1 2",
-            "--generator.channels got '1' '2'; expected 3 whole numbers in a tuple.",
+            "--data.scene-size 1",
+            "--data.scene-size got '1'; expected 2 whole numbers in a tuple.",
         ),
         (
             "--save-images yes",
@@ -299,6 +299,7 @@ OUT_OF_RANGE = [
     ("cfs.keep_rate", 0.0),
     ("cfs.keep_rate", 1.5),
     ("cfs.num_rounds", 0),
+    ("clip.name_only.classes", -1),
     ("inversion.images_per_task", -120),
     ("inversion.batch_size", 0),
     ("inversion.per_layer.num_steps", -1),
@@ -472,7 +473,6 @@ def test_settings_of_your_own_are_checked_and_described():
             {"model.name": "clip", "method": "abd"},
             "method='abd' is not made for model.name='clip'; use one of joint, finetune, pmi",
         ),
-        ({"model.name": "clip", "clip.name_only.classes": -1}, "=-1 is out of range; give names"),
         ({"model.name": "clip", "train.optimiser": "sgd"}, "'sgd' is not made for model.name='cl"),
         (
             {"inversion.variant": "published_clip"},

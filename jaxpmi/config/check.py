@@ -98,10 +98,6 @@ def _check_weights(config: Config) -> None:
 
 def _check_clip(config: Config) -> None:
     unseen = config.clip.name_only.classes
-    if isinstance(unseen, int) and unseen < 0:
-        raise ValueError(
-            f"clip.name_only.classes={unseen} is out of range; give names, or 0 or more."
-        )
     if config.model.name != "clip":
         if unseen:
             raise ValueError(

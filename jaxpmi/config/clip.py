@@ -5,6 +5,7 @@ from typing import Annotated
 from typing import Literal
 
 from jaxpmi.config.ranges import AtLeast
+from jaxpmi.config.ranges import NonNegative
 from jaxpmi.config.ranges import Positive
 from jaxpmi.config.settings import Settings
 
@@ -35,7 +36,7 @@ class NameOnlyConfig(Settings):
       learning_rate: AdamW, peak.
     """
 
-    classes: int | tuple[str, ...] = 0
+    classes: Annotated[int | tuple[str, ...], NonNegative] = 0
     images_per_class: Annotated[int, AtLeast(1)] = 20
     epochs: Annotated[int, AtLeast(1)] = 10
     learning_rate: Annotated[float, Positive] = 5e-4

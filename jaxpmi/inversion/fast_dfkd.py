@@ -2,7 +2,7 @@
 
 A few steps then make a batch. There is no contrast and no memory; instead, what the images of
 earlier calls showed the teacher counts in the statistics that are matched (docs/methods/cmi.md,
-eqs. 7 to 10).
+eqs. 7 to 9).
 """
 
 import functools

@@ -135,7 +135,7 @@ def given_network(model: ModelConfig) -> Network | None:
 
 
 def _model_config(fields):
-    """As written; files of jaxpmi 0.2 named a trained network apart, and whose weights it had."""
+    """As written; older files name a trained network apart, and whose weights it had."""
     fields = {name: value for name, value in fields.items() if name != "weights"}
     factory = fields.pop("factory", None)
     return ModelConfig(**fields) if factory is None else ModelConfig(**{**fields, "name": factory})

@@ -181,7 +181,7 @@ def test_stages_of_the_published_recipe():
     phases = METHODS["pmi"].phases(TRAIN, STAGEWISE)
     assert [p.name for p in phases] == ["head", "last_block", "body", "tuning"]
     assert [p.trainable for p in phases] == ["head", "last_block", "body", "head"]
-    np.testing.assert_allclose([p.share for p in phases], [0.1, 0.2, 0.4, 0.3], rtol=1e-6)
+    np.testing.assert_allclose([p.share for p in phases], [0.1, 0.1, 0.5, 0.3], rtol=1e-6)
     assert [p.new_columns_only for p in phases] == [True, True, True, False]
     assert all(p.replay and not p.joint_batch for p in phases)
     rates = [p.learning_rate for p in phases]
