@@ -157,7 +157,7 @@ def test_learning_goes_on_from_a_network_that_is_given(tiny, tmp_path):
             "own_code:nothing",
             "returns a NoneType; return a Network, such as one of jaxpmi.from_nnx",
         ),
-        ("small_network:trained", "returns a Trained; return a Network"),
+        ("os:getcwd", "returns a str; return a Network"),
     ],
 )
 def test_factories_that_return_no_network(tiny, tmp_path, factory, message):

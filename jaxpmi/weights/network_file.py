@@ -118,7 +118,7 @@ def is_given(model: ModelConfig) -> bool:
     if ":" not in model.name:
         return False
     named = find(model.name, {}, "model.name")
-    return inspect.isroutine(named) and not inspect.signature(named).parameters
+    return callable(named) and not inspect.signature(named).parameters
 
 
 def given_network(model: ModelConfig) -> Network | None:
