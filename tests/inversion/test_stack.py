@@ -171,6 +171,7 @@ def test_a_stack_is_inverted_as_its_blocks_one_by_one(config, axis):
         name, block = blockwise.block_name(i), model.blocks[i]
         shapes = blockwise.block_input_shapes(model, variables, SHAPE)
         static = {"config": config, "input_shape": shapes[i], "sharding": None}
+        static["variant"] = InversionVariant()
         static["match_input"] = i > 0 or config.start == "inverse"
         inverse = inverses[i] if config.start == "inverse" else None
         own = (variables.params[name], variables.batch_stats[name], seen.block_inputs[i], inverse)
@@ -181,7 +182,7 @@ def test_a_stack_is_inverted_as_its_blocks_one_by_one(config, axis):
             layers = [(block.block, unit(own, n), keys[n]) for n in range(block.depth)]
         for n, (one, (params, stats, moments, inverse), key) in reversed(list(enumerate(layers))):
             target, solution = per_layer._invert_unit(
-                params, stats, target, moments, inverse, labels, None, key, block=one, **static
+                params, stats, target, moments, inverse, labels, key, block=one, **static
             )
             losses[i, n] = solution and solution.losses
     np.testing.assert_allclose(images, target, rtol=2e-3, atol=2e-3)
