@@ -60,11 +60,11 @@ def _check_learns(config: Config, kind: str, place: str) -> None:
 
 def _check_continual(config: Config) -> None:
     method = find_method(config.method)
-    _check_clip(config)
     if config.data.source in SCENE_KINDS:
         _check_segmentation(config)
     else:
         _check_learns(config, "images", f"data.source='{config.data.source}'")
+    _check_clip(config)
     if method.replay != "none":
         _check_replay(config)
     if method.replay == "inversion":
