@@ -34,6 +34,7 @@ from jaxpmi.continual.state import ContinualState
 from jaxpmi.inversion.deep_inversion import deep_inversion
 from jaxpmi.inversion.spectrum import images_of
 from jaxpmi.inversion.synthetic import Synthetic
+from jaxpmi.inversion.variants import DEEP_INVERSION_VARIANTS
 from jaxpmi.jobs import invert
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "imagenet_subset.py"
@@ -87,9 +88,7 @@ def open_problem(plan: Plan) -> Problem:
         str(CONFIG), ["--data.image-size", str(plan.image_size), "--invert.no-learn-data"]
     )
     run, state = invert.begin(config)
-    settings = dataclasses.replace(
-        config.deep_inversion, jitter_pixels=plan.jitter_pixels, iterate="last"
-    )
+    settings = dataclasses.replace(config.deep_inversion, jitter_pixels=plan.jitter_pixels)
     labels = jnp.asarray(run.classes, jnp.int32)
     return Problem(run, state, labels, settings)
 
@@ -209,7 +208,13 @@ def run_seed(
     return rows, details
 
 
-def _invert(problem: Problem, start: jax.Array, key: jax.Array, **changes: Any) -> Synthetic:
+def _invert(
+    problem: Problem, start: jax.Array, key: jax.Array, parameters: str = "spectrum", **changes: Any
+) -> Synthetic:
     """`deep_inversion` of the problem, by its settings with some of them changed."""
     config = dataclasses.replace(problem.config, **changes)
-    return deep_inversion(problem.state.network, problem.labels, key, config=config, start=start)
+    variant = DEEP_INVERSION_VARIANTS[config.variant]
+    variant = dataclasses.replace(variant, parameters=parameters, iterate="last")
+    return deep_inversion(
+        problem.state.network, problem.labels, key, config=config, start=start, variant=variant
+    )

@@ -45,6 +45,8 @@ from jaxpmi.inversion.per_layer import invert_blocks
 from jaxpmi.inversion.per_layer import propagated_block_inputs
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.inversion.targets import target_terms
+from jaxpmi.inversion.variants import INVERSION_VARIANTS
+from jaxpmi.inversion.variants import InversionVariant
 from jaxpmi.memory import Memory
 from jaxpmi.models.blockwise import forward
 from jaxpmi.network import Network
@@ -56,10 +58,14 @@ SEARCHED = 20  # the cases but the first inherit Adam's setting for longer runs,
 TIMED_STEPS = 20  # of a descent, for the seconds of one step
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
-LINEAR = PerLayerConfig(start="inverse", residual_scale=1.0, noise_scale=0.0, num_steps=0)
+LINEAR = PerLayerConfig(start="inverse", num_steps=0)
 GAUSSIAN = PerLayerConfig(start="gaussian", learning_rate=0.8, num_steps=50)
 # Of a transformer: at the default weight the statistics keep its blocks from their targets.
 LINEAR_LIGHT = dataclasses.replace(LINEAR, statistics_weight=0.25)
+
+WITH_NOISE = "linear inverse + white noise"
+WHOLE = dataclasses.replace(INVERSION_VARIANTS["standard"], residual_scale=1.0)
+VARIANTS = {WITH_NOISE: dataclasses.replace(WHOLE, noise_scale=1.0)}  # else WHOLE
 
 
 class Plan(NamedTuple):
@@ -80,7 +86,7 @@ PLANS = {
         noise_lengths=(20, 40, 80, 160, 320, 640),
         cases={
             "linear inverse": LINEAR,
-            "linear inverse + white noise": dataclasses.replace(LINEAR, noise_scale=1.0),
+            WITH_NOISE: LINEAR,
             "linear inverse, 15 steps per block": dataclasses.replace(LINEAR, num_steps=15),
             "gaussian, 20 steps per block": dataclasses.replace(GAUSSIAN, num_steps=20),
             "gaussian, 50 steps per block, affine statistics (published)": dataclasses.replace(
@@ -158,7 +164,12 @@ def noise_start(problem: Problem, key: jax.Array) -> jax.Array:
     return draw_start(standard, shape, key, problem.targets.features)
 
 
-def per_layer_start(problem: Problem, per_layer: PerLayerConfig, key: jax.Array) -> jax.Array:
+def per_layer_start(
+    problem: Problem,
+    per_layer: PerLayerConfig,
+    key: jax.Array,
+    variant: InversionVariant = WHOLE,
+) -> jax.Array:
     """The images that per-layer inversion ends with."""
     block_inputs = problem.memory.block_inputs
     if per_layer.block_statistics == "affine":
@@ -170,21 +181,21 @@ def per_layer_start(problem: Problem, per_layer: PerLayerConfig, key: jax.Array)
         key,
         config=per_layer,
         inverses=problem.memory.inverses,
+        variant=variant,
     )
     return start
 
 
 def refine(problem: Problem, start: jax.Array, setting: Setting) -> float:
     """The loss, at its own weights, that full-model inversion ends with."""
-    schedule = FullModelConfig(
-        num_steps=setting.num_steps, learning_rate=setting.learning_rate, schedule=setting.schedule
-    )
+    schedule = FullModelConfig(num_steps=setting.num_steps, learning_rate=setting.learning_rate)
+    variant = dataclasses.replace(WHOLE, schedule=setting.schedule)
     loss = float(
         _descend(
             problem.network,
             start,
             problem.targets,
-            learning_rates(schedule),
+            learning_rates(schedule, variant),
             jnp.float32(problem.config.inversion.full_model.statistics_weight),
             jnp.float32(setting.boost),
             optimizer=setting.optimizer,
@@ -250,7 +261,7 @@ def measure_costs(
     now = CLOCKS[clock]
     images = noise_start(problem, key)
     setting = Setting(TIMED_STEPS)
-    rank = problem.config.inversion.per_layer.inverse_rank
+    rank = WHOLE.inverse_rank
 
     def fit():
         return fit_block_inverses(problem.network, problem.batches, rank=rank)
@@ -261,7 +272,9 @@ def measure_costs(
         "noise": lambda: noise_start(problem, key),
         "fit": fit,
         **{
-            name: lambda config=config: per_layer_start(problem, config, key)
+            name: lambda config=config, name=name: per_layer_start(
+                problem, config, key, VARIANTS.get(name, WHOLE)
+            )
             for name, config in cases.items()
         },
     }
@@ -307,7 +320,7 @@ def run_seed(
 
     scores = {}
     for name, per_layer in cases.items():
-        start = per_layer_start(problem, per_layer, key_start)
+        start = per_layer_start(problem, per_layer, key_start, VARIANTS.get(name, WHOLE))
         searched = everywhere if name == next(iter(cases)) else min(SEARCHED, everywhere)
         scores[name] = descend(name, start, lengths[0], searched)
     goal = min(min(tried.values()) for tried in scores.values())

@@ -17,7 +17,6 @@ import numpy as np
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
-from jaxpmi.config import VdfdConfig
 from jaxpmi.continual.learners import METHODS
 from jaxpmi.continual.train import Chunk
 from jaxpmi.continual.train import Learner
@@ -40,7 +39,7 @@ CASES = {
 }
 METHODS_COMPARED = ("finetune", "dfd", "vdfd")
 TRAIN = TrainConfig(batch_size=32, optimiser="adam", learning_rate=1e-4)
-SETTINGS = MethodConfig(vdfd=VdfdConfig(hidden_dim=16, output_dim=16))
+SETTINGS = MethodConfig()
 
 
 def run_cases(

@@ -10,7 +10,7 @@ Settings are those of the released code (Tong et al., NeurIPS 2025), except that
     block, and the loss that uses them compares channel with channel;
   - images stay in the valid pixel range, as they are stored with 8 bits;
   - 1000 images are inverted together, not 4000, so that every number of images is whole batches;
-  - the loss terms are added; the released code multiplies two of them (--losses.combine product).
+  - the loss terms are added; the released code multiplies two of them (--losses.recipe published).
 
 Other splits, as published:
   5 tasks   --data.num-tasks 5 --losses.body-learning-rate 0.005
@@ -71,29 +71,23 @@ def get_config() -> Config:
         ),
         losses=MethodConfig(
             recipe="stagewise",
-            combine="sum",
             ce_weight=0.75,
             hkd_weight=0.15,
             rkd_weight=0.5,
             ft_weight=1.5,
-            head_epochs=0.1,  # 20 epochs
-            last_block_epochs=0.1,  # 20 epochs
             tuning_epochs=0.2,  # 40 epochs
             body_learning_rate=0.01,
             tuning_learning_rate=0.005,
         ),
         cfs=CfsConfig(
-            num_blocks=2,
             learning_rate=1e-2,
             num_epochs=200,
-            batch_size=64,
-            temperature=1.0,
             num_rounds=40,
             keep_rate=0.5,
         ),
         inversion=InversionConfig(
+            variant="resnet",
             targets="cfs",
-            covariance="diagonal",
             base_images=3000,
             images_per_task=2000,
             batch_size=1000,
@@ -103,15 +97,11 @@ def get_config() -> Config:
                 learning_rate=0.8,
                 statistics_weight=0.25 * 16 * 20,  # alpha_rf x blocks x rf_factor
                 block_statistics="measured",
-                boost_weights=True,
             ),
             full_model=FullModelConfig(
                 num_steps=160,
                 learning_rate=0.4,
-                warmup_steps=5,
-                schedule="step",
                 statistics_weight=0.25,
-                boost_weights=True,
             ),
         ),
     )

@@ -9,17 +9,15 @@ The archive is the "python version" of https://www.cs.toronto.edu/~kriz/cifar.ht
 
 Settings are those of the released code (Tong et al., NeurIPS 2025): maps f32[14, 14, 768] are
 inverted and replayed, the outputs of the patch embedding. Where that code does what we take for a
-mistake or a leftover, the default is kept, and an option has the published way:
-  - moments of layers are those of channels, not of token positions (--clip.statistics-axis token);
-  - they are those of the network just trained, not the one before the task
-    (--clip.layer-statistics previous);
-  - all of them are merged over tasks, not all but the last block's
-    (--clip.no-merge-head-statistics);
-  - features drawn by CFS get the mean of their class (--cfs.moment-match published);
-  - the teacher's logits have its own text features (--clip.train.teacher-texts live);
-  - in training the learning rate ends at 0; at 1.6 % of the peak in a later copy of the code, the
-    only one at hand (--clip.train.schedule quarter_cosine).
+mistake or a leftover it is corrected; --clip.variant published has all of the published ways:
+  - moments of layers are those of channels, not of token positions;
+  - they are those of the network just trained, not the one before the task;
+  - all of them are merged over tasks, not all but the last block's;
+  - the teacher's logits have its own text features, not the student's;
+  - in training the learning rate ends at 0; at 1.6 % of the peak, after three epochs, in a later
+    copy of the code, the only one at hand.
 There is no option for these:
+  - features drawn by CFS get the mean of their class, which there they miss;
   - moments and class Gaussians are measured on images as they are, not on random views, and every
     image counts the same, where there the last batch counts like a full one;
   - through the whole tower, moments of the inputs of attention and MLP are matched, not those of
@@ -29,7 +27,7 @@ There is no option for these:
     rounded up to whole batches: up to 8 of a class, out of 160 drawn by CFS, not 5 out of 100.
 
 Open set, the last ten classes by name only:
-  --data.num-tasks 9 --continual.num-unseen-classes 10 --inversion.full-model.learning-rate 0.1
+  --data.num-tasks 9 --clip.name-only.classes 10 --inversion.full-model.learning-rate 0.1
 As published, except that names are inverted and learnt with the weights of the tasks (there
 alpha_rf 0.02, alpha_pr 0, no distillation), all in one batch, and compared in one prompt, not 18;
 in their ten passes the learning rate falls to 0, where there its schedule would have thirty.
@@ -45,14 +43,15 @@ import numpy as np
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import CfsConfig
 from jaxpmi.config import ClipConfig
-from jaxpmi.config import ClipTrainConfig
 from jaxpmi.config import Config
 from jaxpmi.config import DataConfig
 from jaxpmi.config import FullModelConfig
 from jaxpmi.config import InversionConfig
+from jaxpmi.config import MethodConfig
 from jaxpmi.config import ModelConfig
 from jaxpmi.config import NameOnlyConfig
 from jaxpmi.config import PerLayerConfig
+from jaxpmi.config import TrainConfig
 
 NUM_CLASSES, NUM_TASKS = 100, 10
 NUM_BLOCKS = 15  # of ViT-B/16: patches, tokens, 12 transformer blocks, head
@@ -75,44 +74,41 @@ def get_config() -> Config:
             augment=AugmentConfig(crop_scale=(0.9, 1.0)),  # open_clip's, bicubic, no flip
         ),
         model=ModelConfig(name="clip"),
+        train=TrainConfig(
+            epochs=3,
+            batch_size=64,
+            replay_batch_size=64,
+            optimiser="adamw",
+            learning_rate=1e-3,
+            weight_decay=0.0,
+            warmup_steps=30,
+        ),
+        losses=MethodConfig(
+            ce_weight=1.0,
+            hkd_weight=0.1,
+            tkd_weight=0.2,
+            ft_weight=0.001,
+        ),
         clip=ClipConfig(
             weights="clip-vit-base-patch16",
+            variant="corrected",
             templates=("a bad photo of a {}.",),
-            train=ClipTrainConfig(
-                epochs=3,
-                batch_size=64,
-                replay_batch_size=64,
-                learning_rate=1e-3,
-                weight_decay=0.0,
-                warmup_steps=30,
-                hkd_weight=0.1,
-                tkd_weight=0.2,
-                ft_weight=0.001,
-            ),
             name_only=NameOnlyConfig(
                 images_per_class=20,
-                num_neighbours=5,
-                average=True,
-                text_share=0.1,
-                match="directions",
                 epochs=10,  # one, in which every image comes ten times
                 learning_rate=5e-4,
             ),
         ),
         cfs=CfsConfig(
-            num_blocks=2,
             learning_rate=1e-2,
             num_epochs=200,
-            batch_size=64,
-            temperature=1.0,
             num_rounds=5,
             keep_rate=0.5,
             oversampling=20,  # boost
         ),
         inversion=InversionConfig(
-            space="patch_embeddings",
+            variant="published_clip",
             targets="cfs",
-            covariance="diagonal",
             images_per_task=5 * NUM_CLASSES // NUM_TASKS,  # 5 of every class
             batch_size=40,
             per_layer=PerLayerConfig(
@@ -121,21 +117,13 @@ def get_config() -> Config:
                 learning_rate=0.1,
                 statistics_weight=ALPHA * NUM_BLOCKS,  # alpha_rf x blocks x rf_factor of 1
                 block_statistics="measured",
-                boost_weights=False,
                 coarse_to_fine_steps=1200,
-                coarse_to_fine_iterate="last",
             ),
             full_model=FullModelConfig(
                 num_steps=600,
                 learning_rate=0.01,
-                warmup_steps=0,
-                schedule="cosine",
-                schedule_steps=2000,
-                iterate="last",
                 statistics_weight=ALPHA,
                 total_variation_weight=0.005,  # alpha_pr
-                total_variation_norm="l2",
-                boost_weights=False,
             ),
         ),
     )

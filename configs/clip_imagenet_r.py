@@ -26,7 +26,7 @@ configs/clip_cifar100.py; of a class up to 6 samples are made, out of 300 drawn 
 250.
 
 Open set, the last twenty classes by name only:
-  --data.num-tasks 9 --continual.num-unseen-classes 20 --inversion.full-model.learning-rate 0.1
+  --data.num-tasks 9 --clip.name-only.classes 20 --inversion.full-model.learning-rate 0.1
   --clip.templates "a bad photo of a {}."
 As published, except that names are inverted and learnt with the weights of the tasks (there
 alpha_rf 0.02, alpha_pr 0, lambda_hkd 0.05), all in one batch, and compared in one prompt, not 7; in
@@ -44,14 +44,15 @@ import numpy as np
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import CfsConfig
 from jaxpmi.config import ClipConfig
-from jaxpmi.config import ClipTrainConfig
 from jaxpmi.config import Config
 from jaxpmi.config import DataConfig
 from jaxpmi.config import FullModelConfig
 from jaxpmi.config import InversionConfig
+from jaxpmi.config import MethodConfig
 from jaxpmi.config import ModelConfig
 from jaxpmi.config import NameOnlyConfig
 from jaxpmi.config import PerLayerConfig
+from jaxpmi.config import TrainConfig
 
 NUM_CLASSES, NUM_TASKS = 200, 10
 NUM_BLOCKS = 15  # of ViT-B/16: patches, tokens, 12 transformer blocks, head
@@ -75,44 +76,41 @@ def get_config() -> Config:
             augment=AugmentConfig(crop_scale=(0.9, 1.0)),  # open_clip's, bicubic, no flip
         ),
         model=ModelConfig(name="clip"),
+        train=TrainConfig(
+            epochs=3,
+            batch_size=64,
+            replay_batch_size=64,
+            optimiser="adamw",
+            learning_rate=1e-3,
+            weight_decay=0.0,
+            warmup_steps=30,
+        ),
+        losses=MethodConfig(
+            ce_weight=1.0,
+            hkd_weight=0.1,
+            tkd_weight=0.2,
+            ft_weight=0.001,
+        ),
         clip=ClipConfig(
             weights="clip-vit-base-patch16",
+            variant="corrected",
             templates=("itap of a {}.",),
-            train=ClipTrainConfig(
-                epochs=3,
-                batch_size=64,
-                replay_batch_size=64,
-                learning_rate=1e-3,
-                weight_decay=0.0,
-                warmup_steps=30,
-                hkd_weight=0.1,
-                tkd_weight=0.2,
-                ft_weight=0.001,
-            ),
             name_only=NameOnlyConfig(
                 images_per_class=10,
-                num_neighbours=5,
-                average=True,
-                text_share=0.1,
-                match="directions",
                 epochs=50,  # 5, in which every image comes ten times
                 learning_rate=5e-4,
             ),
         ),
         cfs=CfsConfig(
-            num_blocks=2,
             learning_rate=1e-2,
             num_epochs=200,
-            batch_size=64,
-            temperature=1.0,
             num_rounds=5,
             keep_rate=0.2,
             oversampling=50,  # boost
         ),
         inversion=InversionConfig(
-            space="patch_embeddings",
+            variant="published_clip",
             targets="cfs",
-            covariance="diagonal",
             images_per_task=5 * NUM_CLASSES // NUM_TASKS,  # 5 of every class
             batch_size=40,
             per_layer=PerLayerConfig(
@@ -121,21 +119,13 @@ def get_config() -> Config:
                 learning_rate=0.1,
                 statistics_weight=ALPHA * NUM_BLOCKS,  # alpha_rf x blocks x rf_factor of 1
                 block_statistics="measured",
-                boost_weights=False,
                 coarse_to_fine_steps=1200,
-                coarse_to_fine_iterate="last",
             ),
             full_model=FullModelConfig(
                 num_steps=600,
                 learning_rate=0.01,
-                warmup_steps=0,
-                schedule="cosine",
-                schedule_steps=2000,
-                iterate="last",
                 statistics_weight=ALPHA,
                 total_variation_weight=0.005,  # alpha_pr
-                total_variation_norm="l2",
-                boost_weights=False,
             ),
         ),
     )

@@ -8,15 +8,14 @@ Twelve others are learnt in four tasks through adapters, eight have only a name.
 
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import ClipConfig
-from jaxpmi.config import ClipTrainConfig
 from jaxpmi.config import Config
-from jaxpmi.config import ContinualConfig
 from jaxpmi.config import DataConfig
 from jaxpmi.config import FullModelConfig
 from jaxpmi.config import InversionConfig
+from jaxpmi.config import MethodConfig
 from jaxpmi.config import ModelConfig
 from jaxpmi.config import NameOnlyConfig
-from jaxpmi.config import PerLayerConfig
+from jaxpmi.config import TrainConfig
 
 
 def get_config() -> Config:
@@ -27,25 +26,24 @@ def get_config() -> Config:
             source="coloured_digits", num_tasks=4, augment=AugmentConfig(crop_padding=2)
         ),
         model=ModelConfig(name="clip"),
+        train=TrainConfig(
+            epochs=30, optimiser="adamw", learning_rate=1e-3, weight_decay=0.0, warmup_steps=10
+        ),
+        losses=MethodConfig(
+            ce_weight=1.0, hkd_weight=1.0, tkd_weight=0.2, ft_weight=1.0, joint_weight=1.0
+        ),
         clip=ClipConfig(
             templates=("a photo of a {}.", "a {} digit."),
-            train=ClipTrainConfig(
-                epochs=30, warmup_steps=10, hkd_weight=1.0, ft_weight=1.0, joint_weight=1.0
-            ),
             name_only=NameOnlyConfig(
+                classes=8,
                 images_per_class=40,
-                average=False,
-                pivot="image_mean",
                 epochs=15,
                 learning_rate=1e-3,
             ),
-            refresh_old_classes=True,
         ),
-        continual=ContinualConfig(num_unseen_classes=8),
         inversion=InversionConfig(
             images_per_task=120,
             batch_size=120,
-            per_layer=PerLayerConfig(inverse_rank=32),
             full_model=FullModelConfig(
                 num_steps=60,
                 statistics_weight=0.125,

@@ -57,13 +57,11 @@ def get_config() -> Config:
             schedule="step",
             milestones=(0.25, 0.5),  # epochs 30 and 60
         ),
-        losses=MethodConfig(
-            recipe="stagewise", combine="sum", body_learning_rate=0.01, tuning_epochs=0.25
-        ),
+        losses=MethodConfig(recipe="stagewise", body_learning_rate=0.01, tuning_epochs=0.25),
         cfs=CfsConfig(num_epochs=200),
         inversion=InversionConfig(
+            variant="resnet",
             targets="cfs",
-            covariance="diagonal",
             base_images=512,
             images_per_task=512,
             batch_size=64,
@@ -74,8 +72,6 @@ def get_config() -> Config:
                 statistics_weight=0.25 * NUM_BLOCKS * 20,  # alpha_rf x blocks x rf_factor
                 block_statistics="measured",
             ),
-            full_model=FullModelConfig(
-                num_steps=160, learning_rate=0.4, schedule="step", statistics_weight=0.25
-            ),
+            full_model=FullModelConfig(num_steps=160, learning_rate=0.4, statistics_weight=0.25),
         ),
     )

@@ -41,26 +41,21 @@ def get_config() -> Config:
         method="deep_inversion",
         workdir="runs/imagenet_subset",
         data=DataConfig(image_size=128, num_tasks=1),
-        model=ModelConfig(name="efficientnet_lite0", width=32, weights="imagenet"),
+        model=ModelConfig(name="efficientnet_lite0", width=32),
         train=TrainConfig(
             epochs=1, batch_size=64, replay_batch_size=32, learning_rate=0.01, weight_decay=1e-4
         ),
         deep_inversion=DeepInversionConfig(
             batch_size=40,
-            stage_scales=(1,),
             stage_steps=(150,),
-            parameters="spectrum",
+            variant="photographs",
             learning_rate=0.1,
-            warmup_steps=5,
-            schedule="cosine",
             cross_entropy_weight=3.0,
             statistics_weight=1.0,
             statistics_distance="relative",
-            first_statistics_factor=10.0,
             total_variation_weight=0.0,
             jitter_pixels=16,
             flip=True,
-            crop_scale=(0.25, 1.0),
         ),
         inversion=InversionConfig(
             per_layer=PerLayerConfig(
@@ -71,6 +66,10 @@ def get_config() -> Config:
             )
         ),
         invert=InvertConfig(
-            classes=CLASSES, images_per_class=4, learn_data=True, trainable="last_block"
+            weights="imagenet",
+            classes=CLASSES,
+            images_per_class=4,
+            learn_data=True,
+            trainable="last_block",
         ),
     )

@@ -28,26 +28,21 @@ def get_config() -> Config:
         method="deep_inversion",
         workdir="runs/imagenet_subset_gpu",
         data=DataConfig(image_size=224, num_tasks=1),
-        model=ModelConfig(name="efficientnet_lite0", width=32, weights="imagenet"),
+        model=ModelConfig(name="efficientnet_lite0", width=32),
         train=TrainConfig(
             epochs=10, batch_size=64, replay_batch_size=64, learning_rate=0.01, weight_decay=1e-4
         ),
         deep_inversion=DeepInversionConfig(
             batch_size=80,
-            stage_scales=(2, 1),
             stage_steps=(1000, 500),
-            parameters="spectrum",
+            variant="photographs",
             learning_rate=0.1,
-            warmup_steps=5,
-            schedule="cosine",
             cross_entropy_weight=3.0,
             statistics_weight=1.0,
             statistics_distance="relative",
-            first_statistics_factor=10.0,
             total_variation_weight=0.0,
             jitter_pixels=30,
             flip=True,
-            crop_scale=(0.25, 1.0),
         ),
         inversion=InversionConfig(
             per_layer=PerLayerConfig(
@@ -57,5 +52,7 @@ def get_config() -> Config:
                 coarse_to_fine_steps=10,  # smooth pictures to begin with, not white noise
             )
         ),
-        invert=InvertConfig(classes=CLASSES, images_per_class=20, learn_data=True),
+        invert=InvertConfig(
+            weights="imagenet", classes=CLASSES, images_per_class=20, learn_data=True
+        ),
     )

@@ -74,29 +74,23 @@ def get_config() -> Config:
         ),
         losses=MethodConfig(
             recipe="stagewise",
-            combine="sum",
             ce_weight=0.75,
             hkd_weight=0.15,
             rkd_weight=0.5,
             ft_weight=1.5,
-            head_epochs=0.1,  # 20 epochs
-            last_block_epochs=0.1,  # 20 epochs
             tuning_epochs=0.2,  # 40 epochs
             body_learning_rate=0.005,
             tuning_learning_rate=0.005,
         ),
         cfs=CfsConfig(
-            num_blocks=2,
             learning_rate=1e-2,
             num_epochs=200,
-            batch_size=64,
-            temperature=1.0,
             num_rounds=40,
             keep_rate=0.5,
         ),
         inversion=InversionConfig(
+            variant="resnet",
             targets="cfs",
-            covariance="diagonal",
             base_images=3000,
             images_per_task=2000,
             batch_size=1000,
@@ -106,15 +100,11 @@ def get_config() -> Config:
                 learning_rate=0.8,
                 statistics_weight=0.25 * 16 * 20,  # alpha_rf x blocks x rf_factor
                 block_statistics="measured",
-                boost_weights=True,
             ),
             full_model=FullModelConfig(
                 num_steps=160,
                 learning_rate=0.4,
-                warmup_steps=5,
-                schedule="step",
                 statistics_weight=0.25,
-                boost_weights=True,
             ),
         ),
     )

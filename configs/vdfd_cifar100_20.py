@@ -44,7 +44,6 @@ def get_config() -> Config:
             head_learning_rate=5e-3,
             graph_learning_rate=7e-4,
             weight_decay=5e-4,
-            head_weight_decay=0.0,
             graph_weight_decay=5e-4,
             schedule="step",
             milestones=(0.375, 0.75),  # epochs 30 and 60

@@ -44,7 +44,6 @@ def get_config() -> Config:
             batch_size=24,
             epochs=50,
             optimiser="sgd",
-            momentum=0.9,
             learning_rate=0.02,
             later_learning_rate=0.001,
             graph_learning_rate=0.001,

@@ -19,7 +19,6 @@ then stripes, then white.
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import Config
 from jaxpmi.config import DataConfig
-from jaxpmi.config import DigitScenesConfig
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import ModelConfig
 from jaxpmi.config import TrainConfig
@@ -34,7 +33,8 @@ def get_config() -> Config:
         data=DataConfig(
             source="digit_scenes",
             scene_size=(32, 32),
-            digit_scenes=DigitScenesConfig(num_train=1500, digit_classes=6),
+            num_scenes=1500,
+            num_classes=6,
             first_task_classes=4,
             num_tasks=3,
             augment=AugmentConfig(crop_padding=2),
@@ -59,8 +59,6 @@ def get_config() -> Config:
                 mean_logits="own_class",
                 regularised_head=True,
                 record_images=400,
-                hidden_dim=16,
-                output_dim=16,
             ),
         ),
     )

@@ -30,11 +30,10 @@ def get_config() -> Config:
             head_learning_rate=5e-3,
             graph_learning_rate=5e-4,
             weight_decay=5e-5,
-            head_weight_decay=0.0,
             graph_weight_decay=5e-4,
             schedule="step",
             milestones=(0.375, 0.75),
             milestone_factor=0.5,
         ),
-        losses=MethodConfig(vdfd=VdfdConfig(drift_weight=1.0, hidden_dim=16, output_dim=16)),
+        losses=MethodConfig(vdfd=VdfdConfig(drift_weight=1.0)),
     )

@@ -4,7 +4,6 @@ Views are differentiable in the pixels, so training and inversion share them. Tw
 exist: *raw* pixels are 0..255, *normalised* ones are (raw / 255 - mean) / std.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -106,14 +105,12 @@ def augment_scenes(
         raise ValueError(
             f"crop_scale={config.crop_scale} would blend the labels of scenes; set it to None."
         )
-    key_place, key_noise = jax.random.split(key)
+    key_place, _ = jax.random.split(key)
     black, _ = pixel_range(mean, std)
     labels = scenes[..., -1:].astype(jnp.float32)
     both = jnp.concatenate([normalise(scenes[..., :-1], mean, std), labels], axis=-1)
-    moves = dataclasses.replace(config, noise_std=0.0)
-    both = augment(both, key_place, moves, jnp.append(black, IGNORED_LABEL))
-    images, labels = both[..., :-1], both[..., -1].astype(jnp.int32)
-    return augment(images, key_noise, AugmentConfig(noise_std=config.noise_std)), labels
+    both = augment(both, key_place, config, jnp.append(black, IGNORED_LABEL))
+    return both[..., :-1], both[..., -1].astype(jnp.int32)
 
 
 def quarter_turns(images: jax.Array) -> jax.Array:
@@ -184,7 +181,7 @@ def _augment_one(
     interpolation: Interpolation,
 ) -> jax.Array:
     """Augments one image f32[H, W, C] whose border is filled with f32[1, 1, C]."""
-    key_crop, key_flip, key_noise, key_box = jax.random.split(key, 4)
+    key_crop, key_flip, _, key_box = jax.random.split(key, 4)
     if config.crop_scale is not None:
         box = draw_crop(key_box, image.shape[:2], config.crop_scale)
         image = resized_crop(image, box, interpolation)
@@ -193,8 +190,6 @@ def _augment_one(
         image = padded_crop(image, corner, config.crop_padding, border)
     if config.flip:
         image = jnp.where(jax.random.bernoulli(key_flip), image[:, ::-1], image)
-    if config.noise_std:
-        image = image + config.noise_std * jax.random.normal(key_noise, image.shape)
     return image
 
 

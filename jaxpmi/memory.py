@@ -43,7 +43,6 @@ class Memory(NamedTuple):
       class_stats: a Gaussian of every class's features.
       feature_models: the networks of CFS, one per class; of no class where CFS is not used.
       block_inputs: moments of every block's input, f32[C] each; of a stack [L, C].
-      pixels: moments f32[H, W, C] of normalised pixels, per place.
       histogram: f32[256, C], how many pixels had the value 0..255.
       spectrum: f32[H, W//2+1, C], mean power spectrum of the normalised images.
       layer_moments: of layer inputs, in the structure of `Network.variables.batch_stats`; {} where
@@ -55,7 +54,6 @@ class Memory(NamedTuple):
     class_stats: ClassStats
     feature_models: CfsModel
     block_inputs: tuple[Moments, ...]
-    pixels: Moments
     histogram: jax.Array
     spectrum: jax.Array
     layer_moments: dict[str, Any]
@@ -117,7 +115,6 @@ def sample_by_cfs(
         num_per_class=num_per_class,
         num_rounds=settings.num_rounds,
         keep_rate=settings.keep_rate,
-        moment_match=settings.moment_match,
         oversampling=settings.oversampling,
     )
 

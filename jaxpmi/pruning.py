@@ -65,7 +65,7 @@ def filter_importance(
     network: Network,
     grads: dict[str, Params],
     *,
-    kind: Literal["gate", "filter"] = "gate",
+    kind: Literal["gate", "filter"] | None = None,
 ) -> dict[str, jax.Array]:
     """Squared first-order change of the loss if a channel were 0, from one batch's gradient.
 
@@ -81,7 +81,7 @@ def filter_importance(
     Args:
       network: whose filters they are.
       grads: gradient of the loss, in the structure of `network.variables.params`.
-      kind: which layers count.
+      kind: which layers count; None: "gate" if there is a BatchNorm for every group, else "filter".
 
     Returns:
       f32[size] per group of `filter_groups`.
@@ -89,6 +89,21 @@ def filter_importance(
     Raises:
       ValueError: "gate", but a group of channels has no BatchNorm.
     """
+    groups = filter_groups(network)
+    scores = _scores(network, grads, "gate" if kind is None else kind)
+    if kind is None and not groups.keys() <= scores.keys():
+        scores = _scores(network, grads, "filter")
+    for name in groups:
+        if name not in scores:
+            raise ValueError(
+                f"no BatchNorm shows the importance of the channels {name}; measure it with "
+                "kind='filter'."
+            )
+    return {name: scores[name] for name in groups}
+
+
+def _scores(network, grads, kind):
+    """Importance by group, of the groups that layers of this kind show."""
     variables = network.variables
     layout, scores = channel_layout(network.model, variables), {}
     which = ("filter", "gate").index(kind)
@@ -101,14 +116,7 @@ def filter_importance(
                 parts = jnp.split(_squared_effect(weights, gradient), np.cumsum(sizes)[:-1])
                 for group, part in zip(layer.axes[-1], parts, strict=True):
                     scores[group] = scores.get(group, 0.0) + part
-    groups = filter_groups(network)
-    for name in groups:
-        if name not in scores:
-            raise ValueError(
-                f"no BatchNorm shows the importance of the channels {name}; measure it with "
-                "importance='filter'."
-            )
-    return {name: scores[name] for name in groups}
+    return scores
 
 
 def choose_filters(

@@ -29,6 +29,7 @@ from jaxpmi.inversion.block_inverse import fit_block_inverses
 from jaxpmi.inversion.block_inverse import init_block_inverses
 from jaxpmi.inversion.priors import pixel_histogram
 from jaxpmi.inversion.priors import power_spectrum
+from jaxpmi.inversion.variants import inversion_variant
 from jaxpmi.memory import Memory
 from jaxpmi.memory import merge_moments
 from jaxpmi.models.blockwise import block_input
@@ -48,7 +49,7 @@ class Samples(NamedTuple):
     Attributes:
       read: begins anew at each call.
       count: how many samples there are.
-      is_real: real images, whose moments are merged into what is known of layers and pixels.
+      is_real: real images, whose moments are merged into what is known of layers.
       first_block: whose inputs the samples are; 0: images u8[B, H, W, channels].
     """
 
@@ -62,7 +63,6 @@ class _LayerStats(NamedTuple):
     """Of real images; the fields of `Memory` with these names, moments weighted."""
 
     block_inputs: tuple[Moments, ...]
-    pixels: Moments
     spectrum: jax.Array
     layer_moments: dict[str, Any]
     num_images: jax.Array
@@ -160,27 +160,26 @@ def empty_memory(
     `layer_moments` are given where the network keeps no running ones.
     """
     dim, num_classes = network.feature_dim, network.num_classes
+    variant = inversion_variant(config)
     settings = CfsConfig() if settings is None else settings
     height, width, channels = network.image_shape
     inverses = ()
     if config.per_layer.start == "inverse":
         inverses = init_block_inverses(
-            network, rank=config.per_layer.inverse_rank, first_block=config.first_block
+            network, rank=variant.inverse_rank, first_block=variant.first_block
         )
     empty_models = jax.eval_shape(
         functools.partial(
             cfs.init,
             num_classes=num_classes if config.targets == "cfs" else 0,
             feature_dim=dim,
-            num_blocks=settings.num_blocks,
         ),
         jax.random.key(0),
     )
     return Memory(
-        class_stats=init_class_stats(num_classes, dim, full=config.covariance == "full"),
+        class_stats=init_class_stats(num_classes, dim, full=variant.covariance == "full"),
         feature_models=jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), empty_models),
         block_inputs=_standard_moments(network),
-        pixels=Moments(jnp.zeros(network.image_shape), jnp.ones(network.image_shape)),
         histogram=jnp.zeros((256, channels)),
         spectrum=jnp.zeros((height, width // 2 + 1, channels)),
         layer_moments=layer_moments or {},
@@ -258,8 +257,8 @@ def update_memory(
         inverses = fit_block_inverses(
             network,
             _weighted_batches(network, samples, share, config),
-            rank=config.per_layer.inverse_rank,
-            first_block=config.first_block,
+            rank=inversion_variant(config).inverse_rank,
+            first_block=inversion_variant(config).first_block,
         )
     if feature_models is None:
         feature_models = memory.feature_models
@@ -275,14 +274,14 @@ def _describe_classes(
     padding = max_images - len(labels)
     features = jnp.asarray(np.pad(features, ((0, padding), (0, 0))))
     labels = jnp.asarray(np.pad(labels, (0, padding), constant_values=-1))
-    full = config.covariance == "full"
+    full = inversion_variant(config).covariance == "full"
     class_stats = _fit_class_stats(features, labels, num_classes, full=full)
     if config.targets != "cfs":
         return class_stats, None
     settings = CfsConfig() if settings is None else settings
     key_init, key_fit = jax.random.split(key)
     grouped, mask = cfs.group_by_class(features, labels, num_classes, capacity)
-    start = cfs.init(key_init, num_classes, features.shape[1], num_blocks=settings.num_blocks)
+    start = cfs.init(key_init, num_classes, features.shape[1])
     models, _ = cfs.fit(
         start,
         grouped,
@@ -290,16 +289,15 @@ def _describe_classes(
         key_fit,
         learning_rate=settings.learning_rate,
         num_epochs=settings.num_epochs,
-        batch_size=settings.batch_size,
-        temperature=settings.temperature,
     )
     return class_stats, models
 
 
 def _weighted_batches(network, samples, share, config):
     """Inputs of the first inverted block, labels and weights `share[label]`, padded."""
+    first_block = inversion_variant(config).first_block
     for part in samples:
-        blocks = {"block": config.first_block, "first_block": part.first_block}
+        blocks = {"block": first_block, "first_block": part.first_block}
         for batch, labels, weights in part.read():
             weights = weights * share[labels].astype(np.float32)
             x = _as_inputs(network, jnp.asarray(batch), part.first_block)
@@ -324,12 +322,9 @@ def _measure(network, samples, weights, *, first_block, keep_layers):
     if first_block > 0:
         return seen.features, None
     count = weights.sum()
-    pixel_share = (weights / count)[:, None, None, None]
-    pixel_mean = (pixel_share * x).sum(0)
-    pixels = Moments(pixel_mean, (pixel_share * jnp.square(x - pixel_mean[None])).sum(0))
-    spectrum = (pixel_share * power_spectrum(x)).sum(0)
+    spectrum = ((weights / count)[:, None, None, None] * power_spectrum(x)).sum(0)
     layers = seen.moments if keep_layers else {}
-    return seen.features, _LayerStats(seen.block_inputs, pixels, spectrum, layers, count)
+    return seen.features, _LayerStats(seen.block_inputs, spectrum, layers, count)
 
 
 @jax.jit

@@ -12,7 +12,6 @@ from jaxpmi.augment import normalise
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import InversionConfig
 from jaxpmi.config import MethodConfig
-from jaxpmi.config import PerLayerConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.continual.methods import classification
 from jaxpmi.continual.train import Chunk
@@ -114,9 +113,7 @@ def trained(num_steps=60, batch_size=32):
     features = jax.jit(functools.partial(blockwise.forward, network.model))(
         network.variables, images
     ).features
-    config = InversionConfig(
-        targets="gaussian", covariance="diagonal", per_layer=PerLayerConfig(inverse_rank=8)
-    )
+    config = InversionConfig(variant="resnet", targets="gaussian")
     memory = remember(network, [(raw, labels)], config=config)
     return Trained(network, images, raw, labels, features, memory)
 

@@ -63,7 +63,7 @@ MAY_IMPORT = {
 # What a run is made of says also what is drawn of it; checks look names up.
 MAY_IMPORT_TOO = {
     "continual.loop": {"runs.writers"},
-    "config.check": {"models", "continual", "jobs", "lookup"},
+    "config.check": {"models", "continual", "inversion", "jobs", "lookup"},
     "config.check_jobs": {"models"},
 }
 

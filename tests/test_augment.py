@@ -125,13 +125,6 @@ def test_padding_value_default_is_the_mean_colour():
         views(AugmentConfig(crop_padding=1), pad_value=(0.0, 1.0))
 
 
-def test_noise_has_the_given_std_and_differs_by_image():
-    x, y = views(AugmentConfig(noise_std=0.5), num_images=64)
-    noise = np.asarray(y) - np.asarray(normalise(x, MEAN, STD) if x.dtype == np.uint8 else x)
-    np.testing.assert_allclose([noise.mean(), noise.std()], [0.0, 0.5], atol=0.03)
-    assert not np.allclose(noise[0], noise[1])
-
-
 # Top, left, height, width in an image of 24 x 30 pixels: enlarged, and one row.
 BOXES = [(0, 0, 24, 30), (2, 5, 20, 22), (10, 0, 14, 30), (23, 3, 1, 9)]
 

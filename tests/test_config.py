@@ -13,11 +13,16 @@ from typing import Annotated
 import pytest
 
 import jaxpmi.config
+from jaxpmi.config import ClipConfig
+from jaxpmi.config import CmiConfig
 from jaxpmi.config import Config
 from jaxpmi.config import DataConfig
+from jaxpmi.config import DeepInversionConfig
+from jaxpmi.config import InversionConfig
 from jaxpmi.config import ModelConfig
 from jaxpmi.config import PerLayerConfig
 from jaxpmi.config import TrainConfig
+from jaxpmi.config import VdfdConfig
 from jaxpmi.config import load
 from jaxpmi.config.check import validate
 from jaxpmi.config.load import load_config
@@ -28,6 +33,12 @@ from jaxpmi.config.ranges import Range
 from jaxpmi.config.settings import Settings
 from jaxpmi.config.settings import annotations
 from jaxpmi.config.settings import leaves
+from jaxpmi.continual.clip.variants import CLIP_VARIANTS
+from jaxpmi.continual.vdfd.drift_penalty import PENALTY_VARIANTS
+from jaxpmi.inversion.variants import CMI_VARIANTS
+from jaxpmi.inversion.variants import DEEP_INVERSION_VARIANTS
+from jaxpmi.inversion.variants import INVERSION_VARIANTS
+from jaxpmi.runs.session import finished_summary
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,12 +66,12 @@ def test_file_and_overrides(tmp_path):
     config = load_config(path)
     assert config == Config(method="lwf", train=TrainConfig(epochs=3))
     options = "--inversion.per-layer.num-steps 50 --data.source npz --data.path a.npz --save-images"
-    options += " --losses.no-adaptive --train.milestones 0.3 0.9 --data.class_order=None --seed=7"
+    options += " --train.augment-replay --train.milestones 0.3 0.9 --data.class_order=None --seed=7"
     changed = load_config(path, options.split())
     assert changed.inversion.per_layer.num_steps == 50
     assert (changed.data.source, changed.data.path) == ("npz", "a.npz")
-    assert changed.save_images is True and changed.losses.adaptive is False
-    assert changed.train == TrainConfig(epochs=3, milestones=(0.3, 0.9))
+    assert changed.save_images is True and changed.train.augment_replay is True
+    assert changed.train == TrainConfig(epochs=3, milestones=(0.3, 0.9), augment_replay=True)
     assert (changed.data.class_order, changed.seed, changed.method) == (None, 7, "lwf")
     order = load_config(None, ["--data.class-order", "2", "0", "1"]).data.class_order
     assert order == (2, 0, 1)
@@ -77,7 +88,7 @@ def test_help_lists_every_field(capsys):
     # What the docstring says of a field, all lines of it, with the range.
     assert "teach a student by them, prune filters, draw them. (default: continual)" in text
     assert "grid of its input upwards; 0: like every other block. 0 or more. (default: 0)" in text
-    assert "multipliers tried with them. Each more than 0. (default: )" in text
+    assert "as fractions of the phase. Each in (0, 1). (default: 0.4 0.6)" in text
 
 
 @pytest.mark.parametrize(
@@ -158,7 +169,7 @@ def test_missing_file(tmp_path):
         ("--seed.value 3", "config field 'seed' in Config is no group; set --seed itself."),
         (
             "--generator.zzz=3",
-            "unknown config field 'zzz' in GeneratorConfig; its fields are latent_dim, channels, "
+            "unknown config field 'zzz' in GeneratorConfig; its fields are size, "
             "num_steps, batch_size, learning_rate.",
         ),
         (
@@ -177,8 +188,8 @@ def test_missing_file(tmp_path):
         ),
         ("--data.mean a b", "--data.mean got 'a' 'b'; expected numbers in a tuple or None."),
         (
-            "--generator.channels 1 2",
-            "--generator.channels got '1' '2'; expected 3 whole numbers in a tuple.",
+            "--data.scene-size 1",
+            "--data.scene-size got '1'; expected 2 whole numbers in a tuple.",
         ),
         (
             "--save-images yes",
@@ -232,7 +243,7 @@ def test_every_config_class_is_public_and_numbers_are_found():
         inner |= {k for k, _ in annotations(owner).values() if dataclasses.is_dataclass(k)}
     assert inner == set(CLASSES) and all(issubclass(owner, Settings) for owner in CLASSES)
     paths = [leaf.path for leaf in leaves(Config()) if leaf.range is not None]
-    assert len(paths) > 150
+    assert len(paths) > 80
     assert not holds_number(typing.Literal[1, 2]) and holds_number(tuple[float, ...] | None)
 
 
@@ -265,17 +276,13 @@ OUT_OF_RANGE = [
     ("seed", -1),
     ("seed", 2**32),
     ("checkpoint_every", 0),
-    ("log_every_seconds", -0.5),
     ("data.num_tasks", 0),
     ("data.num_classes", 1),
     ("data.first_task_classes", 1),
     ("data.image_size", 0),
-    ("data.image_padding", -1),
     ("data.class_order", (0, -1)),
     ("data.scene_size", (32, 0)),
-    ("data.digit_scenes.num_digits", 0),
-    ("data.digit_scenes.digit_classes", 1),
-    ("data.digit_scenes.digit_classes", 11),
+    ("data.num_scenes", 0),
     ("data.test_fraction", 0.0),
     ("data.test_fraction", 1.0),
     ("data.augment.crop_padding", -2),
@@ -285,38 +292,32 @@ OUT_OF_RANGE = [
     ("train.batch_size", 0),
     ("train.epochs", 0),
     ("train.learning_rate", 0.0),
-    ("train.momentum", 1.0),
     ("train.weight_decay", -1e-4),
     ("train.milestones", (0.5, 1.0)),
     ("losses.hkd_weight", -0.1),
-    ("losses.lwf_temperature", 0.0),
     ("losses.tuning_epochs", 1.0),
     ("cfs.keep_rate", 0.0),
     ("cfs.keep_rate", 1.5),
     ("cfs.num_rounds", 0),
+    ("clip.name_only.classes", -1),
     ("inversion.images_per_task", -120),
     ("inversion.batch_size", 0),
     ("inversion.per_layer.num_steps", -1),
-    ("inversion.per_layer.search_learning_rates", (1.0, 0.0)),
     ("inversion.full_model.num_steps", 0),
     ("inversion.full_model.total_variation_weight", -1.0),
-    ("inversion.full_model.warmup_steps", -1),
-    ("generator.channels", (8, 0, 8)),
+    ("deep_inversion.stage_steps", (8, 0, 8)),
 ]
 
 
 NOT_FOR_SCENES = {
     "image_size": 32,
-    "image_padding": 2,
     "rgb": True,
-    "num_classes": 5,
     "class_names": "names.txt",
 }
+CLIP = {"model.name": "clip", "train.optimiser": "adamw"}
 PIXEL_TERMS = {
-    "inversion.full_model.pixel_statistics_weight": 0.5,
     "inversion.full_model.spectrum_weight": 0.5,
     "inversion.full_model.histogram_weight": 0.5,
-    "inversion.full_model.jitter_pixels": 2,
 }
 
 
@@ -406,8 +407,8 @@ def test_settings_of_your_own_are_checked_and_described():
             "method='math:tau' is a float; make it with jaxpmi.learner.loss.",
         ),
         (
-            {"model.factory": "math:tau", "model.weights": "imagenet"},
-            "model.factory='math:tau' makes the network, but model.name='resnet_small' with",
+            {"model.name": "resnet32", "invert.weights": "imagenet", "job": "invert"},
+            "invert.weights='imagenet' with model.name='resnet32' and job='invert' is not there",
         ),
         ({"model.name": "vgg"}, "model.name='vgg' is unknown; use one of resnet_small, resnet32,"),
         ({"data.source": "npz"}, "data.source='npz' needs data.path, the .npz file; set it"),
@@ -451,56 +452,42 @@ def test_settings_of_your_own_are_checked_and_described():
         ({"train.milestones": (0.6, 0.4)}, r"train.milestones=\(0.6, 0.4\) must ascend"),
         ({"train.milestones": (0.4, 0.4)}, "must ascend without repeats"),
         (
-            {"losses.recipe": "stagewise", "losses.head_epochs": 0.7},
-            "sum to 1; they must leave a share below 1",
+            {"losses.recipe": "stagewise", "losses.tuning_epochs": 0.8},
+            "losses.tuning_epochs=0.8 and 0.2 of the epochs .* leave none .* give less than 0.8.",
         ),
         ({"inversion.images_per_task": 0}, "are both 0, so nothing would be synthesised"),
         (
             {"inversion.images_per_task": 0, "method": "abd"},
             "are both 0, so nothing would be synthesised",
         ),
-        (
-            {"inversion.full_model.feature_weight": 0.0},
-            "draws target features that inversion.full_model.feature_weight=0 ignores",
-        ),
-        ({"inversion.targets": "label"}, r"set inversion.full_model.feature_weight to 0 \(got 1\)"),
-        (
-            {"inversion.targets": "label", "inversion.full_model.feature_weight": 0.0},
-            r"and cross_entropy_weight above 0 \(got 0\)",
-        ),
+        ({"inversion.targets": "label"}, "set inversion.full_model.cross_entropy_weight above 0"),
         (
             {"inversion.per_layer.start": "gaussian", "inversion.per_layer.num_steps": 0},
             "num_steps=0 with start='gaussian' would leave every block's input random",
         ),
         (
-            {"continual.num_unseen_classes": 2},
+            {"clip.name_only.classes": 2},
             "model.name='resnet_small' knows no class by its name alone",
         ),
         (
             {"model.name": "clip", "method": "abd"},
             "method='abd' is not made for model.name='clip'; use one of joint, finetune, pmi",
         ),
+        ({"model.name": "clip", "train.optimiser": "sgd"}, "'sgd' is not made for model.name='cl"),
         (
-            {"inversion.space": "patch_embeddings"},
-            "'patch_embeddings' is for CLIP only, whose patch embedding is frozen; model.name='res",
+            {"inversion.variant": "published_clip"},
+            "is for CLIP only, whose patch embedding is frozen; model.name='resnet_small' needs",
         ),
         *(
             (
-                {"model.name": "clip", "inversion.space": "patch_embeddings", name: value},
-                rf"makes no pixels for {name}={value:g} to act on; set to 0 each of pixel_statist",
+                {**CLIP, "inversion.variant": "published_clip", name: value},
+                rf"makes no pixels for {name}={value:g} to act on; set spectrum_weight and histog",
             )
             for name, value in PIXEL_TERMS.items()
         ),
         (
-            {"model.name": "clip", "clip.templates": ("a photo",)},
+            {**CLIP, "clip.templates": ("a photo",)},
             "needs one or more texts, each with {} where the class name goes",
-        ),
-        (
-            {
-                "inversion.per_layer.start": "noise",
-                "inversion.per_layer.search_learning_rates": (1.0, 2.0),
-            },
-            "has search multipliers but start='noise'",
         ),
         (
             {
@@ -510,12 +497,16 @@ def test_settings_of_your_own_are_checked_and_described():
             "coarse_to_fine_steps=60 with start='noise' has no per-layer phase",
         ),
         (
-            {"model.name": "clip", "clip.name_only.match": "directions"},
-            "match='directions' with inversion.per_layer.start='inverse' would give unit features",
+            {**CLIP, "clip.variant": "corrected", "clip.name_only.classes": 2},
+            "variant='corrected' with inversion.per_layer.start='inverse' would give unit features",
         ),
         (
-            {"inversion.full_model.schedule_steps": 59},
-            "schedule_steps=59 ends before num_steps=60, so the last steps would do nothing",
+            {
+                **CLIP,
+                "inversion.variant": "published_clip",
+                "inversion.full_model.num_steps": 2001,
+            },
+            "num_steps=2001 is longer than the schedule of .* would do nothing; give 2000 or fewer",
         ),
     ],
 )
@@ -528,16 +519,17 @@ def test_fields_that_do_not_fit_together(changes, message):
 
 
 def test_patch_embeddings_may_be_smooth():
-    config = change(change(Config(), "model.name", "clip"), "inversion.space", "patch_embeddings")
-    assert (Config().inversion.first_block, config.inversion.first_block) == (0, 1)
+    config = Config(model=ModelConfig(name="clip"), train=TrainConfig(optimiser="adamw"))
+    config = change(config, "inversion.variant", "published_clip")
     validate(change(config, "inversion.full_model.total_variation_weight", 0.005))
 
 
 def test_what_a_method_does_not_use_is_not_compared():
     validate(change(Config(method="lwf"), "inversion.images_per_task", 0))
-    validate(change(Config(method="abd"), "inversion.full_model.feature_weight", 0.0))
+    validate(change(Config(method="abd"), "inversion.targets", "label"))
     clip = change(Config(method="finetune"), "model.name", "clip")
-    validate(change(clip, "clip.name_only.match", "directions"))
+    clip = change(change(clip, "train.optimiser", "adamw"), "clip.name_only.classes", 2)
+    validate(change(clip, "clip.variant", "corrected"))
     validate(change(Config(method="finetune"), "inversion.batch_size", 7), num_devices=8)
 
 
@@ -598,12 +590,48 @@ def test_differing_fields():
     ]
     assert ("workdir", "runs/default", "x") in load.differing_fields(a, b, exempt=())
     stored = load.config_to_dict(a)
-    del stored["train"]["momentum"]
+    del stored["train"]["optimiser"]
     stored["train"]["nesterov"] = True
     assert load.differing_fields(stored, a) == [
         ("train.nesterov", True, load.ABSENT),
-        ("train.momentum", load.ABSENT, 0.9),
+        ("train.optimiser", load.ABSENT, "sgd"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("owner", "table"),
+    [
+        (InversionConfig, INVERSION_VARIANTS),
+        (DeepInversionConfig, DEEP_INVERSION_VARIANTS),
+        (CmiConfig, CMI_VARIANTS),
+        (ClipConfig, CLIP_VARIANTS),
+        (VdfdConfig, PENALTY_VARIANTS),
+    ],
+)
+def test_every_variant_has_a_row_and_a_word(owner, table):
+    kind, _ = annotations(owner)["variant"]
+    assert typing.get_args(kind) == tuple(table) and owner().variant in table
+    (text,) = re.findall(r"^  variant: (.+(?:\n    .+)*)", owner.__doc__, re.M)
+    assert [name for name in table if name not in text] == []
+
+
+def test_few_enough_to_be_read():
+    """A published variant is one choice; what nobody sets is no setting."""
+    assert len(list(leaves(Config()))) <= 150
+
+
+def test_a_run_of_another_version_is_refused(tmp_path):
+    stored = load.config_to_dict(Config())
+    stored["inversion"] |= {"space": "pixels", "covariance": "full"}
+    stored["train"] |= {"momentum": 0.9, "head_weight_decay": None}
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(ValueError) as caught:
+        finished_summary(dataclasses.replace(Config(), workdir=str(tmp_path)))
+    assert str(caught.value) == (
+        f"workdir {tmp_path} holds a run of another version of jaxpmi, whose settings "
+        "train.momentum, train.head_weight_decay, inversion.space and 1 more this one does not "
+        "have; choose another --workdir, or the version that began it."
+    )
 
 
 def test_exempt_fields_exist():

@@ -16,6 +16,7 @@ from jaxpmi.continual.loop import task_plan
 from jaxpmi.continual.segmentation import begin_segmentation
 from jaxpmi.continual.start import initial_state
 from jaxpmi.continual.start import open_run
+from jaxpmi.data import digit_scenes
 from jaxpmi.models import MODELS
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +48,7 @@ CLASSES, BATCH = 5, 5
 SMALL = f"""--data.source npz --model.width 2 --train.epochs 1 --train.batch-size {BATCH}
   --train.replay-batch-size {BATCH} --cfs.num-epochs 1 --inversion.base-images 0
   --inversion.images-per-task {BATCH} --inversion.batch-size {BATCH}
-  --inversion.per-layer.num-steps 2 --inversion.per-layer.inverse-rank 4
+  --inversion.per-layer.num-steps 2
   --inversion.full-model.num-steps 2""".split()
 
 
@@ -126,12 +127,12 @@ def test_two_steps_and_one_record(path, tmp_path, monkeypatch):
 def test_two_steps_and_one_record_of_scenes(path, monkeypatch):
     """On small scenes of digits, whatever the config's are; their files are read in tests/data."""
     tiny_run.set_up(monkeypatch)
+    for name, value in {"NUM_TEST": 8, "NUM_DIGITS": 4, "DIGIT_SIZE": 8}.items():
+        monkeypatch.setattr(digit_scenes, name, value)
     small = """--data.source digit_scenes --data.path None --data.mean None --data.std None
-      --data.scene-size 16 16 --data.digit-scenes.num-train 8 --data.digit-scenes.num-test 8
-      --data.digit-scenes.num-digits 4 --data.digit-scenes.digit-size 8
-      --data.digit-scenes.digit-classes 10 --data.class-order None
+      --data.scene-size 16 16 --data.num-scenes 8 --data.num-classes 10 --data.class-order None
       --data.first-task-classes None --data.num-tasks 2 --model.width 2 --train.epochs 2
-      --train.batch-size 8 --losses.vdfd.hidden-dim 4 --losses.vdfd.output-dim 4"""
+      --train.batch-size 8"""
     config = load_config(path, small.split())
     validate(config)
     state, scalars = run_first_phases(*begin_segmentation(config))

@@ -190,9 +190,7 @@ def test_deep_inversion_makes_images_that_the_network_knows(case):
 def test_pmi_makes_images_that_the_network_knows(case):
     _, network = CASES[case]()
     raw, labels, _ = flax_networks.data()
-    config = jaxpmi.InversionConfig(
-        targets="gaussian", per_layer=jaxpmi.PerLayerConfig(inverse_rank=8)
-    )
+    config = jaxpmi.InversionConfig(targets="gaussian")
     memory = jaxpmi.remember(
         network, [(raw[:64], labels[:64]), (raw[64:], labels[64:])], config=config
     )

@@ -14,7 +14,7 @@ PATH = Path(__file__).parents[1] / "launch/colab_tpu.ipynb"
 # The main job with less of everything; the notebook takes its options from the environment.
 LESS = """--data.num-classes 4 --data.num-tasks 2 --data.image-size 14 --model.width 4
   --train.epochs 1 --cfs.num-epochs 1 --inversion.batch-size 48
-  --inversion.images-per-task 48 --inversion.per-layer.inverse-rank 8
+  --inversion.images-per-task 48
   --inversion.full-model.num-steps 4"""
 
 

@@ -275,9 +275,11 @@ def test_channels_without_batch_norm_have_no_gate():
     block = piece(resnet.ResidualBlock, 6, stride=2, projection=True, pool=True)
     network = fresh(chain(piece(resnet.Stem, 4, activation=False), block))
     params = network.variables.params
-    with pytest.raises(ValueError, match="no BatchNorm .* block00/out; .* importance='filter'"):
-        pruning.filter_importance(network, params)
-    found = pruning.filter_importance(network, params, kind="filter")
+    with pytest.raises(ValueError, match="no BatchNorm .* block00/out; .* kind='filter'"):
+        pruning.filter_importance(network, params, kind="gate")
+    found = pruning.filter_importance(network, params)
+    filters = pruning.filter_importance(network, params, kind="filter")
+    chex.assert_trees_all_equal(found, filters)
     assert {name: x.shape for name, x in found.items()} == {
         "block00/out": (4,), "block01/hidden": (6,), "block01/out": (6,)
     }  # fmt: skip

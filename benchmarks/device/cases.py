@@ -16,12 +16,12 @@ from flax import nnx
 
 from benchmarks.vdfd import random_records
 from jaxpmi.config import AugmentConfig
-from jaxpmi.config import ClipTrainConfig
 from jaxpmi.config import CmiConfig
 from jaxpmi.config import Config
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.config import FullModelConfig
 from jaxpmi.config import InversionConfig
+from jaxpmi.config import MethodConfig
 from jaxpmi.config import PerLayerConfig
 from jaxpmi.continual.clip.train import ClipLearner
 from jaxpmi.continual.clip.train import ClipProgram
@@ -38,7 +38,7 @@ from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import train_steps
 from jaxpmi.continual.train import trainable_parts
 from jaxpmi.continual.training_phase import Phase
-from jaxpmi.continual.vdfd.drift_penalty import fresh_class_graph
+from jaxpmi.continual.vdfd.class_graph import init_class_graph
 from jaxpmi.flax_networks.nnx_model import as_block
 from jaxpmi.init_network import init_backbone
 from jaxpmi.inversion import deep_inversion as deep_inversions
@@ -49,6 +49,9 @@ from jaxpmi.inversion.fast_dfkd import init_fast_dfkd
 from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.per_layer import invert_block
 from jaxpmi.inversion.targets import Targets
+from jaxpmi.inversion.variants import CmiVariant
+from jaxpmi.inversion.variants import DeepInversionVariant
+from jaxpmi.inversion.variants import InversionVariant
 from jaxpmi.memory import Memory
 from jaxpmi.models import clip as clips
 from jaxpmi.models.blockwise import Variables
@@ -167,16 +170,18 @@ def refinement(
         "key": jax.random.key(4),
     }
     config = FullModelConfig(
-        num_steps=num_steps, warmup_steps=1, cross_entropy_weight=1.0, total_variation_weight=0.1
+        num_steps=num_steps, cross_entropy_weight=1.0, total_variation_weight=0.1
     )
+    variant = InversionVariant(warmup_steps=1)
 
     def run(inputs):
         network = inputs["variables"]
         everything = jnp.ones(num_classes, bool)
         targets = Targets(inputs["target"], inputs["labels"], network.head, everything)
         found = refine_images(
-            network, inputs["start"], targets, nothing_known(network), inputs["key"], config=config
-        )
+            network, inputs["start"], targets, nothing_known(network), inputs["key"],
+            config=config, variant=variant,
+        )  # fmt: skip
         return {"losses": found.losses, "terms": found.terms, "images": found.x}
 
     return Case(inputs, run, num_steps, batch)
@@ -191,9 +196,11 @@ def deep_inversion(
     num_classes: int = 10,
     precision: str = "float32",
     flip: bool = True,
-    **settings: Any,
+    jitter_pixels: int = 2,
+    learning_rate: float = 0.1,
+    **traits: Any,
 ) -> Case:
-    """DeepInversion from noise; `settings` are fields of its config."""
+    """DeepInversion from noise; `traits` are those of its variant."""
     inputs = {
         "variables": classifier(architecture, shape, num_classes),
         "labels": drawn_labels(batch, num_classes),
@@ -201,12 +208,16 @@ def deep_inversion(
         "key": jax.random.key(4),
     }
     config = DeepInversionConfig(
-        stage_steps=(num_steps,), forward_precision=precision, flip=flip, **settings
+        stage_steps=(num_steps,),
+        flip=flip,
+        jitter_pixels=jitter_pixels,
+        learning_rate=learning_rate,
     )
+    variant = DeepInversionVariant(forward_precision=precision, **traits)
 
     def run(inputs):
         found = deep_inversions.deep_inversion(
-            inputs["variables"], inputs["labels"], inputs["key"], config=config,
+            inputs["variables"], inputs["labels"], inputs["key"], config=config, variant=variant,
             start=inputs["start"],
         )  # fmt: skip
         return {"losses": found.losses, "terms": found.terms, "images": as_numbers(found.images)}
@@ -220,15 +231,17 @@ def generator_call(
     shape: Shape,
     *,
     config: CmiConfig,
+    variant: CmiVariant,
     num_classes: int = 10,
     fast: bool = False,
 ) -> Case:
     """A call of CMI or, with `fast`, of FastDFKD."""
     teacher = classifier(architecture, shape, num_classes)
-    state = (init_fast_dfkd if fast else init_cmi)(teacher, jax.random.key(5), config=config)
+    settings = {"config": config, "variant": variant}
+    state = (init_fast_dfkd if fast else init_cmi)(teacher, jax.random.key(5), **settings)
     if fast:
         # As after some calls: the student counts, and so does what earlier images have shown.
-        state = state._replace(num_calls=np.int32(config.adversarial_warmup_calls))
+        state = state._replace(num_calls=np.int32(variant.adversarial_warmup_calls))
     else:
         bank = state.bank._replace(
             rows=draws(state.bank.rows.shape, 6, std=0.1),
@@ -246,7 +259,7 @@ def generator_call(
     def run(inputs):
         names = ("state", "variables", "labels", "key")
         state, found = (fast_dfkd if fast else cmi)(
-            *(inputs[n] for n in names), config=config, student=inputs["student"]
+            *(inputs[n] for n in names), student=inputs["student"], **settings
         )
         opt_state = state.opt_state[0]
         return {
@@ -290,7 +303,7 @@ def vdfd(
     network = classifier(architecture, shape, num_classes)
     tensors = named_tensors(network.model, network.variables.params)
     records = random_records(tensors, 1, num_classes // 2)
-    graph = fresh_class_graph(jax.random.key(2), network.feature_dim, config.losses.vdfd)
+    graph = init_class_graph(jax.random.key(2), network.feature_dim, 4, 4)
     auxiliary = {"class_graph": graph}
     return _training(architecture, shape, config, phase, records, auxiliary, num_classes, num_steps)
 
@@ -348,8 +361,10 @@ def clip_training(model: Any, *, batch: int, num_steps: int, rank: int = 4) -> C
     end = sizes.end_token
     for c in range(4):
         tokens[c, 0, :3], tokens[c, 1, :4] = [end - 1, c, end], [end - 1, 5, c, end]
-    config = ClipTrainConfig(learning_rate=3e-3, joint_weight=0.5)
-    program = ClipProgram(clips.adapted(model), config, AugmentConfig())
+    losses = MethodConfig(
+        ce_weight=1.0, hkd_weight=0.1, tkd_weight=0.2, ft_weight=0.001, joint_weight=0.5
+    )
+    program = ClipProgram(clips.adapted(model), 0.0, losses, AugmentConfig())
     pixels = np.random.default_rng(0)
 
     def adapters(seed):
@@ -370,11 +385,11 @@ def clip_training(model: Any, *, batch: int, num_steps: int, rank: int = 4) -> C
     }
     new = np.float32([0, 0, 1, 1])
     moments = jnp.full(channels, MEAN), jnp.full(channels, STD)
-    rates = np.full(num_steps, config.learning_rate, np.float32)
+    rates = np.full(num_steps, 3e-3, np.float32)
 
     def run(inputs):
         start = inputs["adapters"]
-        learner = ClipLearner(start, clip_optimiser(config).init(start))
+        learner = ClipLearner(start, clip_optimiser(program.weight_decay).init(start))
         names = ("images", "labels", "replay_images", "replay_labels")
         chunk = Chunk(*(inputs[n] for n in names), rates, np.int32(0), np.int32(num_steps))
         task = ClipTask(inputs["variables"], inputs["teacher"], tokens, new, 1 - new, *moments)

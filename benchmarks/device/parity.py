@@ -31,7 +31,7 @@ from jaxpmi.config import Config
 from jaxpmi.config import DataConfig
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
-from jaxpmi.config import VdfdConfig
+from jaxpmi.inversion.variants import CmiVariant
 from jaxpmi.models import clip
 from jaxpmi.models import resnet
 from jaxpmi.models.backbone import Backbone
@@ -50,14 +50,16 @@ CLIP = clip.clip(
     image_size=8, patch_size=4, width=16, depth=2, num_heads=2, features=8, vocabulary=12,
     context=6, text_width=16, text_depth=1, text_num_heads=2,
 )  # fmt: skip
-CMI = CmiConfig(
-    batch_size=BATCH, num_steps=STEPS, latent_dim=8, channels=(8, 8, 4), learning_rate=5e-3,
-    projection_dim=6, bank_size=16, num_negatives=12, crop_padding=1,
-)  # fmt: skip
+CMI = {
+    "config": CmiConfig(batch_size=BATCH, num_steps=STEPS, learning_rate=5e-3, bank_size=16),
+    "variant": CmiVariant(
+        latent_dim=8, channels=(8, 8, 4), projection_dim=6, num_negatives=12, crop_padding=1
+    ),
+}
 TRAINING = Config(
     data=DataConfig(augment=AugmentConfig(crop_padding=2, flip=True)),
     train=TrainConfig(batch_size=BATCH, replay_batch_size=BATCH),
-    losses=MethodConfig(recipe="stagewise", vdfd=VdfdConfig(hidden_dim=4, output_dim=4)),
+    losses=MethodConfig(recipe="stagewise"),
 )
 
 
@@ -101,13 +103,11 @@ CASES: dict[str, tuple[Precision, Callable[[], Case]]] = {
     "DeepInversion, bfloat16": ("bfloat16", functools.partial(_deep_inversion, "bfloat16")),
     "CMI": (
         "float32",
-        functools.partial(cases.generator_call, two_blocks, two_blocks, SHAPE, config=CMI),
+        functools.partial(cases.generator_call, two_blocks, two_blocks, SHAPE, **CMI),
     ),
     "FastDFKD": (
         "float32",
-        functools.partial(
-            cases.generator_call, two_blocks, two_blocks, SHAPE, config=CMI, fast=True
-        ),
+        functools.partial(cases.generator_call, two_blocks, two_blocks, SHAPE, **CMI, fast=True),
     ),
     "class-incremental training": ("float32", _class_incremental),
     "VDFD training": (

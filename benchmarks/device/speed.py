@@ -21,6 +21,7 @@ from benchmarks.device.timing import median_seconds
 from jaxpmi.config import CmiConfig
 from jaxpmi.config.load import load_config
 from jaxpmi.init_network import Architecture
+from jaxpmi.inversion.variants import CmiVariant
 from jaxpmi.models import efficientnet_lite
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
@@ -130,11 +131,12 @@ def cmi_call(size: Size) -> Case:
         batch_size=size.batch,
         num_steps=size.num_steps,
         bank_size=10 * size.batch,
-        num_negatives=min(4096, 10 * size.batch),
-        channels=(2 * size.width, 2 * size.width, size.width),
         flip=True,
     )
-    return cases.generator_call(teacher, student, CIFAR, config=config, num_classes=100)
+    variant = CmiVariant(channels=(2 * size.width, 2 * size.width, size.width))
+    return cases.generator_call(
+        teacher, student, CIFAR, config=config, variant=variant, num_classes=100
+    )
 
 
 def cifar100_step(size: Size) -> Case:

@@ -6,14 +6,11 @@ here. Any field can be overridden on the command line (`launch/run.py --help`).
 
 from jaxpmi.config.clip import ClipConfig
 from jaxpmi.config.clip import ClipPretrainingConfig
-from jaxpmi.config.clip import ClipTrainConfig
 from jaxpmi.config.clip import NameOnlyConfig
 from jaxpmi.config.data import SCENE_KINDS
 from jaxpmi.config.data import AugmentConfig
 from jaxpmi.config.data import DataConfig
-from jaxpmi.config.data import DigitScenesConfig
 from jaxpmi.config.experiment import Config
-from jaxpmi.config.experiment import ContinualConfig
 from jaxpmi.config.generators import CmiConfig
 from jaxpmi.config.generators import GeneratorConfig
 from jaxpmi.config.inversion import CfsConfig
@@ -35,13 +32,10 @@ __all__ = [
     "CfsConfig",
     "ClipConfig",
     "ClipPretrainingConfig",
-    "ClipTrainConfig",
     "CmiConfig",
     "Config",
-    "ContinualConfig",
     "DataConfig",
     "DeepInversionConfig",
-    "DigitScenesConfig",
     "DistillConfig",
     "FullModelConfig",
     "GeneratorConfig",

@@ -12,8 +12,11 @@ from jaxpmi.config.check_jobs import nearest_multiples
 from jaxpmi.config.data import SCENE_KINDS
 from jaxpmi.config.experiment import Config
 from jaxpmi.config.inversion import FullModelConfig
+from jaxpmi.continual.learners import HEAD_EPOCHS
+from jaxpmi.continual.learners import LAST_BLOCK_EPOCHS
 from jaxpmi.continual.learners import METHODS
 from jaxpmi.continual.learners import find_method
+from jaxpmi.inversion.variants import INVERSION_VARIANTS
 from jaxpmi.jobs.methods import find_synthesiser
 from jaxpmi.lookup import find
 from jaxpmi.models import MODELS
@@ -23,9 +26,14 @@ INVERT_METHODS = ("deep_inversion", "pmi")  # starts of the pictures of job="inv
 
 def validate(config: Config, num_devices: int = 1) -> None:
     """Raises a ValueError for the first setting that cannot work on `num_devices` devices."""
-    if config.model.name != "clip":
-        find(config.model.name, MODELS, "model.name")
-    _check_model(config)
+    model = config.model
+    if model.factory is not None and (config.invert.weights is not None or model.name == "clip"):
+        raise ValueError(
+            f"model.factory='{model.factory}' makes the network, but model.name='{model.name}' "
+            f"with invert.weights={config.invert.weights} asks for another; give one of them."
+        )
+    if model.name != "clip":
+        find(model.name, MODELS, "model.name")
     if config.job == "continual":
         find_method(config.method)
     elif config.job == "invert":
@@ -56,28 +64,17 @@ def _check_learns(config: Config, kind: str, place: str) -> None:
         _check_one_of(config, able, place)
 
 
-def _check_model(config: Config) -> None:
-    model = config.model
-    if model.factory is not None and (model.weights is not None or model.name == "clip"):
-        raise ValueError(
-            f"model.factory='{model.factory}' makes the network, but model.name='{model.name}' "
-            f"with weights={model.weights} asks for another; give one of them."
-        )
-
-
 def _check_continual(config: Config) -> None:
     method = find_method(config.method)
-    _check_clip(config)
     if config.data.source in SCENE_KINDS:
         _check_segmentation(config)
     else:
         _check_learns(config, "images", f"data.source='{config.data.source}'")
+    _check_clip(config)
     if method.replay != "none":
         _check_replay(config)
     if method.replay == "inversion":
         _check_inversion(config)
-    if "class_graph" in method.auxiliary:
-        _check_class_graph(config)
 
 
 def _check_segmentation(config: Config) -> None:
@@ -96,27 +93,27 @@ def _check_segmentation(config: Config) -> None:
 
 
 def _check_weights(config: Config) -> None:
-    if config.model.weights is None:
+    if config.invert.weights is None:
         return
     if config.model.name != "efficientnet_lite0" or config.job != "invert":
         raise ValueError(
-            f"model.weights='{config.model.weights}' with model.name='{config.model.name}' and "
+            f"invert.weights='{config.invert.weights}' with model.name='{config.model.name}' and "
             f"job='{config.job}' is not there; they are of efficientnet_lite0, for job='invert'."
         )
 
 
 def _check_clip(config: Config) -> None:
-    unseen, count = config.continual.unseen_classes, config.continual.num_unseen_classes
+    unseen = config.clip.name_only.classes
     if config.model.name != "clip":
-        if unseen or count:
+        if unseen:
             raise ValueError(
                 f"model.name='{config.model.name}' knows no class by its name alone; drop "
-                "continual.unseen_classes and num_unseen_classes, or set model.name='clip'."
+                "clip.name_only.classes, or set model.name='clip'."
             )
-        if config.inversion.space != "pixels":
+        if config.inversion.variant == "published_clip":
             raise ValueError(
-                f"inversion.space='{config.inversion.space}' is for CLIP only, whose patch "
-                f"embedding is frozen; model.name='{config.model.name}' needs 'pixels'."
+                "inversion.variant='published_clip' is for CLIP only, whose patch embedding is "
+                f"frozen; model.name='{config.model.name}' needs 'standard' or 'resnet'."
             )
         return
     _check_learns(config, "clip", "model.name='clip'")
@@ -124,12 +121,17 @@ def _check_clip(config: Config) -> None:
         raise ValueError(
             "inversion.targets='label' is not made for model.name='clip'; use 'cfs' or 'gaussian'."
         )
-    linear = config.method == "pmi" and config.inversion.per_layer.start == "inverse"
-    if config.clip.name_only.match == "directions" and linear:
+    if config.train.optimiser != "adamw":
         raise ValueError(
-            "clip.name_only.match='directions' with inversion.per_layer.start='inverse' would give "
-            "unit features to a linear inverse that was fitted to features of any length; set "
-            "start to 'gaussian' with num_steps of 1 or more, or to 'noise'."
+            f"train.optimiser='{config.train.optimiser}' is not made for model.name='clip'; use "
+            "'adamw' and a small learning rate, such as 0.001."
+        )
+    linear = config.method == "pmi" and config.inversion.per_layer.start == "inverse"
+    if config.clip.variant != "standard" and linear and unseen:
+        raise ValueError(
+            f"clip.variant='{config.clip.variant}' with inversion.per_layer.start='inverse' would "
+            "give unit features of unseen classes to a linear inverse that was fitted to features "
+            "of any length; set start to 'gaussian' with num_steps of 1 or more, or to 'noise'."
         )
     wrong = [template for template in config.clip.templates if "{}" not in template]
     if wrong or not config.clip.templates:
@@ -143,12 +145,12 @@ def _check_training(config: Config) -> None:
     milestones = config.train.milestones
     if list(milestones) != sorted(set(milestones)):
         raise ValueError(f"train.milestones={milestones} must ascend without repeats; sort them.")
-    shares = [config.losses.head_epochs, config.losses.last_block_epochs]
-    shares.append(config.losses.tuning_epochs)
-    if config.method == "pmi" and config.losses.recipe == "stagewise" and sum(shares) >= 1:
+    share, stages = config.losses.tuning_epochs, HEAD_EPOCHS + LAST_BLOCK_EPOCHS
+    staged = config.method == "pmi" and config.losses.recipe != "detached"
+    if staged and share + stages >= 1:
         raise ValueError(
-            "losses.head_epochs, losses.last_block_epochs and losses.tuning_epochs sum to "
-            f"{sum(shares):g}; they must leave a share below 1 for the other layers."
+            f"losses.tuning_epochs={share:g} and {stages:g} of the epochs for head and last block "
+            f"leave none for the other layers; give less than {1 - stages:g}."
         )
 
 
@@ -160,52 +162,33 @@ def _check_replay(config: Config) -> None:
         )
 
 
-def _check_class_graph(config: Config) -> None:
-    settings = config.losses.vdfd
-    dims = settings.hidden_dim, settings.output_dim
-    if settings.class_graph == "residual" and dims != (None, None):
-        raise ValueError(
-            f"losses.vdfd.hidden_dim={dims[0]} and output_dim={dims[1]} are not those of "
-            "class_graph='residual', whose layers are as wide as the features; set both to None or "
-            "class_graph='bottleneck'."
-        )
-
-
 def _check_inversion(config: Config) -> None:
     inversion, full = config.inversion, config.inversion.full_model
-    if inversion.targets == "label":
-        if full.cross_entropy_weight == 0 or full.feature_weight > 0:
-            raise ValueError(
-                "inversion.targets='label' has no target features; set "
-                "inversion.full_model.feature_weight to 0 (got "
-                f"{full.feature_weight:g}) and cross_entropy_weight above 0 (got "
-                f"{full.cross_entropy_weight:g})."
-            )
-    elif full.feature_weight == 0:
+    if inversion.targets == "label" and full.cross_entropy_weight == 0:
         raise ValueError(
-            f"inversion.targets='{inversion.targets}' draws target features that "
-            "inversion.full_model.feature_weight=0 ignores; raise the weight or set "
-            "targets='label'."
+            "inversion.targets='label' has no target features; set "
+            "inversion.full_model.cross_entropy_weight above 0."
         )
-    if full.schedule_steps is not None and full.schedule_steps < full.num_steps:
+    longest = INVERSION_VARIANTS[inversion.variant].schedule_steps
+    if longest is not None and longest < full.num_steps:
         raise ValueError(
-            f"inversion.full_model.schedule_steps={full.schedule_steps} ends before "
-            f"num_steps={full.num_steps}, so the last steps would do nothing; give at least as "
-            "many, or None."
+            f"inversion.full_model.num_steps={full.num_steps} is longer than the schedule of "
+            f"inversion.variant='{inversion.variant}', so the last steps would do nothing; give "
+            f"{longest} or fewer."
         )
-    if inversion.space == "patch_embeddings":
+    if inversion.variant == "published_clip":
         _check_no_pixel_terms(full)
     _check_per_layer(config)
 
 
 def _check_no_pixel_terms(full: FullModelConfig) -> None:
     """Patch embeddings have no pixel values; their neighbours may still be smooth."""
-    names = ("pixel_statistics_weight", "spectrum_weight", "histogram_weight", "jitter_pixels")
+    names = ("spectrum_weight", "histogram_weight")
     wrong = [f"{name}={getattr(full, name):g}" for name in names if getattr(full, name)]
     if wrong:
         raise ValueError(
-            f"inversion.space='patch_embeddings' makes no pixels for inversion.full_model."
-            f"{', '.join(wrong)} to act on; set to 0 each of {', '.join(names)}."
+            "inversion.variant='published_clip' makes no pixels for inversion.full_model."
+            f"{', '.join(wrong)} to act on; set {' and '.join(names)} to 0."
         )
 
 
@@ -220,12 +203,6 @@ def _check_per_layer(config: Config) -> None:
         raise ValueError(
             f"inversion.per_layer.coarse_to_fine_steps={per_layer.coarse_to_fine_steps} with "
             "start='noise' has no per-layer phase to belong to; set it to 0 or another start."
-        )
-    searched = per_layer.search_learning_rates or per_layer.search_statistics_weights
-    if searched and (per_layer.start == "noise" or per_layer.num_steps == 0):
-        raise ValueError(
-            f"inversion.per_layer has search multipliers but start='{per_layer.start}' and "
-            f"num_steps={per_layer.num_steps}, so there is nothing to search; remove them."
         )
 
 

@@ -13,7 +13,6 @@ MADE_HERE = ("embedded", "coloured_digits", "digit_scenes")  # what comes with t
 
 NOT_FOR_SCENES = {  # field -> the value that asks for nothing
     "image_size": None,
-    "image_padding": 0,
     "rgb": False,
     "num_classes": None,
     "class_names": None,
@@ -61,6 +60,8 @@ def check_data(data: DataConfig) -> None:
 def _check_scenes(data: DataConfig) -> None:
     """Images with a class per pixel: what is not for them, and what a task may add."""
     for name, default in NOT_FOR_SCENES.items():
+        if (data.source, name) == ("digit_scenes", "num_classes"):
+            continue
         if getattr(data, name) != default:
             raise ValueError(
                 f"data.{name}={getattr(data, name)!r} is not read by data.source='{data.source}'; "

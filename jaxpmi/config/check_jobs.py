@@ -3,7 +3,6 @@
 Every error is one sentence: what was got, what was expected, what to do.
 """
 
-from jaxpmi.config.check_data import check_areas
 from jaxpmi.config.data import SCENE_KINDS
 from jaxpmi.config.experiment import Config
 from jaxpmi.models import MODELS
@@ -27,17 +26,15 @@ def check_job(config: Config) -> None:
                 f"{', '.join(usable)}."
             )
     settings = config.deep_inversion
-    if len(settings.stage_scales) != len(settings.stage_steps) or not settings.stage_steps:
+    if not settings.stage_steps:
         raise ValueError(
-            f"deep_inversion.stage_scales={settings.stage_scales} and stage_steps="
-            f"{settings.stage_steps} must be of one length; give a scale and steps per stage."
+            "deep_inversion.stage_steps=() has no stage; give the steps of one or more."
         )
     if config.method == "adaptive_deep_inversion" and settings.competition_weight == 0:
         raise ValueError(
             "method='adaptive_deep_inversion' needs deep_inversion.competition_weight above 0; "
             "raise it, or use method='deep_inversion'."
         )
-    check_areas("deep_inversion.crop_scale", settings.crop_scale)
     if config.method in ("cmi", "fast_dfkd"):
         _check_cmi(config)
     if config.job == "distill":
@@ -53,10 +50,10 @@ def _check_pictures(config: Config) -> None:
             f"{config.deep_inversion.competition_weight:g} needs a student, which job='invert' has "
             "not; set it to 0."
         )
-    if config.invert.learn_data and config.model.weights is None:
+    if config.invert.learn_data and config.invert.weights is None:
         raise ValueError(
             "invert.learn_data=True would teach the network the data that it is trained on; give "
-            "it model.weights, or set it to False."
+            "it invert.weights, or set it to False."
         )
     per_layer = config.inversion.per_layer
     if config.method == "pmi" and (
@@ -86,7 +83,6 @@ def _check_cmi(config: Config) -> None:
             f"batch_size={settings.batch_size}; use "
             f"{nearest_multiples(settings.bank_size, settings.batch_size)}."
         )
-    check_areas("cmi.local_scale", settings.local_scale)
 
 
 def _check_student(config: Config) -> None:

@@ -10,7 +10,6 @@ from jaxpmi.config.ranges import NonNegative
 from jaxpmi.config.ranges import OpenFraction
 from jaxpmi.config.ranges import Positive
 from jaxpmi.config.ranges import PositiveFraction
-from jaxpmi.config.ranges import Range
 from jaxpmi.config.settings import Settings
 
 DataSource = Literal[
@@ -36,32 +35,11 @@ class AugmentConfig(Settings):
         image's size (photographs); None: no such crop.
       crop_padding: pixels of zero padding before a random crop; 0: no crop.
       flip: random left-right flip; keep off where it changes the class (digits).
-      noise_std: of Gaussian noise added to pixels, in normalised units.
     """
 
     crop_scale: Annotated[tuple[float, float] | None, PositiveFraction] = None
     crop_padding: Annotated[int, NonNegative] = 0
     flip: bool = False
-    noise_std: Annotated[float, NonNegative] = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class DigitScenesConfig(Settings):
-    """Scenes of several embedded digits, made when they are opened.
-
-    Attributes:
-      num_train: training scenes, of training digits.
-      num_test: test scenes, of test digits.
-      digit_classes: digits 0, 1, ... that are drawn from.
-      num_digits: digits of random classes in every scene, nowhere overlapping.
-      digit_size: pixels of a digit's side; the digits are stored with 28.
-    """
-
-    num_train: Annotated[int, AtLeast(1)] = 2000
-    num_test: Annotated[int, AtLeast(1)] = 400
-    digit_classes: Annotated[int, Range(2, 10)] = 10
-    num_digits: Annotated[int, AtLeast(1)] = 3
-    digit_size: Annotated[int, AtLeast(1)] = 14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +55,9 @@ class DataConfig(Settings):
       name: tfds only: data-set name, e.g. cifar100.
       path: of the file (npz) or folder (folder, tfds, voc, cityscapes).
       image_size: resize to image_size x image_size pixels; None: as stored.
-      image_padding: black pixels added to every side, after any resize.
       rgb: three equal channels instead of one, where images are grey.
-      num_classes: use only the first num_classes labels; None: all.
+      num_classes: use only the first num_classes labels, of scenes that of digit_scenes alone;
+        None: all.
       num_tasks: tasks the classes (or the domains of scenes) are split into.
       first_task_classes: classes (or domains) of a larger first task; None: equal tasks.
       class_names: text file of one name per line, or of lines such as "n01443537 goldfish"; None:
@@ -92,14 +70,13 @@ class DataConfig(Settings):
       augment: random views of real images.
       scene_tasks: scenes only: what a task adds.
       scene_size: scenes only: height and width in pixels.
-      digit_scenes: source digit_scenes only: what scenes are made of.
+      num_scenes: source digit_scenes only: training scenes.
     """
 
     source: DataSource = "embedded"
     name: str = "mnist5k"
     path: str | None = None
     image_size: Annotated[int | None, AtLeast(1)] = None
-    image_padding: Annotated[int, NonNegative] = 0
     rgb: bool = False
     num_classes: Annotated[int | None, AtLeast(2)] = None
     num_tasks: Annotated[int, AtLeast(1)] = 5
@@ -112,4 +89,4 @@ class DataConfig(Settings):
     augment: AugmentConfig = AugmentConfig()
     scene_tasks: Literal["classes", "domains"] = "classes"
     scene_size: Annotated[tuple[int, int], AtLeast(1)] = (32, 32)
-    digit_scenes: DigitScenesConfig = DigitScenesConfig()
+    num_scenes: Annotated[int, AtLeast(1)] = 2000

@@ -15,25 +15,11 @@ from jaxpmi.config.jobs import DistillConfig
 from jaxpmi.config.jobs import InvertConfig
 from jaxpmi.config.jobs import PruneConfig
 from jaxpmi.config.ranges import AtLeast
-from jaxpmi.config.ranges import NonNegative
 from jaxpmi.config.ranges import Range
 from jaxpmi.config.settings import Settings
 from jaxpmi.config.training import MethodConfig
 from jaxpmi.config.training import ModelConfig
 from jaxpmi.config.training import TrainConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class ContinualConfig(Settings):
-    """What the tasks are made of, beside `data`; CLIP only.
-
-    Attributes:
-      unseen_classes: names of classes without any image, learnt last.
-      num_unseen_classes: drawn from the seed, where none is named.
-    """
-
-    unseen_classes: tuple[str, ...] = ()
-    num_unseen_classes: Annotated[int, NonNegative] = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +46,9 @@ class Config(Settings):
       distill: job distill: the student.
       prune: job prune: what is removed, and the tuning after it.
       invert: job invert: what is drawn, and learnt with it.
-      clip: model clip: weights, prompts, adapters.
-      continual: tasks of classes without images.
+      clip: model clip: weights, prompts, classes known by name.
       save_images: also write the synthetic samples, as images/task{t}.npz.
       checkpoint_every: training steps or inverted batches between checkpoints.
-      log_every_seconds: between progress lines.
     """
 
     job: Literal["continual", "distill", "prune", "invert"] = "continual"
@@ -84,7 +68,5 @@ class Config(Settings):
     prune: PruneConfig = PruneConfig()
     invert: InvertConfig = InvertConfig()
     clip: ClipConfig = ClipConfig()
-    continual: ContinualConfig = ContinualConfig()
     save_images: bool = False
     checkpoint_every: Annotated[int, AtLeast(1)] = 500
-    log_every_seconds: Annotated[float, NonNegative] = 5.0

@@ -6,7 +6,6 @@ from typing import Literal
 
 from jaxpmi.config.data import AugmentConfig
 from jaxpmi.config.ranges import AtLeast
-from jaxpmi.config.ranges import FractionBelowOne
 from jaxpmi.config.ranges import NonNegative
 from jaxpmi.config.ranges import OpenFraction
 from jaxpmi.config.ranges import Positive
@@ -27,8 +26,6 @@ class DistillConfig(Settings):
       batch_size: synthetic images per step.
       learning_rate: SGD, peak, cosine to 0 over all steps.
       warmup_steps: linear, at the beginning.
-      momentum: of SGD.
-      weight_decay: of SGD: L2, added to the gradient.
       temperature: tau: of both softmaxes, and tau^2 on their divergence.
       augment: random views of the images that are kept, for the student.
     """
@@ -40,8 +37,6 @@ class DistillConfig(Settings):
     batch_size: Annotated[int, AtLeast(1)] = 128
     learning_rate: Annotated[float, Positive] = 0.1
     warmup_steps: Annotated[int, NonNegative] = 0
-    momentum: Annotated[float, FractionBelowOne] = 0.9
-    weight_decay: Annotated[float, NonNegative] = 1e-4
     temperature: Annotated[float, Positive] = 20.0
     augment: AugmentConfig = AugmentConfig()
 
@@ -53,33 +48,20 @@ class PruneConfig(Settings):
     Attributes:
       share: of all filters.
       num_removals: removals in equal parts, with importance measured before each.
-      importance_batches: batches of synthetic images per measurement.
-      importance: (gamma dL/dgamma + beta dL/dbeta)^2 of BatchNorm, or (sum of w dL/dw)^2 of the
-        convolution before it.
-      min_filters: least filters left in a layer.
       num_images: synthetic images, rounded up to whole batches of the method.
       tuning_steps: of distillation after every removal.
       final_steps: of distillation at the end.
       batch_size: synthetic images per step of distillation.
       learning_rate: SGD, cosine to 0 over the final steps.
-      momentum: of SGD.
-      weight_decay: of SGD: L2, added to the gradient.
-      temperature: of distillation.
     """
 
     share: Annotated[float, OpenFraction] = 0.5
     num_removals: Annotated[int, AtLeast(1)] = 10
-    importance_batches: Annotated[int, AtLeast(1)] = 20
-    importance: Literal["gate", "filter"] = "gate"
-    min_filters: Annotated[int, AtLeast(1)] = 1
     num_images: Annotated[int, AtLeast(1)] = 2048
     tuning_steps: Annotated[int, NonNegative] = 50
     final_steps: Annotated[int, NonNegative] = 1000
     batch_size: Annotated[int, AtLeast(1)] = 64
     learning_rate: Annotated[float, Positive] = 0.01
-    momentum: Annotated[float, FractionBelowOne] = 0.9
-    weight_decay: Annotated[float, NonNegative] = 1e-4
-    temperature: Annotated[float, Positive] = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,21 +69,22 @@ class InvertConfig(Settings):
     """Pictures of a network's classes; and, with them as replay, learning of new ones.
 
     Attributes:
+      weights: of a trained network, with model.name="efficientnet_lite0" alone; None: it is trained
+        in the run.
       classes: names, or numbers as texts, of the classes to draw; (): all.
       images_per_class: rounded up so that batches are full.
-      learn_data: then learn the classes of `data`, which a network with model.weights does not
+      learn_data: then learn the classes of `data`, which a network with weights does not
         know, with these images as replay of its own.
       test_name: TFDS name of real images of the network's own classes, such as imagenet2012 or
         imagenette, to measure what it keeps; None: agreement on synthetic images.
       test_path: their TFDS data directory.
-      trainable: of a network with model.weights, when it learns the new classes.
-      held_out_share: of the synthetic images, to measure agreement on; never learnt.
+      trainable: of a network with weights, when it learns the new classes.
     """
 
+    weights: Literal["imagenet"] | None = None
     classes: tuple[str, ...] = ()
     images_per_class: Annotated[int, AtLeast(1)] = 4
     learn_data: bool = False
     test_name: str | None = None
     test_path: str | None = None
     trainable: Literal["all", "last_block", "head"] = "all"
-    held_out_share: Annotated[float, FractionBelowOne] = 0.25

@@ -20,7 +20,7 @@ from jaxpmi.config.settings import leaves
 from jaxpmi.config.settings import unfinished
 
 # Fields that may change between two runs in one workdir: none of them changes a result.
-MAY_DIFFER = ("workdir", "save_images", "checkpoint_every", "log_every_seconds")
+MAY_DIFFER = ("workdir", "save_images", "checkpoint_every")
 
 ABSENT = "(absent)"  # stands for a field that one of two configs does not have
 

@@ -105,7 +105,7 @@ def _check_range(leaf: Leaf) -> None:
     if leaf.range is None:
         return
     for value in leaf.value if isinstance(leaf.value, tuple) else (leaf.value,):
-        if value is None or value in leaf.range:
+        if value is None or isinstance(value, str) or value in leaf.range:
             continue
         if not math.isfinite(value):
             raise ValueError(f"{leaf.path}={leaf.value} is not a finite number; give one.")
@@ -149,7 +149,8 @@ def _with_ranges(owner: type) -> str:
     text = inspect.cleandoc(owner.__doc__)
     for name, (kind, allowed) in annotations(owner).items():
         if allowed is not None:
-            words = f"each {allowed}" if "tuple" in str(kind) else str(allowed)
+            numbers = "tuple[int" in str(kind) or "tuple[float" in str(kind)
+            words = f"each {allowed}" if numbers else str(allowed)
             # Its own line and those that are indented further.
             field = rf"^  {name}: .*(?:\n {{4}}.*)*"
             text = re.sub(field, rf"\g<0> {words[0].upper()}{words[1:]}.", text, flags=re.M)

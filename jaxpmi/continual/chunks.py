@@ -7,7 +7,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpmi.config import ClipTrainConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.samples import LabelledSamples
@@ -26,7 +25,7 @@ CHUNK_BYTES = 2**28  # most bytes of real and synthetic samples per compiled cal
 def train_in_chunks(
     run: Run,
     state: Any,
-    train: TrainConfig | ClipTrainConfig,
+    train: TrainConfig,
     real: LabelledSamples,
     replay: Replay | None,
     rates: np.ndarray,

@@ -15,6 +15,9 @@ from jaxpmi.continual.training_phase import Phase
 from jaxpmi.continual.training_phase import PhasesFn
 from jaxpmi.lookup import find_kind
 
+# Shares of the epochs that train the new head, and then the last block too (PMI, as published).
+HEAD_EPOCHS = LAST_BLOCK_EPOCHS = 0.1
+
 
 def first_phases(train: TrainConfig, config: MethodConfig) -> tuple[Phase, ...]:
     """The phases of the first task: plain methods.classification, the same for every method."""
@@ -126,15 +129,15 @@ def _pmi_phases(train, config):
     if config.recipe == "detached":
         options = {"replay": True, "joint_batch": True}
         return _whole_task(methods.detached_replay, train, config.body_learning_rate, **options)
-    rest = 1.0 - config.head_epochs - config.last_block_epochs - config.tuning_epochs
+    rest = 1.0 - HEAD_EPOCHS - LAST_BLOCK_EPOCHS - config.tuning_epochs
     new = {"new_columns_only": True, "replay": True}
     rate = train.learning_rate
     return (
-        Phase("head", methods.pmi_head, config.head_epochs, rate, trainable="head", **new),
+        Phase("head", methods.pmi_head, HEAD_EPOCHS, rate, trainable="head", **new),
         Phase(
             "last_block",
             methods.pmi,
-            config.last_block_epochs,
+            LAST_BLOCK_EPOCHS,
             rate / 2,
             (0.5, 0.75),
             trainable="last_block",

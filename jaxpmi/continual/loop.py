@@ -26,6 +26,7 @@ from jaxpmi.continual.start import open_run
 from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.summary import summarise_clip_run
 from jaxpmi.continual.summary import summarise_run
+from jaxpmi.inversion.variants import inversion_variant
 from jaxpmi.runs.phases import PhaseFn
 from jaxpmi.runs.phases import System
 from jaxpmi.runs.phases import Tick
@@ -97,7 +98,7 @@ def draw_replay(run: Run, state: ContinualState | ClipState, phase: str, folder:
     if run.config.save_images:
         order = np.asarray(state.class_order)
         write_samples_npz(folder / f"task{task}.npz", samples, order[labels])
-    if run.config.inversion.space != "pixels":
+    if inversion_variant(run.config.inversion).first_block > 0:
         return f"no images/task{task}.png: patch embeddings cannot be drawn"
     real = [(stream.test_images(t), stream.test_labels(t)) for t in range(task)]
     write_image_grid(

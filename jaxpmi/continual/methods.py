@@ -14,6 +14,8 @@ from jaxpmi.continual.training_phase import Views
 from jaxpmi.continual.vdfd import drift_penalty
 from jaxpmi.continual.vdfd.gradient_records import drift
 
+LWF_TEMPERATURE = 2.0  # as in LwF's paper and ABD's benchmark
+
 
 def classification(views: Views, config: MethodConfig) -> Terms:
     """Cross-entropy over all seen classes on real images, or on all pixels of scenes."""
@@ -33,7 +35,7 @@ def lwf(views: Views, config: MethodConfig) -> Terms:
     logits = views.head(views.features)
     teacher = views.teacher_head(views.teacher_features)
     distillation = losses.soft_distillation(
-        logits, teacher, views.old_mask, temperature=config.lwf_temperature
+        logits, teacher, views.old_mask, temperature=LWF_TEMPERATURE
     )
     return {**classification(views, config), "distillation": config.lwf_weight * distillation}
 
@@ -45,7 +47,7 @@ def deep_inversion(views: Views, config: MethodConfig) -> Terms:
         views.teacher_head(views.teacher_replay_features),
         views.old_mask,
         class_mask=views.seen_mask,
-        temperature=config.lwf_temperature,
+        temperature=LWF_TEMPERATURE,
     )
     return {**lwf(views, config), "replay_distillation": config.lwf_weight * distillation}
 
@@ -79,7 +81,7 @@ def pmi(views: Views, config: MethodConfig) -> Terms:
     """PMI: R-DFCIL's three terms and one that trains the head (docs/methods/pmi.md, eq. 18)."""
     factors = views.factors(config)
     terms = _pmi_terms(views)
-    if config.combine == "product":
+    if config.recipe == "published":
         return {"product": losses.combine_terms(terms, factors, combine="product")}
     return {
         "local": factors.ce * terms.ce,

@@ -1,7 +1,7 @@
 """Samples to train on and to remember: a sample is the input of some block of the network.
 
 Real samples are images, the inputs of block 0, and are kept as raw pixels. Synthetic ones are
-inputs of `config.inversion.first_block`, which stay as they are where they are no images.
+those, or inputs of a later block (`InversionVariant`), which stay as they are.
 """
 
 from collections.abc import Callable

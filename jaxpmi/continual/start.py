@@ -20,7 +20,6 @@ from jaxpmi.continual.state import Replay
 from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import trainable_parts
 from jaxpmi.continual.vdfd.drift_penalty import fresh_class_graph
-from jaxpmi.continual.vdfd.drift_penalty import graph_dims
 from jaxpmi.continual.vdfd.gradient_records import empty_records
 from jaxpmi.continual.vdfd.gradient_records import regularised_tensors
 from jaxpmi.data import SceneStream
@@ -32,7 +31,9 @@ from jaxpmi.data import split_tasks
 from jaxpmi.init_network import abstract_backbone
 from jaxpmi.init_network import init_backbone
 from jaxpmi.init_network import with_new_head
+from jaxpmi.inversion.generator import SIZES
 from jaxpmi.inversion.generator import init_generator
+from jaxpmi.inversion.variants import inversion_variant
 from jaxpmi.models import architecture
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import block_input_shapes
@@ -152,7 +153,7 @@ def initial_state(run: Run, order: tuple[int, ...]) -> ContinualState:
     key_network, *keys = jax.random.split(jax.random.key(config.seed), 4)
     network = fresh_network(run, config.model, key_network, mean, std)
     if run.method.keeps_records:
-        _check_records(run, network.feature_dim)
+        _check_records(run)
     # One program: made one by one, the many small arrays would take seconds to compile.
     fill = jax.jit(functools.partial(_first_state, run))
     state = fill(network, jnp.asarray(order, jnp.int32), keys)
@@ -168,8 +169,7 @@ def _first_state(run, network, order, keys):
         generator = init_generator(
             key_generator,
             stream.image_shape,
-            latent_dim=settings.latent_dim,
-            widths=settings.channels,
+            **SIZES[settings.size],
         )
     auxiliary = fresh_auxiliary(run, key_auxiliary, network.feature_dim)
     unmeasured = jnp.full((stream.num_tasks, stream.num_tasks), jnp.nan)
@@ -218,7 +218,7 @@ def most_classes(run: Run) -> int:
     return max(len(run.stream.labelled_classes(t)) for t in range(run.stream.num_tasks))
 
 
-def _check_records(run, feature_dim):
+def _check_records(run):
     """What VDFD and DFD need of the data and of the network."""
     settings, (height, width, _) = run.config.losses.vdfd, run.stream.image_shape
     if settings.rank > most_classes(run):
@@ -230,11 +230,6 @@ def _check_records(run, feature_dim):
         raise ValueError(
             f"losses.vdfd.self_supervision=True turns images, but these have {height} x {width} "
             "pixels; give square ones or set it to False."
-        )
-    if "class_graph" in run.method.auxiliary and min(graph_dims(feature_dim, settings)) < 1:
-        raise ValueError(
-            f"the class graph would have layers of {graph_dims(feature_dim, settings)} features, "
-            f"for the backbone has {feature_dim}; give losses.vdfd.hidden_dim and output_dim."
         )
 
 
@@ -253,7 +248,7 @@ def most_replay_samples(run):
 
 def empty_replay(run, network, count):
     """Room for that many synthetic samples."""
-    first_block = run.config.inversion.first_block
+    first_block = inversion_variant(run.config.inversion).first_block
     shapes = block_input_shapes(network.model, network.variables, network.image_shape)
     return Replay(
         jnp.zeros((count, *shapes[first_block]), jnp.uint8 if first_block == 0 else jnp.float32),

@@ -84,7 +84,7 @@ def _summary(run, state, accounts, num_tasks, kept):
         "task_backward_transfer": evaluation.backward_transfer(given),
         "num_synthesized": sum(entry["num_images"] for entry in accounts.inversion),
         "inversion": {
-            "space": settings.space,
+            "variant": settings.variant,
             "per_layer_start": settings.per_layer.start,
             "per_layer_steps": settings.per_layer.num_steps,
             "full_model_steps": settings.full_model.num_steps,
@@ -115,7 +115,6 @@ def memory_kept(memory: Memory | tuple[()]) -> dict[str, int]:
         "layer_stats": num_bytes(
             (
                 memory.block_inputs,
-                memory.pixels,
                 memory.histogram,
                 memory.spectrum,
                 memory.layer_moments,

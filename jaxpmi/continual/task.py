@@ -37,6 +37,7 @@ from jaxpmi.data import TaskStream
 from jaxpmi.inversion import generator as generators
 from jaxpmi.inversion.synthesis import synthesize
 from jaxpmi.inversion.synthetic import as_metrics
+from jaxpmi.inversion.variants import inversion_variant
 from jaxpmi.memory import draw_features
 from jaxpmi.memory import sample_by_cfs
 from jaxpmi.network import Network
@@ -122,8 +123,7 @@ def generate_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
         generator = generators.init_generator(
             key_init,
             run.stream.image_shape,
-            latent_dim=settings.latent_dim,
-            widths=settings.channels,
+            **generators.SIZES[settings.size],
         )
         generator = replicate(generator, run.mesh)
     generator, metrics = generators.train_generator(
@@ -170,7 +170,7 @@ def record_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
     task, config = int(state.task), run.config
     records = record_task(
         state.records, state.network, training_data(run, task), task,
-        run.stream.labelled_classes(task), phase_key(state), mesh=run.mesh,
+        run.stream.labelled_classes(task), mesh=run.mesh,
         batch_size=config.train.batch_size, config=config.losses.vdfd, label_maps=run.label_maps,
     )  # fmt: skip
     rows = evenly_spaced(run.stream.train_size(task), config.losses.vdfd.record_images)
@@ -236,7 +236,8 @@ def task_samples(run, state):
 def replay_samples(run, replay):
     """Synthetic samples as they are read in batches; those not yet made have no label."""
     samples, labels = jax.device_get((replay.samples, replay.labels[: int(replay.count)]))
-    return LabelledSamples(samples.__getitem__, labels, run.config.inversion.first_block)
+    first_block = inversion_variant(run.config.inversion).first_block
+    return LabelledSamples(samples.__getitem__, labels, first_block)
 
 
 def _draw_targets(run, state, key):

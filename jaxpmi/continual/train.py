@@ -39,6 +39,7 @@ from jaxpmi.optimise.descend import descend
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 
+MOMENTUM = 0.9  # of SGD
 POLYNOMIAL_POWER = 0.9  # as DeepLab and the continual learners of segmentation have it
 
 # Parameters without weight decay. By name: stacked layers give gains and biases a second axis.
@@ -127,15 +128,15 @@ def add_terms(
 def optimiser(config: TrainConfig) -> optax.GradientTransformation:
     """The direction of a step, which scales it by the learning rate.
 
-    SGD's is L2 added to the gradient, then momentum; Adam's the same with Adam's moments; AdamW's
-    is Adam's, then L2 of matrices.
+    SGD's is L2 added to the gradient, then momentum; Adam's the same with Adam's moments, but not
+    of the classifier, as VDFD is published; AdamW's is Adam's, then L2 of matrices.
     """
     if config.optimiser == "adamw":
         decay = optax.add_decayed_weights(config.weight_decay, mask=decayed)
         return optax.chain(optax.scale_by_adam(), decay)
     weights = {
         "backbone": config.weight_decay,
-        "head": config.head_weight_decay,
+        "head": 0.0 if config.optimiser == "adam" else None,
         "class_graph": config.graph_weight_decay,
     }
 
@@ -147,7 +148,7 @@ def optimiser(config: TrainConfig) -> optax.GradientTransformation:
         return jax.tree.map_with_path(decayed, updates, params)
 
     adam = config.optimiser == "adam"
-    direction = optax.scale_by_adam() if adam else optax.trace(config.momentum)
+    direction = optax.scale_by_adam() if adam else optax.trace(MOMENTUM)
     return optax.chain(optax.stateless(add_l2), direction)
 
 

@@ -104,6 +104,4 @@ PhasesFn = Callable[[TrainConfig, MethodConfig], tuple[Phase, ...]]
 def _factors(config, num_new, num_old):
     weights = {"ce": config.ce_weight, "hkd": config.hkd_weight, "rkd": config.rkd_weight}
     weights["ft"] = config.ft_weight
-    if not config.adaptive:
-        return losses.DistillationFactors(**weights)
     return losses.distillation_factors(num_new, num_old, **weights)

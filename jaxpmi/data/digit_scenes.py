@@ -10,12 +10,14 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxpmi.config import DataConfig
-from jaxpmi.config import DigitScenesConfig
 from jaxpmi.data.coloured_digits import DIGITS
 from jaxpmi.data.image_source import keep_first_classes
 from jaxpmi.data.scene_source import SceneSource
 from jaxpmi.data.sources import open_embedded
 
+NUM_TEST = 400  # scenes for testing
+NUM_DIGITS = 3  # of random classes in every scene, nowhere overlapping
+DIGIT_SIZE = 14  # pixels of a digit's side; they are stored with 28
 STROKE = 64  # least grey value of a pixel that has the digit's class
 GROUND = 100  # greatest grey value of the noise and of the stripes
 STRIPE = 4  # pixels of a stripe, along a row
@@ -31,16 +33,23 @@ class Layout(NamedTuple):
 
 
 def open_digit_scenes(config: DataConfig) -> SceneSource:
-    """Makes the scenes of `config.digit_scenes`, grey, the same ones whenever it is called."""
-    settings, (height, width) = config.digit_scenes, config.scene_size
-    check_room(settings, config.scene_size)
+    """Makes scenes of several digits, grey, the same ones whenever it is called."""
+    height, width = config.scene_size
+    check_room(config.scene_size)
     grounds = GROUNDS if config.scene_tasks == "domains" else {"black": GROUNDS["black"]}
-    source = open_embedded(DataConfig(image_size=settings.digit_size))
-    source = keep_first_classes(source, settings.digit_classes)
+    source = open_embedded(DataConfig(image_size=DIGIT_SIZE))
+    source = keep_first_classes(source, config.num_classes)
     scenes, domains = {}, {}
-    for split, size in (("train", settings.num_train), ("test", settings.num_test)):
+    for split, size in (("train", config.num_scenes), ("test", NUM_TEST)):
         random = np.random.RandomState(SEEDS[split])
-        layout = lay_out(source.labels[split], size, settings, config.scene_size, random)
+        layout = lay_out(
+            source.labels[split],
+            size,
+            config.scene_size,
+            random,
+            num_digits=NUM_DIGITS,
+            side=DIGIT_SIZE,
+        )
         digits = source.read(split, np.arange(len(source.labels[split])))[..., 0]
         strokes, labels = draw(layout, digits, source.labels[split], config.scene_size)
         domains[split] = (np.arange(size) % len(grounds)).astype(np.int32)
@@ -50,7 +59,7 @@ def open_digit_scenes(config: DataConfig) -> SceneSource:
         scenes[split] = np.stack([strokes, labels], axis=-1)
     return SceneSource(
         name="digit_scenes",
-        class_names=("background", *DIGITS[: settings.digit_classes]),
+        class_names=("background", *DIGITS[: config.num_classes]),
         has_background=True,
         image_shape=(height, width, 1),
         domain_names=tuple(grounds),
@@ -60,36 +69,37 @@ def open_digit_scenes(config: DataConfig) -> SceneSource:
     )
 
 
-def check_room(settings: DigitScenesConfig, scene_size: tuple[int, int]) -> None:
+def check_room(scene_size: tuple[int, int]) -> None:
     """Raises if the digits cannot stand side by side in a scene."""
     height, width = scene_size
-    room = (height // settings.digit_size) * (width // settings.digit_size)
-    if settings.num_digits > room:
-        side = settings.digit_size
+    room = (height // DIGIT_SIZE) * (width // DIGIT_SIZE)
+    if room < NUM_DIGITS:
         raise ValueError(
-            f"{settings.num_digits} digits of {side}x{side} pixels do not fit a scene of "
-            f"{height}x{width}, which has room for {room} without overlap; lower "
-            "data.digit_scenes.num_digits or digit_size, or raise data.scene_size."
+            f"{NUM_DIGITS} digits of {DIGIT_SIZE}x{DIGIT_SIZE} pixels do not fit a scene of "
+            f"{height}x{width}, which has room for {room} without overlap; raise data.scene_size."
         )
 
 
 def lay_out(
     labels: np.ndarray,
     size: int,
-    settings: DigitScenesConfig,
     scene_size: tuple[int, int],
     random: np.random.RandomState,
+    *,
+    num_digits: int,
+    side: int,
 ) -> Layout:
     """Draws digits of uniform classes for `size` scenes, and places that do not overlap.
 
     Args:
       labels: i32[N], the classes of the split's digits.
       size: number of scenes n.
-      settings: digits per scene d and their side.
       scene_size: height and width of a scene.
       random: advanced.
+      num_digits: per scene, d.
+      side: of a digit, in pixels.
     """
-    shape, side = (size, settings.num_digits), settings.digit_size
+    shape = size, num_digits
     counts = np.bincount(labels)
     classes = random.randint(len(counts), size=shape)
     turn = (random.uniform(size=shape) * counts[classes]).astype(np.int64)

@@ -131,20 +131,6 @@ def hold_out_test_images(source: ImageSource, test_fraction: float) -> ImageSour
     return select_images(source, chosen, source.num_classes)
 
 
-def pad_images(source: ImageSource, padding: int) -> ImageSource:
-    """Adds a black border of `padding` pixels to every side of every image."""
-    if padding == 0:
-        return source
-    height, width, channels = source.image_shape
-    border = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-
-    def reader(split: str, indices: np.ndarray) -> np.ndarray:
-        return np.pad(source.reader(split, indices), border)
-
-    shape = (height + 2 * padding, width + 2 * padding, channels)
-    return dataclasses.replace(source, image_shape=shape, reader=reader)
-
-
 def repeat_channels(source: ImageSource, rgb: bool) -> ImageSource:
     """Gives grey images three equal channels, if `rgb`; others stay as they are."""
     height, width, channels = source.image_shape

@@ -31,7 +31,6 @@ def open_source(config: DataConfig) -> ImageSource:
     source = name_classes(source, config.class_names)
     source = image_source.keep_first_classes(source, config.num_classes)
     source = image_source.repeat_channels(source, config.rgb)
-    source = image_source.pad_images(source, config.image_padding)
     return image_source.check_every_class(source)
 
 

@@ -6,7 +6,6 @@ are trained and sampled at once: every array has a leading axis C, single-class 
 """
 
 import functools
-from typing import Literal
 from typing import NamedTuple
 
 import jax
@@ -25,8 +24,6 @@ from jaxpmi.types import PRNGKey
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.1
 NEGATIVE_SLOPE = 0.01
-
-MomentMatch = Literal["sound", "published", "none"]
 
 
 class CfsModel(NamedTuple):
@@ -212,7 +209,7 @@ def select(embeddings: jax.Array, kept_mean: jax.Array, num_kept: int) -> jax.Ar
 
 @functools.partial(
     jax.jit,
-    static_argnames=("num_per_class", "num_rounds", "keep_rate", "moment_match", "oversampling"),
+    static_argnames=("num_per_class", "num_rounds", "keep_rate", "oversampling"),
 )
 def sample_features(
     model: CfsModel,
@@ -222,7 +219,6 @@ def sample_features(
     num_per_class: int,
     num_rounds: int = 40,
     keep_rate: float = 0.5,
-    moment_match: MomentMatch = "sound",
     oversampling: int = 1,
 ) -> jax.Array:
     """Contrastive feature sampling, the same number of features for every class.
@@ -240,7 +236,6 @@ def sample_features(
       num_per_class: K, features per class; K / keep_rate are drawn, all at once.
       num_rounds: P; fewer where a round would keep less than 2.
       keep_rate: r in (0, 1]; 1 keeps every draw.
-      moment_match: variant of `match_moments`, or "none" for the draws as they are.
       oversampling: all this is done for `oversampling` times as many features, of which a random
         K of every class are returned (PMI for CLIP, where K is 5 and moments of 5 say little).
 
@@ -262,37 +257,23 @@ def sample_features(
     )
     rounds_left = -(-num_samples // per_round) - 1
     draws = _draw(stats, key_draw, per_round + rounds_left * num_candidates)
-    features = jax.vmap(sample)(model, draws)
-    if moment_match != "none":
-        features = match_moments(features, stats.mean, stats.std, variant=moment_match)
+    features = match_moments(jax.vmap(sample)(model, draws), stats.mean, stats.std)
     if oversampling == 1:
         return features
     keys = jax.random.split(key_subset, features.shape[0])
     return jax.vmap(lambda key, x: jax.random.permutation(key, x)[:num_per_class])(keys, features)
 
 
-def match_moments(
-    features: jax.Array,
-    mean: jax.Array,
-    std: jax.Array,
-    *,
-    variant: Literal["sound", "published"] = "sound",
-) -> jax.Array:
+def match_moments(features: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
     """Shifts and scales each class's features f32[C, K, D] to mean and std f32[C, D].
 
-    "sound": z' = mu + (z - m) sigma / (s + 1e-8), with m and s the mean and unbiased standard
-    deviation over K. "published": z' = (z + mu - m) sigma / s as in the released code, whose mean
-    is off by mu (sigma / s - 1).
+    z' = mu + (z - m) sigma / (s + 1e-8), with m and s the mean and unbiased standard deviation over
+    K. (The released code has (z + mu - m) sigma / s, whose mean is off by mu (sigma / s - 1).)
     """
     centred = features - features.mean(1, keepdims=True)
     variance = jnp.square(centred).sum(1) / max(features.shape[1] - 1, 1)
     ratio = (std / (jnp.sqrt(variance) + 1e-8))[:, None]
-    mean = mean[:, None]
-    if variant == "published":
-        return (centred + mean) * ratio
-    if variant == "sound":
-        return mean + centred * ratio
-    raise ValueError(f"unknown moment match {variant!r}; use 'sound' or 'published'.")
+    return mean[:, None] + centred * ratio
 
 
 def _sample_class(model, candidates, *, num_samples, per_round, num_candidates):

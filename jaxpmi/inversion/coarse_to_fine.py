@@ -6,6 +6,7 @@ CLIP, docs/methods/clip.md).
 """
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ def resize_grid(x: jax.Array, height: int, width: int) -> jax.Array:
     return jax.image.resize(x, (x.shape[0], height, width, x.shape[3]), "cubic", antialias=False)
 
 
-@functools.partial(jax.jit, static_argnames=("block", "config"))
+@functools.partial(jax.jit, static_argnames=("block", "config", "iterate"))
 def invert_coarse_to_fine(
     params,
     batch_stats,
@@ -56,6 +57,7 @@ def invert_coarse_to_fine(
     *,
     block: Block,
     config: PerLayerConfig,
+    iterate: Literal["best", "last"] = "best",
 ) -> Solution:
     """Finds inputs f32[B, h, w, C] of one block whose outputs hit `target`, coarse to fine.
 
@@ -68,8 +70,8 @@ def invert_coarse_to_fine(
       key: key[], consumed.
       block: the block.
       config: learning rate and weight, as for every block; `coarse_to_fine_steps`, split evenly
-        over the grids, on each of which Adam starts afresh; and `coarse_to_fine_iterate`, which
-        of a grid's iterates goes on to the next.
+        over the grids, on each of which Adam starts afresh.
+      iterate: of a grid; goes on to the next.
 
     Returns:
       As `invert_block`; `losses` are those of all grids, one after the other.
@@ -101,7 +103,7 @@ def invert_coarse_to_fine(
             jax.random.fold_in(key, i),
             weights=weights,
             learning_rates=jnp.full(end - first, config.learning_rate),
-            iterate=config.coarse_to_fine_iterate,
+            iterate=iterate,
         )
         x, finite = solution.x, finite & solution.finite
         losses.append(solution.losses)

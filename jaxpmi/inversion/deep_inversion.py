@@ -32,6 +32,8 @@ from jaxpmi.inversion.per_layer import batch_sharding
 from jaxpmi.inversion.per_layer import draw_start
 from jaxpmi.inversion.synthetic import Synthetic
 from jaxpmi.inversion.synthetic import as_stored
+from jaxpmi.inversion.variants import DEEP_INVERSION_VARIANTS
+from jaxpmi.inversion.variants import DeepInversionVariant
 from jaxpmi.memory import Memory
 from jaxpmi.models.blockwise import forward
 from jaxpmi.network import Network
@@ -40,6 +42,8 @@ from jaxpmi.optimise.minimise import Solution
 from jaxpmi.optimise.minimise import minimise
 from jaxpmi.types import Moments
 from jaxpmi.types import PRNGKey
+
+COMPETITION_TEMPERATURE = 3.0  # of both softmaxes, as published
 
 
 class _Problem(NamedTuple):
@@ -59,16 +63,16 @@ def noise_start(labels: jax.Array, key: PRNGKey, *, image_shape: tuple[int, int,
 
 
 def first_images(
-    network: Network, labels: jax.Array, key: PRNGKey, *, config: DeepInversionConfig
+    network: Network, labels: jax.Array, key: PRNGKey, *, variant: DeepInversionVariant
 ) -> jax.Array:
-    """The start from nothing that suits `config.parameters`, normalised f32[B, H, W, channels]."""
-    if config.parameters == "pixels":
+    """The start from nothing that suits `variant.parameters`, normalised f32[B, H, W, channels]."""
+    if variant.parameters == "pixels":
         return noise_start(labels, key, image_shape=network.image_shape)
     limits = (limit.reshape(1, 1, 1, -1) for limit in network.pixel_range)
     return spectrum.spectral_start(labels, key, *limits, image_shape=network.image_shape)
 
 
-def learning_rates(config: DeepInversionConfig, num_steps: int) -> jax.Array:
+def learning_rates(peak: float, num_steps: int, *, variant: DeepInversionVariant) -> jax.Array:
     """The learning rate of every step of a stage, f32[S].
 
     Linear warm-up from 1/warmup_steps of the peak, which its last step has; then the peak or, for
@@ -76,15 +80,16 @@ def learning_rates(config: DeepInversionConfig, num_steps: int) -> jax.Array:
     (docs/methods/deep_inversion.md, eq. 7).
     """
     decay = schedules.constant()
-    if config.schedule == "cosine":
-        decay = schedules.cosine_to_zero(num_steps - config.warmup_steps)
+    if variant.schedule == "cosine":
+        decay = schedules.cosine_to_zero(num_steps - variant.warmup_steps)
     return schedules.learning_rates(
-        num_steps,
-        config.learning_rate,
-        decay,
-        warmup_steps=config.warmup_steps,
-        warmup="to_peak",
+        num_steps, peak, decay, warmup_steps=variant.warmup_steps, warmup="to_peak"
     )
+
+
+def stage_scales(config: DeepInversionConfig) -> tuple[int, ...]:
+    """Per stage by how much views are averaged down: 1 in the last, twice as much before."""
+    return tuple(2**i for i in reversed(range(len(config.stage_steps))))
 
 
 def random_view(
@@ -125,13 +130,12 @@ def random_view(
     return jax.vmap(crop)(x, jax.random.split(key_crop, batch))
 
 
-def competition(student: jax.Array, teacher: jax.Array, *, config: DeepInversionConfig):
+def competition(student: jax.Array, teacher: jax.Array, *, variant: DeepInversionVariant):
     """The term by which images make f32[B, C] logits of student and teacher differ, f32[]."""
-    if config.competition == "paper":
-        temperature = config.competition_temperature
-        return 1.0 - objectives.jensen_shannon(student, teacher, temperature)
-    divergence = objectives.reference_divergence(student, teacher, config.competition_temperature)
-    if config.competition == "negative":
+    if variant.competition == "paper":
+        return 1.0 - objectives.jensen_shannon(student, teacher, COMPETITION_TEMPERATURE)
+    divergence = objectives.reference_divergence(student, teacher, COMPETITION_TEMPERATURE)
+    if variant.competition == "negative":
         return -divergence
     return 1.0 - jnp.clip(divergence, 0.0, 1.0)
 
@@ -147,6 +151,7 @@ def deep_inversion(
     class_mask: jax.Array | None = None,
     student: Network | None = None,
     own_terms: tuple[OwnTerm, ...] = (),
+    variant: DeepInversionVariant | None = None,
 ) -> Synthetic:
     """Optimises images until the network sees the labels in them, and its own data's statistics.
 
@@ -154,8 +159,8 @@ def deep_inversion(
     which those of low resolution have the lower loss (`compare_stages`), and keeps the iterate
     after the step whose loss it is, which is not offered: here images and loss belong together.
 
-    With `statistics_scope="device"` every device inverts its share of the batch on its own, with
-    shifts and flips of its own; losses and terms are then means over devices.
+    With a `statistics_scope` of "device" every device inverts its share of the batch on its own,
+    with shifts and flips of its own; losses and terms are then means over devices.
 
     Args:
       network: frozen; its BatchNorms use the running moments.
@@ -168,6 +173,7 @@ def deep_inversion(
       class_mask: bool[C], the classes that the head knows; None: all.
       student: the competitor in Adaptive DeepInversion, frozen and in evaluation mode.
       own_terms: more terms of the loss, of the random views.
+      variant: a procedure of one's own; None: that of `config.variant`.
 
     Returns:
       The images, with the losses of all stages one after the other.
@@ -177,34 +183,39 @@ def deep_inversion(
         competition without a student, or a network that keeps no moments.
     """
     config = DeepInversionConfig() if config is None else config
+    variant = DEEP_INVERSION_VARIANTS[config.variant] if variant is None else variant
     network = with_layer_moments(network, memory)
     check_inversion(network, labels, key, statistics_weight=config.statistics_weight)
     labels = jnp.asarray(labels)
     if start is None:
         key_start, key = jax.random.split(key)
-        start = first_images(network, labels, key_start, config=config)
+        start = first_images(network, labels, key_start, variant=variant)
     mask = jnp.ones(network.num_classes, bool) if class_mask is None else class_mask
     own_terms += find_own_terms(config.own_terms, "deep_inversion.own_terms")
-    _check_settings(config, start, student, own_terms)
+    _check_settings(config, variant, start, student, own_terms)
     _check_labels(labels, mask)
     # Rates are data: another learning rate needs no other program.
-    rates = tuple(learning_rates(config, num_steps) for num_steps in config.stage_steps)
+    peak = config.learning_rate
+    rates = tuple(learning_rates(peak, steps, variant=variant) for steps in config.stage_steps)
     solution = _solve(
         _Problem(network, student, mask, rates),
         labels,
         start,
         key,
-        config=dataclasses.replace(config, learning_rate=1.0, warmup_steps=0, schedule="constant"),
+        config=dataclasses.replace(config, learning_rate=1.0),
+        variant=variant,
         own_terms=own_terms,
-        sharding=batch_sharding(start) if config.statistics_scope == "device" else None,
+        sharding=batch_sharding(start) if variant.statistics_scope == "device" else None,
     )
     return as_stored(network, solution, labels, class_mask=class_mask)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "own_terms", "sharding"))
-def _solve(problem, labels, start, key, *, config, own_terms, sharding: NamedSharding | None):
+@functools.partial(jax.jit, static_argnames=("config", "variant", "own_terms", "sharding"))
+def _solve(
+    problem, labels, start, key, *, config, variant, own_terms, sharding: NamedSharding | None
+):
     """`_invert` of the whole batch or, with a sharding, of every device's share by itself."""
-    invert = functools.partial(_invert, config=config, own_terms=own_terms)
+    invert = functools.partial(_invert, config=config, variant=variant, own_terms=own_terms)
     if sharding is None:
         return invert(problem, labels, start, key)
     (axis,) = sharding.spec
@@ -225,38 +236,44 @@ def _solve(problem, labels, start, key, *, config, own_terms, sharding: NamedSha
     )(problem, labels, start, key)
 
 
-def _invert(problem, labels, start, key, *, config, own_terms):
+def _invert(problem, labels, start, key, *, config, variant, own_terms):
     """All stages, one after the other, on one batch."""
     low, high = (limit.reshape(1, 1, 1, -1) for limit in problem.teacher.pixel_range)
-    clip = (lambda x: jnp.clip(x, low, high)) if config.clip_pixels else None
+    clip = (lambda x: jnp.clip(x, low, high)) if variant.clip_pixels else None
     as_images = lambda x: x  # noqa: E731
-    if config.parameters == "spectrum":
+    if variant.parameters == "spectrum":
         as_images = functools.partial(
             spectrum.images_of, low=low, high=high, image_shape=start.shape[1:]
         )
         start, clip = spectrum.coefficients_of(start, low, high), None
     problem = problem._replace(
-        teacher=_in_precision(problem.teacher, config.forward_precision),
-        student=_in_precision(problem.student, config.forward_precision),
+        teacher=_in_precision(problem.teacher, variant.forward_precision),
+        student=_in_precision(problem.student, variant.forward_precision),
     )
     x, solutions = start if clip is None else clip(start), []
-    for i, (scale, rates) in enumerate(zip(config.stage_scales, problem.rates, strict=True)):
+    for i, (scale, rates) in enumerate(zip(stage_scales(config), problem.rates, strict=True)):
         terms = functools.partial(
-            _terms, problem, labels, scale=scale, config=config, own_terms=own_terms
+            _terms,
+            problem,
+            labels,
+            scale=scale,
+            config=config,
+            variant=variant,
+            own_terms=own_terms,
         )
         solution = minimise(
             lambda x, key, terms=terms: terms(as_images(x), key),
             x,
             jax.random.fold_in(key, i),
-            weights=_weights(config) | own_weights(own_terms),
+            weights=_weights(config, variant) | own_weights(own_terms),
             learning_rates=rates,
             project=clip,
-            iterate=config.iterate,
-            tx=optax.scale_by_adam(*config.adam_betas),
+            iterate=variant.iterate,
+            tx=optax.scale_by_adam(*variant.adam_betas),
         )
         x = solution.x
         solutions.append(solution)
-    kept = functools.reduce(_better, solutions) if config.compare_stages else solutions[-1]
+    kept = functools.reduce(_better, solutions) if variant.compare_stages else solutions[-1]
     return Solution(
         as_images(kept.x),
         kept.loss,
@@ -266,7 +283,7 @@ def _invert(problem, labels, start, key, *, config, own_terms):
     )
 
 
-def _terms(problem, labels, x, key, *, scale, config, own_terms):
+def _terms(problem, labels, x, key, *, scale, config, variant, own_terms):
     """The unweighted terms of images `x`, all but one of them on a random view."""
     views = random_view(
         x,
@@ -274,9 +291,9 @@ def _terms(problem, labels, x, key, *, scale, config, own_terms):
         scale=scale,
         jitter_pixels=config.jitter_pixels,
         flip=config.flip,
-        crop_scale=config.crop_scale,
+        crop_scale=variant.crop_scale,
     )
-    seen = views.astype(config.forward_precision)
+    seen = views.astype(variant.forward_precision)
     predict = functools.partial(_predict, images=seen, class_mask=problem.class_mask)
     logits, moments = predict(problem.teacher)
     terms = {}
@@ -287,24 +304,28 @@ def _terms(problem, labels, x, key, *, scale, config, own_terms):
             problem.teacher.model,
             moments,
             problem.teacher.variables.batch_stats,
-            first_factor=config.first_statistics_factor,
+            first_factor=variant.first_statistics_factor,
             relative=config.statistics_distance == "relative",
         )
     if config.total_variation_weight > 0:
-        images = x if config.total_variation_view == "plain" else views
-        terms["total_variation"] = priors.total_variation(images, norm=config.total_variation_norm)
-    if config.pixel_norm_weight > 0:
-        terms["pixel_norm"] = priors.pixel_norm(views, norm=config.pixel_norm)
+        images = x if variant.total_variation_view == "plain" else views
+        terms["total_variation"] = priors.total_variation(images, norm=variant.total_variation_norm)
+    if variant.pixel_norm_weight > 0:
+        terms["pixel_norm"] = priors.pixel_norm(views, norm=variant.pixel_norm)
     if config.competition_weight > 0:
         others, _ = predict(problem.student)
-        others = jax.lax.stop_gradient(others) if config.detach_student else others
-        terms["competition"] = competition(others, logits, config=config)
+        terms["competition"] = competition(others, logits, variant=variant)
     return add_own_terms(terms, views, own_terms)
 
 
-def _weights(config):
-    names = ("cross_entropy", "statistics", "total_variation", "pixel_norm", "competition")
-    weights = {name: getattr(config, f"{name}_weight") for name in names}
+def _weights(config, variant):
+    weights = {
+        "cross_entropy": config.cross_entropy_weight,
+        "statistics": config.statistics_weight,
+        "total_variation": config.total_variation_weight,
+        "pixel_norm": variant.pixel_norm_weight,
+        "competition": config.competition_weight,
+    }
     return {name: weight for name, weight in weights.items() if weight > 0}
 
 
@@ -333,25 +354,22 @@ def _better(one: Solution, other: Solution) -> Solution:
     )
 
 
-def _check_settings(config, start, student, own_terms):
-    shape, scales, steps = start.shape, config.stage_scales, config.stage_steps
-    if len(scales) != len(steps) or not scales:
+def _check_settings(config, variant, start, student, own_terms):
+    shape, steps = start.shape, config.stage_steps
+    if not steps:
+        raise ValueError("stage_steps=() has no stage; give the steps of one or more.")
+    coarsest = stage_scales(config)[0]
+    if shape[1] % coarsest or shape[2] % coarsest:
         raise ValueError(
-            f"stage_scales={scales} and stage_steps={steps} must have one entry per stage; give "
-            "both the same length, of 1 or more."
+            f"images of {shape[1]} x {shape[2]} pixels cannot be averaged down by {coarsest} in "
+            f"the first of {len(steps)} stages; use fewer stages, or images of a multiple of it."
         )
-    for scale in scales:
-        if shape[1] % scale or shape[2] % scale:
-            raise ValueError(
-                f"images of {shape[1]} x {shape[2]} pixels cannot be averaged down by "
-                f"stage_scales={scales}; use divisors of the image size."
-            )
-    if not _weights(config) and not own_terms:
+    if not _weights(config, variant) and not own_terms:
         raise ValueError("every weight of DeepInversionConfig is 0; raise one of them.")
-    if config.statistics_scope == "device" and isinstance(start, jax.core.Tracer):
+    if variant.statistics_scope == "device" and isinstance(start, jax.core.Tracer):
         raise ValueError(
-            "statistics_scope='device' needs to know on which devices the images lie; call "
-            "deep_inversion outside jit, or set it to 'global'."
+            f"variant='{config.variant}' needs to know on which devices the images lie; call "
+            "deep_inversion outside jit, or set it to 'standard'."
         )
     if config.competition_weight > 0 and student is None:
         raise ValueError(

@@ -18,6 +18,7 @@ from jaxpmi.inversion.own_terms import own_weights
 from jaxpmi.inversion.per_layer import MAX_BOOST
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.inversion.targets import target_terms
+from jaxpmi.inversion.variants import InversionVariant
 from jaxpmi.memory import Memory
 from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import Stack
@@ -27,13 +28,12 @@ from jaxpmi.network import Network
 from jaxpmi.optimise import schedules
 from jaxpmi.optimise.minimise import Solution
 from jaxpmi.optimise.minimise import minimise
-from jaxpmi.types import Moments
 from jaxpmi.types import PRNGKey
 
 HISTOGRAM_STRIDE = 16  # every 16th pixel, another 16th each step: sorting all costs a step's time
 
 
-def learning_rates(config: FullModelConfig) -> jax.Array:
+def learning_rates(config: FullModelConfig, variant: InversionVariant) -> jax.Array:
     """The learning rate of every step, f32[S].
 
     Linear warm-up from 1/warmup_steps of the peak, which step 0 and 1 share as in the published
@@ -41,9 +41,9 @@ def learning_rates(config: FullModelConfig) -> jax.Array:
     or, for `schedule="step"`, halvings at 1/2 and 3/4 of the steps counted after warm-up. With
     `schedule_steps` these are the first `num_steps` rates of a run of that length.
     """
-    length, warmup = config.schedule_steps or config.num_steps, config.warmup_steps
+    length, warmup = variant.schedule_steps or config.num_steps, variant.warmup_steps
     decay = schedules.falls({length // 2: 0.5, length * 3 // 4: 0.5})
-    if config.schedule == "cosine":
+    if variant.schedule == "cosine":
         decay = schedules.cosine(length - warmup)
     return schedules.learning_rates(
         config.num_steps,
@@ -75,7 +75,9 @@ def network_statistics(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("config", "first_block", "own_terms"), donate_argnames="start"
+    jax.jit,
+    static_argnames=("config", "labels_only", "variant", "own_terms"),
+    donate_argnames="start",
 )
 def refine_images(
     network: Network,
@@ -85,41 +87,38 @@ def refine_images(
     key: PRNGKey,
     *,
     config: FullModelConfig,
-    first_block: int = 0,
+    labels_only: bool = False,
+    variant: InversionVariant = InversionVariant(),  # noqa: B008 (frozen)
     own_terms: tuple[OwnTerm, ...] = (),
 ) -> Solution:
     """Optimises images f32[B, H, W, C] end to end; every term of weight 0 is left out.
 
     `start`, in normalised units, is donated. The statistics couple the whole batch, so the batch is
-    never split; on several devices they are those of the global batch. With a `first_block` above 0
-    the images are inputs of that block, such as patch embeddings: they have no valid range to be
-    clipped to, and `config` must not ask for terms of pixels. Of `memory` the pixel moments,
-    the spectrum and the histogram are read, where the weights of their terms are above 0.
-    `own_terms` see the images themselves.
+    never split; on several devices they are those of the global batch. With a first block of the
+    variant above 0 the images are inputs of that block, such as patch embeddings: they have no
+    valid range to be clipped to, and `config` must not ask for terms of pixels. Of `memory` the
+    spectrum and the histogram are read, where the weights of their terms are above 0.
+    `own_terms` see the images themselves. With `labels_only` no features are matched.
     """
     low, high = (limit.reshape(1, 1, 1, -1) for limit in network.pixel_range)
-    clip = None
-    if config.clip_pixels and first_block == 0:
+    clip, feature_weight = None, 0.0 if labels_only else 1.0
+    if variant.clip_pixels:
         clip = lambda x: jnp.clip(x, low, high)  # noqa: E731
 
     def terms(x, key):
-        views = priors.jitter(x, key, config.jitter_pixels) if config.jitter_pixels else x
-        outputs = forward(network.model, network.variables, views, first_block=first_block)
+        outputs = forward(network.model, network.variables, x, first_block=variant.first_block)
         named = target_terms(
             outputs.features,
             targets,
-            feature_weight=config.feature_weight,
+            feature_weight=feature_weight,
             cross_entropy_weight=config.cross_entropy_weight,
         )
         if config.statistics_weight > 0:
             named["statistics"] = network_statistics(
                 network.model, outputs.moments, network.variables.batch_stats
             )
-        if config.pixel_statistics_weight > 0:
-            batch = Moments(x.mean(0), x.var(0))
-            named["pixel_statistics"] = objectives.moment_kl(batch, memory.pixels)
         if config.total_variation_weight > 0:
-            named["total_variation"] = priors.total_variation(x, norm=config.total_variation_norm)
+            named["total_variation"] = priors.total_variation(x, norm=variant.total_variation_norm)
         if config.spectrum_weight > 0:
             named["spectrum"] = priors.spectrum_distance(x, memory.spectrum)
         if config.histogram_weight > 0:
@@ -128,10 +127,9 @@ def refine_images(
         return add_own_terms(named, x, own_terms)
 
     weights = {
-        "feature_match": config.feature_weight,
+        "feature_match": feature_weight,
         "cross_entropy": config.cross_entropy_weight,
         "statistics": config.statistics_weight,
-        "pixel_statistics": config.pixel_statistics_weight,
         "total_variation": config.total_variation_weight,
         "spectrum": config.spectrum_weight,
         "histogram": config.histogram_weight,
@@ -143,12 +141,12 @@ def refine_images(
         start if clip is None else clip(start),
         key,
         weights=weights,
-        learning_rates=learning_rates(config),
+        learning_rates=learning_rates(config, variant),
         max_boost={k: v for k, v in MAX_BOOST.items() if k in weights}
-        if config.boost_weights
+        if variant.boost_weights
         else None,
         project=clip,
-        iterate=config.iterate,
+        iterate=variant.iterate,
     )
 
 

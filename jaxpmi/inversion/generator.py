@@ -34,6 +34,14 @@ NEGATIVE_SLOPE = 0.2
 CONTENT_TEMPERATURE = 1000.0
 TERM_WEIGHTS = MappingProxyType({"content": 1.0, "balance": 1.0, "statistics": 50.0, "prior": 1e-3})
 
+SIZES = MappingProxyType(
+    {
+        "small": {"latent_dim": 100, "widths": (32, 32, 16)},
+        "published": {"latent_dim": 1000, "widths": (128, 128, 64)},
+    }
+)
+"""As `GeneratorConfig.size` names them, arguments of `init_generator`."""
+
 
 class GeneratorState(NamedTuple):
     """All that is carried from step to step and, in ABD, from task to task."""
@@ -54,7 +62,7 @@ def init_generator(
 
     linear - BN - 2x - conv - BN - leaky ReLU - 2x - conv - BN - leaky ReLU - conv - tanh - BN
     (docs/methods/baselines.md). `widths` are the channels after the linear map and the first two
-    convolutions; a small one has `latent_dim` 100 and `widths` (32, 32, 16).
+    convolutions; see `SIZES`.
     """
     check_image_size(image_shape)
     height, width, channels = image_shape

@@ -13,6 +13,7 @@ import optax
 
 from jaxpmi.config import CmiConfig
 from jaxpmi.inversion import objectives
+from jaxpmi.inversion.variants import CmiVariant
 from jaxpmi.models.blockwise import forward
 from jaxpmi.network import Network
 
@@ -22,12 +23,11 @@ def adams(names: Iterable[str]) -> dict[str, optax.GradientTransformation]:
     return {name: optax.scale_by_adam(b1=0.9 if name == "projection" else 0.5) for name in names}
 
 
-def part_rates(config: CmiConfig, names: Iterable[str]) -> dict[str, float]:
+def part_rates(config: CmiConfig, variant: CmiVariant, names: Iterable[str]) -> dict[str, float]:
     """The learning rate of each of these parts, at all steps."""
-    rate, of_latents = config.learning_rate, config.latent_learning_rate
-    return {
-        name: of_latents if name == "latents" and of_latents is not None else rate for name in names
-    }
+    rate = config.learning_rate
+    of_latents = variant.latent_rate_factor * rate
+    return {name: of_latents if name == "latents" else rate for name in names}
 
 
 def by_part(

@@ -23,8 +23,13 @@ def with_layer_moments(network: Network, memory: Memory | None) -> Network:
     return network.replace(variables=network.variables._replace(batch_stats=moments))
 
 
-def check_memory(network: Network, memory: Memory, config: InversionConfig) -> None:
-    """Raises if a memory is not one of this network, as far as shapes and settings tell."""
+def check_memory(
+    network: Network, memory: Memory, config: InversionConfig, *, first_block: int
+) -> None:
+    """Raises if a memory is not one of this network, as far as shapes and settings tell.
+
+    Blocks before `first_block` are not inverted.
+    """
     counts = network.num_classes, memory.class_stats.count.shape[0]
     if counts[0] != counts[1]:
         raise ValueError(
@@ -32,18 +37,19 @@ def check_memory(network: Network, memory: Memory, config: InversionConfig) -> N
             "data with this network."
         )
     block_inputs, inverses = _block_shapes(_Shapes(network))
-    first = config.first_block  # blocks before it are not inverted
     seen = tuple(jax.tree.map(jnp.shape, moments) for moments in memory.block_inputs)
-    if seen[first:] != block_inputs[first:] or memory.pixels.mean.shape != network.image_shape:
+    height, width, channels = network.image_shape
+    spectrum = (height, width // 2 + 1, channels)
+    if seen[first_block:] != block_inputs[first_block:] or memory.spectrum.shape != spectrum:
         raise ValueError(
-            f"the memory is of another network: it has moments of {len(seen)} blocks' inputs and "
-            f"of {memory.pixels.mean.shape} pixels, this one {len(block_inputs)} blocks and "
-            f"{network.image_shape}, or other channels; remember the data with this network."
+            f"the memory is of another network: it has moments of {len(seen)} blocks' inputs and a "
+            f"spectrum of {memory.spectrum.shape}, this one {len(block_inputs)} blocks and "
+            f"{spectrum}, or other channels; remember the data with this network."
         )
     if config.per_layer.start != "inverse":
         return
     found = tuple(inverse and inverse.weight.shape for inverse in memory.inverses)
-    if found[first:] != inverses[first:]:
+    if found[first_block:] != inverses[first_block:]:
         raise ValueError(
             f"the memory has block inverses of shapes {found}, but this network needs {inverses}; "
             "remember the data with this network and per_layer.start='inverse'."

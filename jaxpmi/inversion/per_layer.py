@@ -19,6 +19,7 @@ from jaxpmi.inversion.block_inverse import invert_linearly
 from jaxpmi.inversion.coarse_to_fine import invert_coarse_to_fine
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.inversion.targets import target_terms
+from jaxpmi.inversion.variants import InversionVariant
 from jaxpmi.memory import BlockInverse
 from jaxpmi.models import blockwise
 from jaxpmi.models.blockwise import Block
@@ -74,7 +75,7 @@ def propagated_block_inputs(network: Network, *, published: bool = False) -> tup
     return tuple(moments)
 
 
-@functools.partial(jax.jit, static_argnames=("block", "config", "match_input"))
+@functools.partial(jax.jit, static_argnames=("block", "config", "boost_weights", "match_input"))
 def invert_block(
     params,
     batch_stats,
@@ -82,10 +83,10 @@ def invert_block(
     target: jax.Array | Targets,
     input_moments: Moments,
     key: PRNGKey,
-    scales: tuple[jax.Array, jax.Array] = (1.0, 1.0),
     *,
     block: Block,
     config: PerLayerConfig,
+    boost_weights: bool = True,
     match_input: bool = True,
 ) -> Solution:
     """Finds inputs of one block whose outputs hit `target` (docs/methods/pmi.md, eq. 2).
@@ -97,9 +98,9 @@ def invert_block(
       target: f32[B, ...], the wanted outputs; for a last block with labels only, `Targets`.
       input_moments: stored moments of this block's input.
       key: key[], consumed.
-      scales: factors on the learning rate and on the statistics weight.
       block: the block.
       config: steps, learning rate, weights.
+      boost_weights: double a term's weight while it exceeds its first value.
       match_input: also match the moments of the input (not for images of the published recipe).
 
     Returns:
@@ -121,59 +122,17 @@ def invert_block(
         return named
 
     weights = {"cross_entropy" if labels_only else "feature_match": 1.0}
-    weights["statistics"] = config.statistics_weight * scales[1]
+    weights["statistics"] = config.statistics_weight
     if match_input:
-        weights["input_statistics"] = config.statistics_weight * scales[1]
+        weights["input_statistics"] = config.statistics_weight
     return minimise(
         terms,
         start,
         key,
         weights=weights,
-        learning_rates=jnp.full(config.num_steps, config.learning_rate) * scales[0],
-        max_boost={k: MAX_INPUT_BOOST[k] for k in weights} if config.boost_weights else None,
+        learning_rates=jnp.full(config.num_steps, config.learning_rate),
+        max_boost={k: MAX_INPUT_BOOST[k] for k in weights} if boost_weights else None,
     )
-
-
-def search_block(
-    params,
-    batch_stats,
-    start: jax.Array,
-    target: jax.Array | Targets,
-    input_moments: Moments,
-    key: PRNGKey,
-    *,
-    block: Block,
-    config: PerLayerConfig,
-    match_input: bool = True,
-) -> tuple[jax.Array, jax.Array]:
-    """Tries all pairs of the configured learning-rate and weight multipliers as one `vmap`.
-
-    Returns:
-      `scales` for `invert_block`: the pair whose result has the least loss at the base weights.
-    """
-    rates = jnp.asarray(config.search_learning_rates or (1.0,))
-    factors = jnp.asarray(config.search_statistics_weights or (1.0,))
-    pairs = jnp.repeat(rates, len(factors)), jnp.tile(factors, len(rates))
-
-    def score(rate, factor):
-        solution = invert_block(
-            params,
-            batch_stats,
-            start,
-            target,
-            input_moments,
-            key,
-            (rate, factor),
-            block=block,
-            config=config,
-            match_input=match_input,
-        )
-        terms = dict(solution.terms)
-        statistics = terms.pop("statistics") + terms.pop("input_statistics", 0.0)
-        return sum(terms.values()) + config.statistics_weight * statistics
-
-    best = jnp.argmin(jax.vmap(score)(*pairs))
-    return pairs[0][best], pairs[1][best]
 
 
 def invert_blocks(
@@ -184,11 +143,10 @@ def invert_blocks(
     *,
     config: PerLayerConfig,
     inverses: Sequence[BlockInverse] | None = None,
-    scales: Sequence[tuple[jax.Array, jax.Array]] | None = None,
     labels_only: bool = False,
-    first_block: int = 0,
+    variant: InversionVariant = InversionVariant(),  # noqa: B008 (frozen)
 ) -> tuple[jax.Array, list[Solution]]:
-    """Inverts all blocks from the last to `first_block`.
+    """Inverts all blocks from the last to `variant.first_block`.
 
     Args:
       network: frozen, in evaluation mode.
@@ -197,10 +155,8 @@ def invert_blocks(
       key: key[], consumed.
       config: start, steps and weights per block.
       inverses: linear block inverses, for `config.start == "inverse"`.
-      scales: per block, from `search_block` (stacked for a stack); None: searched for if the
-        config asks for it.
       labels_only: the last block minimises the labels' cross-entropy, not a feature distance.
-      first_block: where to stop; 1 for the patch embeddings of a transformer instead of pixels.
+      variant: where to stop, whether weights are boosted, and which iterates count.
 
     Returns:
       Images f32[B, H, W, C] in normalised pixel units, not clipped (or inputs of `first_block`),
@@ -212,10 +168,10 @@ def invert_blocks(
     sharding = batch_sharding(targets.features)
     last = len(model.blocks) - 1
     target, solutions = (targets if labels_only else targets.features), []
-    for i in range(last, first_block - 1, -1):
+    for i in range(last, variant.first_block - 1, -1):
         name, block = block_name(i), model.blocks[i]
         invert = _invert_stack if isinstance(block, Stack) else _invert_unit
-        if i == first_block and config.coarse_to_fine_steps > 0:
+        if i == variant.first_block and config.coarse_to_fine_steps > 0:
             invert = _invert_from_coarse
         target, solution = invert(
             variables.params[name],
@@ -224,10 +180,10 @@ def invert_blocks(
             block_inputs[i],
             inverses[i] if config.start == "inverse" else None,
             targets.labels,
-            scales[i] if scales is not None else None,
             jax.random.fold_in(key, i),
             block=block,
             config=config,
+            variant=variant,
             input_shape=shapes[i],
             match_input=i > 0 or config.start == "inverse",
             sharding=sharding,
@@ -244,11 +200,11 @@ def _invert_unit(
     block_input,
     inverse,
     labels,
-    scales,
     key,
     *,
     block,
     config,
+    variant,
     input_shape,
     match_input,
     sharding,
@@ -262,41 +218,50 @@ def _invert_unit(
             labels,
             key_start,
             input_shape=input_shape,
-            residual_scale=config.residual_scale,
-            noise_scale=config.noise_scale,
+            residual_scale=variant.residual_scale,
+            noise_scale=variant.noise_scale,
         )
     else:
         shape = (labels.shape[0], *input_shape)
         x = _draw_start(block_input, key_start, shape=shape, sharding=sharding)
     if config.num_steps == 0:
         return x, None
-    problem = (params, batch_stats, x, target, block_input, key_solve)
-    static = {"block": block, "config": config, "match_input": match_input}
-    if scales is None and (config.search_learning_rates or config.search_statistics_weights):
-        scales = search_block(*problem, **static)
-    solution = invert_block(*problem, scales or (1.0, 1.0), **static)
-    return solution.x, solution
-
-
-def _invert_from_coarse(
-    params, batch_stats, target, block_input, inverse, labels, scales, key, *, block, config, **rest
-):
-    """As `_invert_unit`, coarse to fine, from noise."""
-    del inverse, scales
-    key_start, key_solve = jax.random.split(key)
-    shape = (labels.shape[0], *rest["input_shape"])
-    start = _draw_start(block_input, key_start, shape=shape, sharding=rest["sharding"])
-    solution = invert_coarse_to_fine(
-        params, batch_stats, start, target, block_input, key_solve, block=block, config=config
+    solution = invert_block(
+        params,
+        batch_stats,
+        x,
+        target,
+        block_input,
+        key_solve,
+        block=block,
+        config=config,
+        boost_weights=variant.boost_weights,
+        match_input=match_input,
     )
     return solution.x, solution
 
 
+def _invert_from_coarse(
+    params, batch_stats, target, block_input, inverse, labels, key, *, block, config, **rest
+):
+    """As `_invert_unit`, coarse to fine, from noise."""
+    del inverse
+    key_start, key_solve = jax.random.split(key)
+    shape = (labels.shape[0], *rest["input_shape"])
+    start = _draw_start(block_input, key_start, shape=shape, sharding=rest["sharding"])
+    solution = invert_coarse_to_fine(
+        params, batch_stats, start, target, block_input, key_solve, block=block, config=config,
+        iterate=rest["variant"].iterate,
+    )  # fmt: skip
+    return solution.x, solution
+
+
 @functools.partial(
-    jax.jit, static_argnames=("block", "config", "input_shape", "match_input", "sharding")
+    jax.jit,
+    static_argnames=("block", "config", "variant", "input_shape", "match_input", "sharding"),
 )
 def _invert_stack(
-    params, batch_stats, target, block_inputs, inverses, labels, scales, key, *, block, **static
+    params, batch_stats, target, block_inputs, inverses, labels, key, *, block, **static
 ):
     """As `_invert_unit`, for all blocks of a stack, last to first, in one program.
 
@@ -310,7 +275,7 @@ def _invert_stack(
 
     one = {"block": block.block, **static}
     keys = jax.random.split(key, block.depth)
-    layers = (params, batch_stats, block_inputs, inverses, scales, keys)
+    layers = (params, batch_stats, block_inputs, inverses, keys)
     return jax.lax.scan(step, target, layers, reverse=True)
 
 

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpmi.config import CmiConfig
 from jaxpmi.inversion.generator import BATCH_NORM_EPSILON
 from jaxpmi.inversion.generator import check_image_size
 from jaxpmi.inversion.generator import decode
+from jaxpmi.inversion.variants import CmiVariant
 from jaxpmi.models.blockwise import channel_moments
 from jaxpmi.models.blockwise import normalise_channels
 from jaxpmi.types import Params
@@ -55,14 +55,14 @@ def init_pixel_generator(
 
 
 def generator_of(
-    config: CmiConfig,
+    variant: CmiVariant,
     key: PRNGKey,
     image_shape: tuple[int, int, int],
     mean: jax.Array,
 ) -> Params:
-    """`init_pixel_generator` of the sizes that CMI or FastDFKD is configured with."""
+    """`init_pixel_generator` of the sizes of a variant of CMI or FastDFKD."""
     return init_pixel_generator(
-        key, image_shape, latent_dim=config.latent_dim, channels=config.channels, mean=mean
+        key, image_shape, latent_dim=variant.latent_dim, channels=variant.channels, mean=mean
     )
 
 

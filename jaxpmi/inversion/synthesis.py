@@ -1,9 +1,7 @@
 """One batch of synthetic images: targets -> per-layer inversion -> full-model refinement.
 
-Or, where inversion stops before the first block, of that block's inputs (`InversionConfig.space`).
+Or, where inversion stops before the first block, of a later block's inputs (`InversionVariant`).
 """
-
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +21,8 @@ from jaxpmi.inversion.per_layer import propagated_block_inputs
 from jaxpmi.inversion.synthetic import Synthetic
 from jaxpmi.inversion.synthetic import as_stored
 from jaxpmi.inversion.targets import Targets
+from jaxpmi.inversion.variants import InversionVariant
+from jaxpmi.inversion.variants import inversion_variant
 from jaxpmi.memory import Memory
 from jaxpmi.memory import draw_features
 from jaxpmi.models.blockwise import block_input_shapes
@@ -41,8 +41,8 @@ def synthesize(
     features: jax.Array | None = None,
     class_mask: jax.Array | None = None,
     settings: CfsConfig | None = None,
-    scales: Sequence[tuple[jax.Array, jax.Array]] | None = None,
     own_terms: tuple[OwnTerm, ...] = (),
+    variant: InversionVariant | None = None,
 ) -> Synthetic:
     """Synthesises one batch of images by PMI and full-model refinement.
 
@@ -58,13 +58,14 @@ def synthesize(
       features: f32[B, D] to reach; None: drawn by `draw_features`.
       class_mask: bool[C], the classes that the head knows; None: all.
       settings: of CFS, where features are drawn by it; None: the defaults.
-      scales: as in `invert_blocks`.
       own_terms: more terms of the refinement's loss.
+      variant: a procedure of one's own; None: that of `config.variant`.
 
     Raises:
       ValueError: a label without a class, or one of a class that the memory has never seen.
     """
     config = InversionConfig() if config is None else config
+    variant = inversion_variant(config) if variant is None else variant
     network = with_layer_moments(network, memory)
     weight = config.full_model.statistics_weight
     check_inversion(network, labels, key, statistics_weight=weight)
@@ -75,11 +76,11 @@ def synthesize(
             memory, labels, key_features, targets=config.targets, settings=settings
         )
     known = jnp.ones(network.num_classes, bool) if class_mask is None else class_mask
-    check_memory(network, memory, config)
+    check_memory(network, memory, config, first_block=variant.first_block)
     own_terms += find_own_terms(config.full_model.own_terms, "full_model.own_terms")
     targets = Targets(features, labels, network.head, known)
     key_start, key_refine = jax.random.split(key)
-    start, finite = _start(network, targets, memory, key_start, config, scales)
+    start, finite = _start(network, targets, memory, key_start, config, variant)
     solution = refine_images(
         network,
         start,
@@ -87,7 +88,8 @@ def synthesize(
         memory,
         key_refine,
         config=config.full_model,
-        first_block=config.first_block,
+        labels_only=config.targets == "label",
+        variant=variant,
         own_terms=own_terms,
     )
     if config.full_model.histogram_weight > 0:
@@ -97,13 +99,13 @@ def synthesize(
         solution._replace(finite=finite & solution.finite),
         labels,
         class_mask=class_mask,
-        first_block=config.first_block,
+        first_block=variant.first_block,
     )
 
 
-def _start(network, targets, memory, key, config, scales):
+def _start(network, targets, memory, key, config, variant):
     """Where refinement begins, and whether all losses on the way were finite."""
-    first_block, per_layer = config.first_block, config.per_layer
+    first_block, per_layer = variant.first_block, config.per_layer
     if per_layer.start == "noise":
         channels = network.image_shape[-1]
         moments = Moments(jnp.zeros(channels), jnp.ones(channels))
@@ -123,9 +125,8 @@ def _start(network, targets, memory, key, config, scales):
         key,
         config=per_layer,
         inverses=memory.inverses,
-        scales=scales,
         labels_only=config.targets == "label",
-        first_block=first_block,
+        variant=variant,
     )
     finite = jnp.asarray(True)
     for solution in solutions:

@@ -45,6 +45,8 @@ from jaxpmi.inversion.per_layer import invert_blocks
 from jaxpmi.inversion.per_layer import propagated_block_inputs
 from jaxpmi.inversion.synthetic import as_metrics
 from jaxpmi.inversion.targets import Targets
+from jaxpmi.inversion.variants import DEEP_INVERSION_VARIANTS
+from jaxpmi.inversion.variants import inversion_variant
 from jaxpmi.jobs.state import given_or_fresh
 from jaxpmi.jobs.state import save_result
 from jaxpmi.network import Head
@@ -62,6 +64,7 @@ from jaxpmi.types import PRNGKey
 from jaxpmi.weights.imagenet import load_efficientnet_lite0
 
 PER_ROW = 8  # images of a class in the grid
+HELD_OUT_SHARE = 0.25  # of the pictures, to measure agreement on; never learnt
 REAL_IMAGES = "real images"
 HELD_OUT = "synthetic images held out of training; no real ones were given"
 
@@ -76,15 +79,15 @@ class InvertRun(Run):
 
 def begin(config: Config) -> tuple[InvertRun, ContinualState]:
     """Opens the data, makes or loads the network, and room for all pictures."""
-    config = _with_pixels_of(config) if config.model.weights else config
-    return (_begin_pretrained if config.model.weights else _begin_fresh)(config)
+    config = _with_pixels_of(config) if config.invert.weights else config
+    return (_begin_pretrained if config.invert.weights else _begin_fresh)(config)
 
 
 def begin_task(run: InvertRun, task: int) -> list[tuple[str, PhaseFn]]:
     """The phases of making pictures (the first task) and of learning with them (the second)."""
     run.stream.begin(task)
     if task == 0:
-        given = run.config.model.weights or run.config.model.factory
+        given = run.config.invert.weights or run.config.model.factory
         plan = [] if given else _training(first_phases, run.config)
         return [*plan, ("invert", invert_phase), ("evaluate", evaluate_phase)]
     training = _training(METHODS["deep_inversion"].phases, run.config)
@@ -122,7 +125,9 @@ def start_images(run: InvertRun, network: Network, labels: jax.Array, key: PRNGK
     """
     config = run.config
     if config.method == "deep_inversion":
-        return first_images(network, labels, key, config=config.deep_inversion)
+        return first_images(
+            network, labels, key, variant=DEEP_INVERSION_VARIANTS[config.deep_inversion.variant]
+        )
     settings = config.inversion.per_layer
     features = jnp.zeros((labels.shape[0], network.feature_dim))
     images, _ = invert_blocks(
@@ -132,6 +137,7 @@ def start_images(run: InvertRun, network: Network, labels: jax.Array, key: PRNGK
         key,
         config=settings,
         labels_only=True,
+        variant=inversion_variant(config.inversion),
     )
     return images
 
@@ -196,7 +202,7 @@ def summarise(run: InvertRun, state: ContinualState, accounts: Accounts) -> dict
 def save(run: InvertRun, state: ContinualState, folder: Path) -> dict[str, str]:
     """Writes the network where the job has trained it."""
     config = run.config
-    if config.model.weights and not config.invert.learn_data:
+    if config.invert.weights and not config.invert.learn_data:
         return {}
     return save_result(folder, state.network, config.model)
 
@@ -313,7 +319,7 @@ def _with_pixels_of(config):
 def _training(make, config):
     """Phases of supervised training, by name."""
     phases = make(config.train, config.losses)
-    if config.model.weights:
+    if config.invert.weights:
         phases = [dataclasses.replace(p, trainable=config.invert.trainable) for p in phases]
     return tasks.train_plan(phases)
 
@@ -325,19 +331,19 @@ def _known(run):
 
 def _num_learnt(run):
     """Pictures that serve as replay; those after them are held out."""
-    held_out = run.config.invert.held_out_share if run.stream.num_tasks > 1 else 0.0
+    held_out = HELD_OUT_SHARE if run.stream.num_tasks > 1 else 0.0
     return num_pictures(run) - round(held_out * num_pictures(run))
 
 
 def _has_real(run):
-    return run.real is not None or not run.config.model.weights
+    return run.real is not None or not run.config.invert.weights
 
 
 def _own_samples(run, state):
     """Images of the network's own classes to measure on."""
     if run.real is not None:
         return LabelledSamples(functools.partial(run.real.read, "test"), run.real.labels["test"])
-    if not run.config.model.weights:
+    if not run.config.invert.weights:
         return tasks.read_test(run.stream, 0)
     first = _num_learnt(run)
     images, labels = jax.device_get((state.replay.samples[first:], state.replay.labels[first:]))

@@ -58,6 +58,8 @@ from jaxpmi.runs.phases import System
 from jaxpmi.runs.phases import Tick
 from jaxpmi.sharding import replicate
 
+IMPORTANCE_BATCHES = 20  # of synthetic images, per measurement
+TEMPERATURE = 3.0  # of distillation
 CHUNK_STEPS = 100  # of final tuning per compiled call
 SPEED_BATCH = 128  # images per batch, where speed is measured
 
@@ -118,9 +120,7 @@ def prune_phase(run: Run, state: JobState) -> Iterator[Tick]:
             for name, scores in importance.items()
         }
         num_removed = round(settings.share * num_filters * (index + 1) / settings.num_removals)
-        kept = choose_filters(
-            groups, ranked, num_removed=num_removed, min_filters=settings.min_filters
-        )
+        kept = choose_filters(groups, ranked, num_removed=num_removed)
         masks = _as_masks(kept, groups)
         masks = {name: mask & state.kept[name] for name, mask in masks.items()}  # none comes back
         state = state.replace(kept=masks)
@@ -131,7 +131,7 @@ def prune_phase(run: Run, state: JobState) -> Iterator[Tick]:
         scalars["loss"] = scalars["distillation"]
         scalars["filters"] = jnp.asarray(num_filters - num_removed)
         bad = {"synthesis": jnp.where(finite, -1, index), **metrics.bad_step}
-        images = settings.batch_size * (settings.importance_batches + settings.tuning_steps)
+        images = settings.batch_size * (IMPORTANCE_BATCHES + settings.tuning_steps)
         yield Tick(state, index + 1, settings.num_removals, scalars, bad, images)
 
 
@@ -225,9 +225,9 @@ def measure_importance(
         rows = jax.random.randint(key, (settings.batch_size,), 0, pool.count)
         images = normalise(pool.samples[rows], network.mean, network.std)
         grads = jax.grad(loss_fn)(network.variables.params, images, pool.labels[rows])
-        return filter_importance(network, grads, kind=settings.importance)
+        return filter_importance(network, grads)
 
-    keys = jax.random.split(key, settings.importance_batches)
+    keys = jax.random.split(key, IMPORTANCE_BATCHES)
     return jax.tree.map(lambda scores: scores.mean(0), jax.lax.map(one, keys))
 
 
@@ -262,7 +262,7 @@ def _tune(run, state, rates, key, program):
 
 def _program(run, settings):
     no_views = AugmentConfig()
-    return StudentProgram(sgd(settings), settings.temperature, no_views, run.mesh)
+    return StudentProgram(sgd(settings), TEMPERATURE, no_views, run.mesh)
 
 
 def _as_masks(kept: Kept, groups) -> dict[str, jax.Array]:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpmi.config import Config
+from jaxpmi.config.load import ABSENT
 from jaxpmi.config.load import config_to_dict
 from jaxpmi.config.load import differing_fields
 from jaxpmi.runs.accounting import Accounts
@@ -24,6 +25,8 @@ from jaxpmi.runs.writers import summary_table
 from jaxpmi.runs.writers import to_plain
 from jaxpmi.runs.writers import write_json
 from jaxpmi.sharding import replicate
+
+SECONDS_PER_LINE = 5.0  # between progress lines
 
 
 def finished_summary(config: Config) -> dict[str, Any] | None:
@@ -60,7 +63,7 @@ class Session:
         self.saved_step = self.accounts.ticks
         self.metrics = MetricsWriter(self.workdir / "metrics.jsonl", self.accounts.ticks + 1)
         self.num_tasks = system.num_tasks(self.run)
-        self.progress = Progress(config.log_every_seconds, num_tasks=self.num_tasks)
+        self.progress = Progress(SECONDS_PER_LINE, num_tasks=self.num_tasks)
         if restored:
             position = f"task {int(self.state.task) + 1}, phase {int(self.state.phase) + 1}"
             self.progress.message(f"resuming at {position}, step {int(self.state.step)}")
@@ -161,6 +164,13 @@ def _check_workdir(workdir: Path, config: Config) -> None:
     if not path.is_file():
         return
     different = differing_fields(read_json(path), config)
+    gone = [name for name, _, new in different if new == ABSENT]
+    if gone:
+        listed = ", ".join(gone[:3]) + (f" and {len(gone) - 3} more" if len(gone) > 3 else "")
+        raise ValueError(
+            f"workdir {workdir} holds a run of another version of jaxpmi, whose settings {listed} "
+            "this one does not have; choose another --workdir, or the version that began it."
+        )
     if different:
         listed = ", ".join(f"{name} ({old!r} there, {new!r} now)" for name, old, new in different)
         raise ValueError(

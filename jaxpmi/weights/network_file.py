@@ -106,7 +106,7 @@ def load_network(path: str | os.PathLike) -> Network:
     if version <= 2:
         arrays = from_version_2(arrays, about)
     try:
-        config, kept = ModelConfig(**about["model"]), about["kept"]
+        config, kept = _model_config(about["model"]), about["kept"]
         shape, names = tuple(about["image_shape"]), tuple(about["class_names"])
     except _DAMAGE as error:
         raise _damaged(path, error) from error
@@ -127,6 +127,11 @@ def given_network(model: ModelConfig) -> Network | None:
             "Network, such as one of jaxpmi.from_nnx."
         )
     return network
+
+
+def _model_config(fields):
+    """As written; older files also say whose weights a network had."""
+    return ModelConfig(**{name: value for name, value in fields.items() if name != "weights"})
 
 
 def _build(config, kept, image_shape, class_names, has_bias):

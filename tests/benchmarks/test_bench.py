@@ -27,6 +27,7 @@ from jaxpmi.data import imagenet_class_names
 from jaxpmi.init_network import init_backbone
 from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.targets import Targets
+from jaxpmi.inversion.variants import InversionVariant
 from jaxpmi.models import efficientnet_lite
 from jaxpmi.network import Head
 from jaxpmi.network import from_blocks
@@ -149,9 +150,8 @@ def test_a_score_is_the_loss_of_refine_images(problem):
         problem.targets,
         problem.memory,
         jax.random.key(3),
-        config=FullModelConfig(
-            num_steps=6, learning_rate=0.2, clip_pixels=False, boost_weights=False
-        ),
+        config=FullModelConfig(num_steps=6, learning_rate=0.2),
+        variant=InversionVariant(clip_pixels=False, boost_weights=False),
     )
     assert got == pytest.approx(float(expected.loss), rel=1e-4)
 

@@ -247,40 +247,30 @@ def test_the_seed_decides_class_order_and_every_number(finished, tmp_path):
 SWITCHES = {
     "published": dict(
         losses__recipe="stagewise",
-        losses__combine="sum",
-        inversion__covariance="diagonal",
+        inversion__variant="resnet",
         inversion__per_layer__start="gaussian",
         inversion__per_layer__block_statistics="affine",
     ),
     "labels": dict(
-        losses__recipe="stagewise",
-        losses__combine="product",
-        losses__head_epochs=0.0,
-        losses__last_block_epochs=0.0,
+        losses__recipe="published",
         losses__tuning_epochs=0.0,
+        inversion__variant="published_resnet",
         inversion__targets="label",
         inversion__per_layer__start="gaussian",
         inversion__per_layer__block_statistics="propagated",
-        inversion__full_model__feature_weight=0.0,
         inversion__full_model__cross_entropy_weight=1.0,
     ),
     "noise": dict(
         losses__recipe="detached",
         inversion__targets="gaussian",
         inversion__per_layer__start="noise",
-        inversion__full_model__schedule="step",
-        inversion__full_model__jitter_pixels=1,
-        inversion__full_model__pixel_statistics_weight=1.0,
         inversion__full_model__total_variation_weight=0.1,
     ),
-    "search": dict(
+    "augmented": dict(
         train__augment_replay=True,
         data__augment__crop_padding=1,
         inversion__per_layer__start="inverse",
         inversion__per_layer__block_statistics="measured",
-        inversion__per_layer__search_learning_rates=(0.5, 2.0),
-        inversion__per_layer__search_statistics_weights=(1.0, 4.0),
-        inversion__per_layer__boost_weights=False,
     ),
     "transformer": dict(
         model__name="tiny_vit", train__optimiser="adamw", losses__recipe="detached"
@@ -309,18 +299,17 @@ def test_switches_of_pmi(name, tmp_path):
         n.split("/", 2)[2] for line in lines_of(tmp_path / "run") for n in line if "01/tr" in n
     }
     wanted = "all/replay_local"
-    if config.losses.recipe == "stagewise":
-        wanted = "body/product" if config.losses.combine == "product" else "body/angles"
+    if config.losses.recipe != "detached":
+        wanted = "body/product" if config.losses.recipe == "published" else "body/angles"
     assert wanted in terms
 
 
 @pytest.mark.parametrize(
-    ("shares", "wanted"),
-    [((0.5, 0.25, 0.2), "head last_block body tuning"), ((0.0, 0.5, 0.0), "last_block body")],
+    ("share", "wanted"),
+    [(0.2, "head last_block body tuning"), (0.0, "head last_block body")],
 )
-def test_stages_run_in_order_and_those_without_a_share_do_not(shares, wanted, tmp_path):
-    names = ("losses__head_epochs", "losses__last_block_epochs", "losses__tuning_epochs")
-    changes = dict(zip(names, shares, strict=True), losses__recipe="stagewise")
+def test_stages_run_in_order_and_those_without_a_share_do_not(share, wanted, tmp_path):
+    changes = {"losses__tuning_epochs": share, "losses__recipe": "stagewise"}
     run, _ = open_run(tiny_config(tmp_path, **changes))
     plan = [name for name, _ in loop.task_plan(run, 1)]
     stages = [f"train:{name}" for name in wanted.split()]

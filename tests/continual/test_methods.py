@@ -21,9 +21,7 @@ BATCH, REPLAY, WIDTH, NUM_CLASSES = 6, 4, 5, 7
 OLD = np.asarray([1, 1, 1, 0, 0, 0, 0], np.float32)
 NEW = np.asarray([0, 0, 0, 1, 1, 0, 0], np.float32)
 TRAIN = TrainConfig(learning_rate=0.2, milestones=(0.4, 0.6), schedule="cosine")
-STAGEWISE = MethodConfig(
-    recipe="stagewise", head_epochs=0.1, last_block_epochs=0.2, tuning_epochs=0.3
-)
+STAGEWISE = MethodConfig(recipe="stagewise", tuning_epochs=0.3)
 
 
 def normal(seed, *shape):
@@ -69,11 +67,11 @@ def views(replay=REPLAY):
 def all_phases():
     """Every phase that any method can have in a later task, by a name for the test."""
     cases = {}
-    configs = {"": MethodConfig(), "product-": MethodConfig(recipe="stagewise", combine="product")}
+    configs = {"": MethodConfig(), "product-": MethodConfig(recipe="published")}
     for name, method in METHODS.items():
         for prefix, config in {**configs, "stagewise-": STAGEWISE}.items():
             for phase in method.phases(TRAIN, config):
-                cases.setdefault((name, phase.loss, config.combine), (phase, config, prefix))
+                cases.setdefault((name, phase.loss, config.recipe), (phase, config, prefix))
     return {
         f"{prefix}{name}-{phase.name}": (phase, config)
         for (name, _, _), (phase, config, prefix) in cases.items()
@@ -124,7 +122,7 @@ def test_every_term_of_every_method_is_a_finite_scalar_that_trains_something(nam
         ),
         ("abd", MethodConfig(), {"local", "head", "features"}),
         ("r_dfcil", MethodConfig(), {"local", "hard_distillation", "angles"}),
-        ("pmi", MethodConfig(recipe="stagewise", combine="product"), {"product"}),
+        ("pmi", MethodConfig(recipe="published"), {"product"}),
         ("dfd", MethodConfig(), {"cross_entropy", "drift"}),
         ("vdfd", MethodConfig(), {"cross_entropy", "drift", "log_determinant"}),
     ],
@@ -183,7 +181,7 @@ def test_stages_of_the_published_recipe():
     phases = METHODS["pmi"].phases(TRAIN, STAGEWISE)
     assert [p.name for p in phases] == ["head", "last_block", "body", "tuning"]
     assert [p.trainable for p in phases] == ["head", "last_block", "body", "head"]
-    np.testing.assert_allclose([p.share for p in phases], [0.1, 0.2, 0.4, 0.3], rtol=1e-6)
+    np.testing.assert_allclose([p.share for p in phases], [0.1, 0.1, 0.5, 0.3], rtol=1e-6)
     assert [p.new_columns_only for p in phases] == [True, True, True, False]
     assert all(p.replay and not p.joint_batch for p in phases)
     rates = [p.learning_rate for p in phases]

@@ -46,7 +46,7 @@ ARCHITECTURE = chain(
     piece(resnet.ResidualBlock, 8, pool=True),
 )
 MODEL = model_of(ARCHITECTURE, small_network.SHAPE)
-TRAIN = TrainConfig(batch_size=8, replay_batch_size=8, momentum=0.9, weight_decay=0.01)
+TRAIN = TrainConfig(batch_size=8, replay_batch_size=8, weight_decay=0.01)
 STEPS, BATCH = 4, 8
 OLD = np.asarray([1, 1, 0, 0], np.float32)
 NEW = np.asarray([0, 0, 1, 0], np.float32)  # the last class is not seen yet
@@ -225,8 +225,8 @@ def test_padding_steps_do_nothing():
 
 
 def test_chunks_continue_each_other():
-    """First two steps, then the others as a chunk of their own, with noise that is per step."""
-    static = program(augment=AugmentConfig(crop_padding=1, noise_std=0.1))
+    """First two steps, then the others as a chunk of their own, with crops that are per step."""
+    static = program(augment=AugmentConfig(crop_padding=2))
     want, want_metrics = run(static, chunk_of(batches()))
     learner, first = run(static, chunk_of(batches(), count=2))
     later = [np.concatenate([part[2:], part[:2]]) for part in batches()]
@@ -236,7 +236,7 @@ def test_chunks_continue_each_other():
     assert_close(got, want, rtol=1e-4, atol=1e-5)
     total = jax.tree.map(np.add, first.terms, second.terms)
     assert_close(total, want_metrics.terms, rtol=1e-4)
-    # Without the right number of the first step the noise is another.
+    # Without the right number of the first step the crops are others.
     learner, _ = run(static, chunk_of(batches(), count=2))
     other, _ = run(static, chunk_of(later, rates=(0.2, 0.1, 0, 0), count=2), learner=learner)
     assert np.abs(other.network.head.kernel - want.network.head.kernel).max() > 1e-5
@@ -332,7 +332,7 @@ def test_real_and_synthetic_images_share_a_batch_norm_batch_only_if_asked(joint)
 def test_synthetic_images_are_augmented_only_if_asked(augment_replay):
     train = dataclasses.replace(TRAIN, augment_replay=augment_replay)
     only_replay = lambda views, config: {"replay": both(views, config)["replay"]}  # noqa: E731
-    static = program(only_replay, replay=True, train=train, augment=AugmentConfig(noise_std=0.5))
+    static = program(only_replay, replay=True, train=train, augment=AugmentConfig(crop_padding=2))
     values = [
         float(run(static, chunk_of(batches(), count=1), key=jax.random.key(s))[1].terms["replay"])
         for s in (0, 1)
@@ -366,7 +366,7 @@ def test_the_learner_is_donated():
 
 
 def test_eight_devices_train_as_one():
-    static = program(both, replay=True, augment=AugmentConfig(crop_padding=1, noise_std=0.1))
+    static = program(both, replay=True, augment=AugmentConfig(crop_padding=2))
     results = []
     for num_devices in (1, 8):
         mesh = make_mesh(num_devices)

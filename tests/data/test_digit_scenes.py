@@ -4,23 +4,26 @@ import numpy as np
 import pytest
 
 from jaxpmi.config import DataConfig
-from jaxpmi.config import DigitScenesConfig
+from jaxpmi.data import digit_scenes
 from jaxpmi.data import open_scenes
 from jaxpmi.data import open_source
 from jaxpmi.data.digit_scenes import STROKE
 from jaxpmi.data.digit_scenes import lay_out
 
 
-def opened(mode="classes", scene_size=(32, 32), **settings):
-    settings = DigitScenesConfig(**{"num_train": 80, "num_test": 40} | settings)
-    return open_scenes(
-        DataConfig(
-            source="digit_scenes",
-            scene_tasks=mode,
-            scene_size=scene_size,
-            digit_scenes=settings,
-        )
+def opened(mode="classes", scene_size=(32, 32), num_train=80, num_classes=None, **constants):
+    """Scenes of a source whose constants, such as `NUM_TEST`, are others."""
+    config = DataConfig(
+        source="digit_scenes",
+        scene_tasks=mode,
+        scene_size=scene_size,
+        num_scenes=num_train,
+        num_classes=num_classes,
     )
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ({"NUM_TEST": 40} | constants).items():
+            patch.setattr(digit_scenes, name, value)
+        return open_scenes(config)
 
 
 def every(source, split="train"):
@@ -45,14 +48,14 @@ def test_scenes_are_the_same_at_every_opening_and_differ_by_split():
 
 
 def test_classes_are_equally_frequent():
-    source = opened(num_train=2000, num_test=2000)
+    source = opened(num_train=2000, NUM_TEST=2000)
     for split in ("train", "test"):
         shares = source.shows(split)[:, 1:].mean(axis=0)
         np.testing.assert_allclose(shares, 1 - 0.9**3, atol=0.05)  # 5 standard deviations
 
 
 def test_digits_may_be_drawn_from_the_first_few():
-    source = opened(digit_classes=4)
+    source = opened(num_classes=4)
     assert source.class_names == ("background", "zero", "one", "two", "three")
     for split in ("train", "test"):
         np.testing.assert_array_equal(np.unique(every(source, split)[1]), np.arange(5))
@@ -61,7 +64,7 @@ def test_digits_may_be_drawn_from_the_first_few():
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_scene_shows_one_digit_of_its_own_split(split):
     """With one digit that fills the scene, the scene is that digit: it must be one of its split."""
-    source = opened(scene_size=(28, 28), num_digits=1, digit_size=28)
+    source = opened(scene_size=(28, 28), NUM_DIGITS=1, DIGIT_SIZE=28)
     digits = open_source(DataConfig())
     known = {
         each: {
@@ -89,9 +92,9 @@ def test_labels_are_where_the_strokes_are():
     ("scene_size", "num_digits", "side"), [((32, 32), 3, 14), ((28, 45), 6, 14), ((9, 50), 5, 9)]
 )
 def test_boxes_lie_inside_and_do_not_overlap(scene_size, num_digits, side):
-    settings = DigitScenesConfig(num_digits=num_digits, digit_size=side)
     labels = np.repeat(np.arange(10), 5)
-    layout = lay_out(labels, 500, settings, scene_size, np.random.RandomState(0))
+    random = np.random.RandomState(0)
+    layout = lay_out(labels, 500, scene_size, random, num_digits=num_digits, side=side)
     covered = np.zeros((500, *scene_size), int)
     for tops, lefts in zip(layout.tops.T, layout.lefts.T, strict=True):
         for scene, (top, left) in enumerate(zip(tops, lefts, strict=True)):
@@ -126,8 +129,8 @@ def test_domains_are_grounds_that_take_turns():
 
 
 def test_digits_that_do_not_fit_are_an_error():
-    assert opened(num_digits=4, digit_size=16).size("train") == 80  # fills the scene
+    assert opened(NUM_DIGITS=4, DIGIT_SIZE=16).size("train") == 80  # fills the scene
     with pytest.raises(ValueError, match="5 digits of 16x16 pixels .* room for 4 without overlap"):
-        opened(num_digits=5, digit_size=16)
+        opened(NUM_DIGITS=5, DIGIT_SIZE=16)
     with pytest.raises(ValueError, match="fit a scene of 32x32, which has room for 0"):
-        opened(num_digits=1, digit_size=33)
+        opened(NUM_DIGITS=1, DIGIT_SIZE=33)

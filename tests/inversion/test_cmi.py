@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from method_case import Case
+from method_case import changed
 from rows import chain
 from rows import model_of
 from rows import piece
@@ -29,21 +31,17 @@ from jaxpmi.inversion.cmi import cmi
 from jaxpmi.inversion.cmi import init_cmi
 from jaxpmi.inversion.cmi import two_views
 from jaxpmi.inversion.synthetic import label_agreement
+from jaxpmi.inversion.variants import CmiVariant
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
 from jaxpmi.network import Head
 
-CONFIG = CmiConfig(
-    batch_size=8,
-    num_steps=12,
-    latent_dim=8,
-    channels=(8, 8, 4),
-    learning_rate=5e-3,
-    projection_dim=6,
-    bank_size=16,
-    num_negatives=12,
-    crop_padding=1,
+CASE = Case(
+    CmiConfig(batch_size=8, num_steps=12, learning_rate=5e-3, bank_size=16),
+    CmiVariant(
+        latent_dim=8, channels=(8, 8, 4), projection_dim=6, num_negatives=12, crop_padding=1
+    ),
 )
 LABELS = np.arange(8, dtype=np.int32) % 4
 STUDENT_ARCHITECTURE = chain(
@@ -59,11 +57,11 @@ def student():
     return as_network(STUDENT_MODEL, variables, head)
 
 
-def fresh(config=CONFIG, seed=0):
-    return init_cmi(trained().network, jax.random.key(seed), config=config)
+def fresh(case=CASE, seed=0):
+    return init_cmi(trained().network, jax.random.key(seed), **case._asdict())
 
 
-def call(state, seed, config=CONFIG, *, labels=LABELS, student=None):
+def call(state, seed, case=CASE, *, labels=LABELS, student=None):
     """Invert the small network once; a state of which parts are to be used again is copied.
 
     The images of the solution are not yet rounded to what is stored.
@@ -71,7 +69,7 @@ def call(state, seed, config=CONFIG, *, labels=LABELS, student=None):
     state, network = jax.tree.map(jnp.array, state), trained().network
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cmi_module, "as_stored", lambda network, solution, labels: solution)
-        return cmi(state, network, labels, jax.random.key(seed), config=config, student=student)
+        return cmi(state, network, labels, jax.random.key(seed), **case._asdict(), student=student)
 
 
 @functools.cache
@@ -105,7 +103,9 @@ def test_images_are_valid_and_the_loss_is_that_of_the_best_step():
 
 def test_images_are_returned_as_they_are_stored_with_the_share_that_is_right():
     network, want = trained().network, calls()[0][1]
-    state, got = cmi(fresh(), network, LABELS, jax.random.key(0), config=CONFIG, student=student())
+    state, got = cmi(
+        fresh(), network, LABELS, jax.random.key(0), **CASE._asdict(), student=student()
+    )
     assert got.images.dtype == np.uint8 and got.images.std() > 1
     np.testing.assert_array_equal(got.images, denormalise(want.x, MEAN, STD))
     np.testing.assert_array_equal(got.losses, want.losses)
@@ -127,12 +127,12 @@ def test_the_bank_remembers_the_best_images_and_the_head_goes_on():
 
 def test_the_generator_goes_on_only_where_it_is_asked_to():
     assert fresh().generator == () and calls()[0][0].generator == ()
-    config = dataclasses.replace(CONFIG, generator_start="last", num_steps=40)
+    config = changed(CASE, keeps_generator=True, num_steps=40)
     begin = fresh(config)
     one, first = call(begin, 0, config)
     two, second = call(one, 1, config)
     assert second.losses[0] < 0.9 * first.losses[0]
-    still = dataclasses.replace(config, learning_rate=0.0)
+    still = changed(config, learning_rate=0.0)
     unmoved, _ = call(one, 2, still)
     changes = [
         np.abs(a["linear"] - b["linear"]).max()
@@ -144,7 +144,7 @@ def test_the_generator_goes_on_only_where_it_is_asked_to():
 
 def test_rows_of_the_bank_are_statistics_of_a_local_and_of_the_global_view():
     """With a global view that is the image itself, the second half of a row is the image's own."""
-    config = dataclasses.replace(CONFIG, crop_padding=0, local_scale=(0.2, 0.4), num_steps=3)
+    config = changed(CASE, crop_padding=0, local_scale=(0.2, 0.4), num_steps=3)
     state, solution = call(fresh(config), 1, config)
     want = np.asarray(embed(solution.x))
     local, whole = np.split(np.asarray(state.bank.rows[:8]), 2, axis=1)
@@ -176,7 +176,7 @@ def test_every_call_starts_afresh_and_the_key_decides():
 
 
 def test_longer_runs_find_the_labels_without_a_student():
-    config = dataclasses.replace(CONFIG, num_steps=150, learning_rate=2e-2)
+    config = changed(CASE, num_steps=150, learning_rate=2e-2)
     net = trained().network
     _, solution = call(fresh(config), 3, config)
     assert set(solution.terms) == {"statistics", "cross_entropy", "contrastive"}
@@ -188,7 +188,7 @@ def test_longer_runs_find_the_labels_without_a_student():
 def test_views():
     rng = np.random.default_rng(0)
     pixels = jnp.asarray(rng.uniform(0.2, 1.0, (64, *SHAPE)), jnp.float32)
-    views = np.asarray(two_views(pixels, jax.random.key(0), CONFIG))
+    views = np.asarray(two_views(pixels, jax.random.key(0), *CASE))
     assert views.shape == (128, *SHAPE) and views.min() >= 0.0 and views.max() <= 1.0
     whole, local = views[:64], views[64:]
     corners = [(i, j) for i in range(3) for j in range(3)]
@@ -201,10 +201,10 @@ def test_views():
     # A border is black: -mean / std in normalised units.
     black = latent_search.to_normalised(jnp.asarray(whole), MEAN, STD)[whole == 0.0]
     np.testing.assert_allclose(black, -MEAN[0] / STD[0], rtol=1e-5)
-    same = dataclasses.replace(CONFIG, crop_padding=0, local_scale=(1.0, 1.0))
-    views = two_views(pixels, jax.random.key(0), same)
+    same = changed(CASE, crop_padding=0, local_scale=(1.0, 1.0))
+    views = two_views(pixels, jax.random.key(0), *same)
     np.testing.assert_allclose(views, jnp.concatenate([pixels, pixels]), atol=1e-6)
-    mirrored = two_views(pixels, jax.random.key(0), dataclasses.replace(same, flip=True))
+    mirrored = two_views(pixels, jax.random.key(0), *changed(same, flip=True))
     flipped = np.abs(mirrored - jnp.concatenate([pixels, pixels])[:, :, ::-1]).max((1, 2, 3)) < 1e-5
     assert 40 < flipped.sum() < 88 and (flipped[:64] != flipped[64:]).any()
 
@@ -229,8 +229,11 @@ def test_terms_of_the_networks():
 
 
 def test_weights_of_0_and_no_student_leave_terms_out():
-    assert latent_search.term_weights(CONFIG, None) == {"statistics": 1.0, "cross_entropy": 1.0}
-    config = dataclasses.replace(CONFIG, statistics_weight=0.0, adversarial_weight=0.7)
+    assert latent_search.term_weights(CASE.config, None) == {
+        "statistics": 1.0,
+        "cross_entropy": 1.0,
+    }
+    config = dataclasses.replace(CASE.config, statistics_weight=0.0, adversarial_weight=0.7)
     weights = latent_search.term_weights(config, student())
     assert weights == {"cross_entropy": 1.0, "adversarial": 0.7}
 
@@ -239,10 +242,10 @@ def test_a_transformer_is_inverted_too():
     model = sized(vit.vision_transformer, patch_size=4, width=8, depth=2, num_heads=2, features=5)
     kernel = jnp.ones((5, 4)) * jnp.arange(4.0)[None]
     network = fresh_network(model).replace(head=Head(kernel))
-    config = dataclasses.replace(CONFIG, num_steps=3)
-    state = init_cmi(network, jax.random.key(0), config=config)
+    config = changed(CASE, num_steps=3)
+    state = init_cmi(network, jax.random.key(0), **config._asdict())
     assert state.bank.rows.shape == (16, 2 * 2 * 2 * 8)  # two layers of two blocks
-    state, synthetic = cmi(state, network, LABELS, jax.random.key(0), config=config)
+    state, synthetic = cmi(state, network, LABELS, jax.random.key(0), **config._asdict())
     assert bool(synthetic.finite) and synthetic.terms["statistics"] > 0.0
 
 
@@ -254,9 +257,10 @@ def test_a_batch_that_does_not_fill_the_bank_is_an_error():
 def test_every_part_has_an_adam_and_a_rate_of_its_own():
     """Moments decay by 0.5 but in the projection head; a first step is as long as its rate."""
     names = ("generator", "latents", "projection")
-    config = dataclasses.replace(CONFIG, learning_rate=0.1, latent_learning_rate=0.3)
-    assert latent_search.part_rates(config, names) == dict(zip(names, (0.1, 0.3, 0.1), strict=True))
-    assert latent_search.part_rates(CONFIG, names) == dict.fromkeys(names, 5e-3)
+    case = changed(CASE, learning_rate=0.1, latent_rate_factor=3.0)
+    rates = latent_search.part_rates(*case, names)
+    np.testing.assert_allclose([rates[name] for name in names], [0.1, 0.3, 0.1])
+    assert latent_search.part_rates(*CASE, names) == dict.fromkeys(names, 5e-3)
     tx, parts = latent_search.by_part(latent_search.adams(names)), dict.fromkeys(names, jnp.ones(2))
     updates, state = tx.update(parts, tx.init(parts))
     for name, decay in zip(names, (0.5, 0.5, 0.9), strict=True):

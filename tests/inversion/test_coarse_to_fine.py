@@ -21,10 +21,10 @@ def token_embedding(height, width, dim):
 BLOCK, _, _ = token_embedding(1, 1, 8)  # equal for all sizes, which are those of its parameters
 
 
-def config_of(num_steps, learning_rate=0.1, **options):
+def config_of(num_steps, learning_rate=0.1):
     return PerLayerConfig(
         start="gaussian", learning_rate=learning_rate, statistics_weight=0.01,
-        coarse_to_fine_steps=num_steps, **options,
+        coarse_to_fine_steps=num_steps,
     )  # fmt: skip
 
 
@@ -60,12 +60,20 @@ def problem(height, width, dim=8):
     return params, truth, start, target
 
 
-def solve(height, width, num_steps, **options):
+def solve(height, width, num_steps, iterate="best", **options):
     params, truth, start, target = problem(height, width)
     moments = input_moments(BLOCK, truth)
     config = config_of(num_steps, **options)
     solution = invert_coarse_to_fine(
-        params, {}, start, target, moments, jax.random.key(1), block=BLOCK, config=config
+        params,
+        {},
+        start,
+        target,
+        moments,
+        jax.random.key(1),
+        block=BLOCK,
+        config=config,
+        iterate=iterate,
     )
     return solution, params, truth, target
 
@@ -93,7 +101,7 @@ def test_a_finer_grid_starts_where_the_coarser_one_ended():
 def test_the_last_iterate_of_every_grid_goes_on_if_asked():
     """With steps so large that the last iterates are not the best."""
     best, *_ = solve(4, 4, 40, learning_rate=2.0)
-    last, params, truth, target = solve(4, 4, 40, learning_rate=2.0, coarse_to_fine_iterate="last")
+    last, params, truth, target = solve(4, 4, 40, learning_rate=2.0, iterate="last")
     np.testing.assert_array_equal(last.losses[:20], best.losses[:20])
     assert abs(float(last.losses[20] - best.losses[20])) > 0.01 * float(best.losses[20])
     output, _ = BLOCK.apply(params, {}, last.x)

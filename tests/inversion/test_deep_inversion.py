@@ -1,12 +1,14 @@
 """DeepInversion's views, stages and competition against the formulas written out in numpy."""
 
-import dataclasses
 import functools
+import typing
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from method_case import Case
+from method_case import changed
 from rows import chain
 from rows import model_of
 from rows import piece
@@ -16,6 +18,7 @@ from small_network import fresh_network
 from jaxpmi.augment import denormalise
 from jaxpmi.augment import pixel_range
 from jaxpmi.config import DeepInversionConfig
+from jaxpmi.config.settings import annotations
 from jaxpmi.inversion import deep_inversion as di
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion import priors
@@ -24,6 +27,8 @@ from jaxpmi.inversion.deep_inversion import first_images
 from jaxpmi.inversion.deep_inversion import noise_start
 from jaxpmi.inversion.deep_inversion import random_view
 from jaxpmi.inversion.synthetic import label_agreement
+from jaxpmi.inversion.variants import DEEP_INVERSION_VARIANTS
+from jaxpmi.inversion.variants import DeepInversionVariant
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
 from jaxpmi.sharding import make_mesh
@@ -38,16 +43,18 @@ LABELS = np.arange(BATCH, dtype=np.int32) % NUM_CLASSES
 MEAN, STD = np.asarray([0.4, 0.2], np.float32), np.asarray([0.4, 0.4], np.float32)
 LOW, HIGH = (np.asarray(limit) for limit in pixel_range(MEAN, STD))  # [-1, -0.5], [1.5, 2]
 KEY = jax.random.key(0)
-OFF = DeepInversionConfig(
-    stage_steps=(3,),
-    cross_entropy_weight=0.0,
-    statistics_weight=0.0,
-    total_variation_weight=0.0,
-    jitter_pixels=0,
-    clip_pixels=False,
+OFF = Case(
+    DeepInversionConfig(
+        stage_steps=(3,),
+        cross_entropy_weight=0.0,
+        statistics_weight=0.0,
+        total_variation_weight=0.0,
+        jitter_pixels=0,
+    ),
+    DeepInversionVariant(clip_pixels=False),
 )
-PLAIN = dataclasses.replace(OFF, cross_entropy_weight=1.0, statistics_weight=0.1)
-WAVES = dataclasses.replace(PLAIN, parameters="spectrum")
+PLAIN = changed(OFF, cross_entropy_weight=1.0, statistics_weight=0.1)
+WAVES = changed(PLAIN, parameters="spectrum")
 
 
 def normal(seed, *shape):
@@ -68,17 +75,25 @@ def classifier(model=MODEL, seed=0):
 STUDENT = functools.partial(classifier, STUDENT_MODEL, 7)
 
 
-def invert(config, start=None, key=KEY, labels=LABELS, compete=False, **options):
+def invert(case, start=None, key=KEY, labels=LABELS, compete=False, **options):
     """The solution of `deep_inversion`, whose images are not yet rounded to what is stored."""
     start = jnp.asarray(normal(1, BATCH, *SHAPE) if start is None else start)
     options |= {"student": STUDENT()} if compete else {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(di, "as_stored", lambda network, solution, labels, **rest: solution)
-        return deep_inversion(classifier(), labels, key, config=config, start=start, **options)
+        return deep_inversion(classifier(), labels, key, **case._asdict(), start=start, **options)
 
 
-def changed(config=OFF, **options):
-    return dataclasses.replace(config, **options)
+@pytest.fixture
+def scales(monkeypatch):
+    """Sets what views are averaged down by, whatever the number of stages says."""
+
+    def use(*scales):
+        monkeypatch.setattr(di, "stage_scales", lambda config: scales)
+        di._solve.clear_cache()  # of other scales
+
+    yield use
+    di._solve.clear_cache()
 
 
 def logits_of(x, network=None):
@@ -121,10 +136,11 @@ def test_the_shift_is_given_at_full_resolution():
     assert shifts == set(range(-2, 3))
 
 
-def test_averaging_pixels():
+def test_averaging_pixels(scales):
     noise = normal(0, 16, 64, 64, 3)
     np.testing.assert_allclose(random_view(noise, KEY, scale=2).std(), 0.5, rtol=0.01)
-    config = changed(PLAIN, stage_scales=(2,), stage_steps=(1,), iterate="last")
+    scales(2)
+    config = changed(PLAIN, stage_steps=(1,), iterate="last")
     x = normal(1, BATCH, *SHAPE)
     step = np.asarray(invert(config, x).x) - x
     cells = step.reshape(BATCH, 4, 2, 4, 2, 2)
@@ -135,9 +151,10 @@ def test_averaging_pixels():
 
 
 @pytest.mark.parametrize(("kind", "norm"), [("augmented", "batch_l2"), ("plain", "l1")])
-def test_the_smoothness_is_that_of_the_view_unless_asked_otherwise(kind, norm):
+def test_the_smoothness_is_that_of_the_view_unless_asked_otherwise(scales, kind, norm):
+    scales(2)
     x = normal(1, BATCH, *SHAPE)
-    config = changed(total_variation_weight=2.0, total_variation_norm=norm, stage_scales=(2,))
+    config = changed(OFF, total_variation_weight=2.0, total_variation_norm=norm)
     loss = invert(changed(config, total_variation_view=kind), x).losses[0]
     images = jnp.asarray(x) if kind == "plain" else random_view(x, KEY, scale=2)
     np.testing.assert_allclose(loss, 2.0 * priors.total_variation(images, norm=norm), rtol=1e-5)
@@ -171,7 +188,7 @@ def test_crops_are_what_the_network_sees():
 @pytest.mark.parametrize("form", ["paper", "reference", "negative"])
 def test_the_competition_is_with_the_student_as_it_is_in_use(form):
     x = normal(1, BATCH, *SHAPE)
-    config = changed(competition_weight=2.0, competition=form)
+    config = changed(OFF, competition_weight=2.0, competition=form)
     pair = logits_of(x, STUDENT()), logits_of(x)
     p, q = (softmax(z / 3.0) for z in pair)
     m = (p + q) / 2
@@ -207,7 +224,7 @@ def test_images_are_returned_as_they_are_stored_with_the_share_that_is_right():
     config = changed(PLAIN, stage_steps=(30,), clip_pixels=True, learning_rate=0.05)
     key_start, key = jax.random.split(KEY)
     want = invert(config, noise_start(jnp.asarray(LABELS), key_start, image_shape=SHAPE), key)
-    got = deep_inversion(classifier(), LABELS, KEY, config=config)
+    got = deep_inversion(classifier(), LABELS, KEY, **config._asdict())
     assert got.images.dtype == np.uint8
     np.testing.assert_array_equal(got.images, denormalise(want.x, MEAN, STD))
     np.testing.assert_array_equal(got.losses, want.losses)
@@ -217,7 +234,7 @@ def test_images_are_returned_as_they_are_stored_with_the_share_that_is_right():
 
 def test_the_key_decides_the_views_of_every_stage():
     still = {"jitter_pixels": 2, "learning_rate": 1e-9}  # the views alone differ
-    config = changed(PLAIN, **still, stage_scales=(1, 1), stage_steps=(3, 3))
+    config = changed(PLAIN, **still, stage_steps=(3, 3))
     same, again, other = (
         invert(config, key=jax.random.key(k)).losses.reshape(2, 3) for k in (0, 0, 1)
     )
@@ -227,7 +244,7 @@ def test_the_key_decides_the_views_of_every_stage():
 
 
 def test_a_loss_that_is_not_finite_is_told():
-    config = changed(PLAIN, stage_scales=(1, 1), stage_steps=(1, 1))
+    config = changed(PLAIN, stage_steps=(1, 1))
     start = normal(1, BATCH, *SHAPE)
     start[0, 0, 0, 0] = np.nan
     assert not bool(invert(config, start).finite)
@@ -241,6 +258,7 @@ def test_cross_entropy_alone_is_adam_on_its_gradient(betas):
 
     x, m, v = normal(1, BATCH, *SHAPE), 0.0, 0.0
     config = changed(
+        OFF,
         cross_entropy_weight=1.0,
         adam_betas=betas,
         iterate="last",
@@ -262,7 +280,7 @@ def test_cross_entropy_alone_is_adam_on_its_gradient(betas):
 def test_all_terms_are_weighted_and_added(unit):
     x = normal(1, BATCH, *SHAPE)
     weights = {"cross_entropy": 1.0, "statistics": 0.5, "total_variation": 0.1, "pixel_norm": 2.0}
-    config = changed(**{f"{k}_weight": w for k, w in weights.items()}, stage_steps=(1,))
+    config = changed(OFF, **{f"{k}_weight": w for k, w in weights.items()}, stage_steps=(1,))
     config = changed(config, first_statistics_factor=10.0, statistics_distance=unit)
     solution = invert(changed(config, pixel_norm="batch"), x)
     assert set(solution.terms) == set(weights), "terms of weight 0 are left out"
@@ -281,22 +299,19 @@ def test_all_terms_are_weighted_and_added(unit):
     np.testing.assert_allclose(solution.loss, sum(weights[k] * want[k] for k in want), rtol=1e-4)
 
 
-def test_no_gradient_goes_through_a_detached_student():
-    """Nor into its parameters ever: images alone are optimised."""
+def test_gradients_go_through_the_student_but_not_into_it():
+    """Images alone are optimised."""
     x, kept = normal(1, BATCH, *SHAPE), jax.tree.map(np.array, STUDENT())
-    config = changed(competition_weight=1.0, stage_steps=(1,), iterate="last", learning_rate=1e3)
+    config = changed(
+        OFF, competition_weight=1.0, stage_steps=(1,), iterate="last", learning_rate=1e3
+    )
+
+    def loss(x):
+        return 1.0 - objectives.jensen_shannon(logits_of(x, STUDENT()), logits_of(x), 3.0)
+
     # One step of Adam whose size is 1e3 times sign: its direction is the gradient's.
-    held = logits_of(x, STUDENT())
-
-    def loss(x, detach):
-        others = held if detach else logits_of(x, STUDENT())
-        return 1.0 - objectives.jensen_shannon(others, logits_of(x), 3.0)
-
-    for detach in (True, False):
-        step = invert(changed(config, detach_student=detach), x, compete=True).x - x
-        grads = [np.asarray(jax.grad(loss)(x, kind)) for kind in (detach, not detach)]
-        agree = [(np.sign(step) == -np.sign(grad))[np.abs(grad) > 1e-6].mean() for grad in grads]
-        assert agree[0] > 0.99 > agree[1]
+    step, grad = invert(config, x, compete=True).x - x, np.asarray(jax.grad(loss)(x))
+    assert (np.sign(step) == -np.sign(grad))[np.abs(grad) > 1e-6].mean() > 0.99
     for before, after in zip(jax.tree.leaves(kept), jax.tree.leaves(STUDENT()), strict=True):
         np.testing.assert_array_equal(before, after)
 
@@ -312,8 +327,8 @@ def test_every_stage_keeps_its_own_best_iterate(compare):
     Steps of 0.4 overshoot the best of the second stage as well: |x| falls from 2.4 and rises again.
     """
     config = changed(
+        OFF,
         pixel_norm_weight=1.0,
-        stage_scales=(2, 1),
         stage_steps=(3, 12),
         learning_rate=0.4,
         compare_stages=compare,
@@ -328,10 +343,9 @@ def test_every_stage_keeps_its_own_best_iterate(compare):
     np.testing.assert_array_equal(solution.terms["pixel_norm"], solution.loss)
 
 
-def test_the_last_iterate_is_returned_and_goes_on_if_asked():
-    config = changed(
-        pixel_norm_weight=1.0, stage_scales=(1, 1), stage_steps=(12, 1), learning_rate=0.4
-    )
+def test_the_last_iterate_is_returned_and_goes_on_if_asked(scales):
+    scales(1, 1)
+    config = changed(OFF, pixel_norm_weight=1.0, stage_steps=(12, 1), learning_rate=0.4)
     best, last = (invert(changed(config, iterate=i), CHECKERBOARD) for i in ("best", "last"))
     np.testing.assert_array_equal(best.losses[:12], last.losses[:12])
     np.testing.assert_array_equal(best.losses[12], best.losses[:12].min())
@@ -341,7 +355,7 @@ def test_the_last_iterate_is_returned_and_goes_on_if_asked():
 def test_unknown_classes_have_no_say():
     x, mask = normal(1, BATCH, *SHAPE), np.asarray([True, False, True])
     solution = invert(
-        changed(cross_entropy_weight=1.0), x, labels=2 * (LABELS // 2), class_mask=mask
+        changed(OFF, cross_entropy_weight=1.0), x, labels=2 * (LABELS // 2), class_mask=mask
     )
     log = np.log(softmax(logits_of(x)[:, mask]))[np.arange(BATCH), LABELS // 2]
     np.testing.assert_allclose(solution.losses[0], -log.mean(), rtol=1e-4)
@@ -409,8 +423,10 @@ def test_noise_is_born_where_its_labels_are():
 def test_first_images_suit_what_is_moved():
     labels = shard_batch(np.zeros(64, np.int32), make_mesh(8))
     draw = functools.partial(first_images, classifier(), labels, KEY)
-    np.testing.assert_array_equal(draw(config=PLAIN), noise_start(labels, KEY, image_shape=SHAPE))
-    grey = draw(config=changed(PLAIN, parameters="spectrum"))
+    np.testing.assert_array_equal(
+        draw(variant=PLAIN.variant), noise_start(labels, KEY, image_shape=SHAPE)
+    )
+    grey = draw(variant=WAVES.variant)
     assert grey.addressable_shards[0].data.shape == (8, *SHAPE)
     far = np.abs(np.asarray(grey) - (LOW + HIGH) / 2) / (HIGH - LOW)
     assert 0 < far.max() < 0.05
@@ -433,9 +449,10 @@ def test_waves_descend_from_any_start_to_valid_images(scope):
     np.testing.assert_allclose(again.loss, solution.loss, rtol=1e-4)
 
 
-def test_waves_of_several_stages_go_on_where_the_last_ended():
-    start = first_images(classifier(), jnp.asarray(LABELS), KEY, config=WAVES)
-    config = changed(WAVES, stage_scales=(1, 1), stage_steps=(20, 2))
+def test_waves_of_several_stages_go_on_where_the_last_ended(scales):
+    scales(1, 1)
+    start = first_images(classifier(), jnp.asarray(LABELS), KEY, variant=WAVES.variant)
+    config = changed(WAVES, stage_steps=(20, 2))
     first, second = np.split(np.asarray(invert(config, start).losses), [20])
     np.testing.assert_allclose(second[0], first.min(), rtol=1e-4)
 
@@ -455,8 +472,8 @@ def test_new_data_is_not_compiled_again():
     [
         ({}, LABELS + 1, "labels range from 1 to 3, but the network has 3 classes, 0 to 2"),
         ({}, LABELS - 1, "labels range from -1 to 1, but"),
-        ({"stage_steps": (1, 2)}, LABELS, "must have one entry per stage"),
-        ({"stage_scales": (3,)}, LABELS, "images of 8 x 8 pixels cannot be averaged down by"),
+        ({"stage_steps": ()}, LABELS, "has no stage"),
+        ({"stage_steps": (1,) * 5}, LABELS, "of 8 x 8 pixels cannot be averaged down by 16 in"),
         ({"cross_entropy_weight": 0.0, "statistics_weight": 0.0}, LABELS, "every weight"),
         ({"competition_weight": 1.0}, LABELS, "competition_weight=1 needs a network to compete"),
     ],
@@ -475,3 +492,16 @@ def test_inside_a_trace_nothing_is_known_of_devices():
     config = changed(PLAIN, statistics_scope="device")
     with pytest.raises(ValueError, match="needs to know on which devices the images lie"):
         jax.jit(functools.partial(invert, config))(normal(1, BATCH, *SHAPE))
+
+
+# Variants.
+
+
+def test_every_variant_has_a_row_and_works():
+    """On two images, for a step of two stages, with every term there is."""
+    names = typing.get_args(annotations(DeepInversionConfig)["variant"][0])
+    assert names == tuple(DEEP_INVERSION_VARIANTS)
+    for name in names:
+        config = DeepInversionConfig(variant=name, stage_steps=(1, 1), competition_weight=1.0)
+        made = deep_inversion(classifier(), LABELS, KEY, config=config, student=STUDENT())
+        assert bool(made.finite) and made.images.shape == (BATCH, *SHAPE)

@@ -12,11 +12,11 @@ from rows import piece
 from rows import sized
 from rows import variables_of
 
-from jaxpmi.config import DeepInversionConfig
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion import priors
 from jaxpmi.inversion.deep_inversion import competition
 from jaxpmi.inversion.deep_inversion import learning_rates
+from jaxpmi.inversion.variants import DEEP_INVERSION_VARIANTS
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
@@ -204,13 +204,10 @@ def test_reference_divergence_numbers():
         np.testing.assert_allclose(
             objectives.reference_divergence(*pair, 3.0), 1.6144631, rtol=1e-6
         )
-        config = DeepInversionConfig(competition="reference")
-        assert competition(*pair, config=config) == 0.0
-        np.testing.assert_allclose(
-            competition(*pair, config=DeepInversionConfig(competition="negative")),
-            -1.6144631,
-            rtol=1e-6,
-        )
+        for name in ("published_cifar", "published_imagenet"):
+            assert competition(*pair, variant=DEEP_INVERSION_VARIANTS[name]) == 0.0
+        port = DEEP_INVERSION_VARIANTS["published_cmi"]
+        np.testing.assert_allclose(competition(*pair, variant=port), -1.6144631, rtol=1e-6)
     # One-hot against even: the middle (.75, .25) is that of the probabilities before clamping.
     value = objectives.reference_divergence(jnp.asarray([[100.0, 0.0]]), jnp.zeros((1, 2)), 1.0)
     m, p, q = np.asarray([0.75, 0.25]), np.asarray([0.99, 0.01]), 0.5
@@ -223,9 +220,10 @@ def test_reference_divergence_numbers():
 
 
 def test_the_published_schedule():
-    config = DeepInversionConfig(learning_rate=0.25, warmup_steps=100, schedule="cosine")
-    rates = np.asarray(learning_rates(config, 2000))
+    variant = DEEP_INVERSION_VARIANTS["published_imagenet"]
+    rates = np.asarray(learning_rates(0.25, 2000, variant=variant))
     want = [0.0025, 0.125, 0.25, 0.25, 0.125, 1.71e-7]
     np.testing.assert_allclose(rates[[0, 49, 99, 100, 1050, 1999]], want, rtol=1e-3)
-    constant = np.asarray(learning_rates(DeepInversionConfig(learning_rate=0.05), 4))
+    variant = DEEP_INVERSION_VARIANTS["published_cifar"]
+    constant = np.asarray(learning_rates(0.05, 4, variant=variant))
     np.testing.assert_allclose(constant, 0.05, rtol=1e-6)

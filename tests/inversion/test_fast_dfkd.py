@@ -1,10 +1,11 @@
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from method_case import Case
+from method_case import changed
 from small_network import MEAN
 from small_network import STD
 from small_network import trained
@@ -16,19 +17,20 @@ from jaxpmi.inversion import objectives
 from jaxpmi.inversion.latent_search import to_normalised
 from jaxpmi.inversion.pixel_generator import generate_pixels
 from jaxpmi.inversion.synthetic import label_agreement
+from jaxpmi.inversion.variants import CmiVariant
 from jaxpmi.models import blockwise
 from jaxpmi.network import Head
 
-CONFIG = CmiConfig(
-    num_steps=1,
-    latent_dim=8,
-    channels=(8, 8, 4),
-    learning_rate=1e-2,
-    latent_learning_rate=3e-2,
-    crop_padding=0,  # views are the images
-    statistics_weight=1.0,
-    adversarial_warmup_calls=2,
-    reset_call=50,
+CASE = Case(
+    CmiConfig(num_steps=1, learning_rate=1e-2),
+    CmiVariant(
+        latent_dim=8,
+        channels=(8, 8, 4),
+        latent_rate_factor=3.0,
+        crop_padding=0,  # views are the images
+        adversarial_warmup_calls=2,
+        reset_call=50,
+    ),
 )
 LABELS = np.arange(8, dtype=np.int32) % 4
 
@@ -36,15 +38,15 @@ LABELS = np.arange(8, dtype=np.int32) % 4
 @functools.cache
 def fresh():
     """Before any call; copied before it is used, which donates it."""
-    return fast.init_fast_dfkd(trained().network, jax.random.key(0), config=CONFIG)
+    return fast.init_fast_dfkd(trained().network, jax.random.key(0), **CASE._asdict())
 
 
-def call(state, seed, config=CONFIG, student=None):
+def call(state, seed, case=CASE, student=None):
     """The next state, and the solution, whose images are not yet rounded to what is stored."""
     state, network, key = jax.tree.map(jnp.array, state), trained().network, jax.random.key(seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fast, "as_stored", lambda network, solution, labels: solution)
-        return fast.fast_dfkd(state, network, LABELS, key, config=config, student=student)
+        return fast.fast_dfkd(state, network, LABELS, key, **case._asdict(), student=student)
 
 
 def latents(seed):
@@ -86,7 +88,7 @@ def test_the_first_call_has_the_plain_loss():
 def test_images_are_returned_as_they_are_stored_with_the_share_that_is_right():
     network, (_, want) = trained().network, call(fresh(), 1)
     start = jax.tree.map(jnp.array, fresh())
-    _, got = fast.fast_dfkd(start, network, LABELS, jax.random.key(1), config=CONFIG)
+    _, got = fast.fast_dfkd(start, network, LABELS, jax.random.key(1), **CASE._asdict())
     assert got.images.dtype == np.uint8 and got.images.std() > 1
     np.testing.assert_array_equal(got.images, denormalise(want.x, MEAN, STD))
     np.testing.assert_array_equal(got.losses, want.losses)
@@ -107,7 +109,7 @@ def test_statistics_are_a_moving_average_over_calls():
     distance = objectives.batch_norm_distance(net.model, want, net.variables.batch_stats)
     np.testing.assert_allclose(solution.terms["statistics"], distance, rtol=1e-3)
     # A momentum of 0 is the plain loss, whatever was before.
-    config = dataclasses.replace(CONFIG, statistics_momentum=0.0)
+    config = changed(CASE, statistics_momentum=0.0)
     _, solution = call(one, 2, config)
     np.testing.assert_allclose(solution.losses, [plain_loss(one.generator, 2)], rtol=1e-4)
 
@@ -143,35 +145,16 @@ def test_fomaml_of_one_step_has_the_gradient_at_the_start():
     np.testing.assert_allclose(move[sure], -1e-2 * np.sign(want["conv1"])[sure], rtol=1e-2)
 
 
-def test_reptile_follows_the_way_the_generator_went():
-    """In one step of Adam every weight goes the learning rate against its gradient's sign."""
-    config = dataclasses.replace(CONFIG, meta_learning="reptile")
-    state, _ = call(fresh(), 1, config)
-    want = jax.jit(jax.grad(lambda generator: plain_loss(generator, 1)))(fresh().generator)
-    sure = np.abs(want["conv1"]) > 1e-2
-    got = np.asarray(first_moments(state)["conv1"])
-    np.testing.assert_allclose(got[sure], 67.0 * 1e-2 * np.sign(want["conv1"])[sure], rtol=1e-2)
-
-
-@pytest.mark.parametrize("meta_learning", ["fomaml", "reptile"])
-def test_without_a_learning_rate_a_call_returns_the_start(meta_learning):
-    config = dataclasses.replace(
-        CONFIG,
-        num_steps=3,
-        learning_rate=0.0,
-        latent_learning_rate=0.0,
-        meta_learning=meta_learning,
-    )
+def test_without_a_learning_rate_a_call_returns_the_start():
+    config = changed(CASE, num_steps=3, learning_rate=0.0)
     state, solution = call(fresh(), 4, config)
     assert_trees_close(state.generator, fresh().generator, rtol=0, atol=0)
     np.testing.assert_allclose(solution.x, images_of(fresh().generator, 4), atol=1e-5)
     np.testing.assert_allclose(solution.losses, np.full(3, solution.losses[0]), rtol=1e-5)
-    if meta_learning == "reptile":
-        assert_trees_close(first_moments(state), jax.tree.map(jnp.zeros_like, state.generator))
 
 
 def test_fomaml_sums_the_gradients_of_all_steps():
-    config = dataclasses.replace(CONFIG, num_steps=3, learning_rate=0.0, latent_learning_rate=0.0)
+    config = changed(CASE, num_steps=3, learning_rate=0.0)
     state, _ = call(fresh(), 1, config)
     one = jax.jit(jax.grad(lambda generator: plain_loss(generator, 1)))(fresh().generator)
     want = jax.tree.map(lambda gradient: 3.0 * gradient, one)
@@ -179,12 +162,12 @@ def test_fomaml_sums_the_gradients_of_all_steps():
 
 
 def test_the_first_layer_is_drawn_anew_at_its_call():
-    config = dataclasses.replace(CONFIG, reset_call=5, learning_rate=0.0)
+    config = changed(CASE, reset_call=5, learning_rate=0.0)
     for calls_before, redrawn in ((5, False), (6, True), (7, False)):
         state, _ = call(fresh()._replace(num_calls=jnp.asarray(calls_before)), 1, config)
         assert state.num_calls == calls_before + 1
-        changed = np.abs(state.generator["linear"] - fresh().generator["linear"]).max() > 1e-3
-        assert changed == redrawn
+        moved = np.abs(state.generator["linear"] - fresh().generator["linear"]).max() > 1e-3
+        assert moved == redrawn
         np.testing.assert_array_equal(state.generator["conv1"], fresh().generator["conv1"])
 
 
@@ -192,7 +175,7 @@ def test_the_student_counts_from_its_call_on():
     """A student that is sure of less than the teacher, of whose classes it names every one."""
     network = trained().network
     student = network.replace(head=Head(0.5 * network.head.kernel))
-    config = dataclasses.replace(CONFIG, adversarial_weight=10.0)
+    config = changed(CASE, adversarial_weight=10.0)
     for calls_before, weight in ((0, 0.0), (1, 10.0), (5, 10.0)):
         state = fresh()._replace(num_calls=jnp.asarray(calls_before))
         _, solution = call(state, 1, config, student)
@@ -203,7 +186,7 @@ def test_the_student_counts_from_its_call_on():
 
 
 def test_a_learned_start_is_better_than_a_fresh_one():
-    config = dataclasses.replace(CONFIG, num_steps=2)
+    config = changed(CASE, num_steps=2)
     state, losses = fresh(), []
     for seed in range(25):
         state, solution = call(state, seed, config)

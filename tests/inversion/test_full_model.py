@@ -1,10 +1,11 @@
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from method_case import Case
+from method_case import changed
 from rows import chain
 from rows import model_of
 from rows import piece
@@ -19,25 +20,22 @@ from jaxpmi.inversion import priors
 from jaxpmi.inversion.full_model import learning_rates
 from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.targets import Targets
+from jaxpmi.inversion.variants import INVERSION_VARIANTS
+from jaxpmi.inversion.variants import InversionVariant
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
 from jaxpmi.network import Head
 from jaxpmi.remember import empty_memory
-from jaxpmi.types import Moments
 
 SHAPE, NUM_CLASSES, BATCH = (8, 8, 2), 3, 6
 ARCHITECTURE = chain(piece(resnet.Stem, 3), piece(resnet.ResidualBlock, 4, stride=2, pool=True))
 MODEL = model_of(ARCHITECTURE, SHAPE)
-PUBLISHED = FullModelConfig(num_steps=160, learning_rate=0.4, warmup_steps=5, schedule="step")
-OFF = FullModelConfig(
-    num_steps=12,
-    learning_rate=0.1,
-    feature_weight=0.0,
-    statistics_weight=0.0,
-    boost_weights=False,
-    clip_pixels=False,
+PUBLISHED = Case(FullModelConfig(num_steps=160, learning_rate=0.4), INVERSION_VARIANTS["resnet"])
+MATCH = Case(  # of features alone
+    FullModelConfig(num_steps=12, learning_rate=0.1, statistics_weight=0.0),
+    InversionVariant(boost_weights=False, clip_pixels=False),
 )
-WEIGHTS = ("feature", "cross_entropy", "statistics", "pixel_statistics", "total_variation")
+WEIGHTS = ("cross_entropy", "statistics", "total_variation")
 MEAN, STD = np.asarray([0.4, 0.2], np.float32), np.asarray([0.4, 0.4], np.float32)
 LOW, HIGH = (np.asarray(limit) for limit in pixel_range(MEAN, STD))  # [-1, -0.5], [1.5, 2]
 KEY = jax.random.key(0)
@@ -70,17 +68,16 @@ def targets(labels=(0, 1, 1, 0, 1, 0)):
 
 def memory():
     """Of which refinement reads what is known of pixels."""
-    moments = Moments(jnp.asarray(normal(5, *SHAPE)), jnp.asarray(normal(6, *SHAPE) ** 2 + 0.1))
     histogram = jnp.ones((256, SHAPE[-1]))
     spectrum = jnp.ones((SHAPE[0], SHAPE[1] // 2 + 1, SHAPE[2]))
     empty = empty_memory(network(), InversionConfig())
-    return empty._replace(pixels=moments, histogram=histogram, spectrum=spectrum)
+    return empty._replace(histogram=histogram, spectrum=spectrum)
 
 
-def refine(config, start=None, key=KEY, goal=None):
+def refine(case, start=None, key=KEY, goal=None, **options):
     start = jnp.asarray(2.0 * normal(1, BATCH, *SHAPE)) if start is None else start
     goal = targets() if goal is None else goal
-    return refine_images(network(), start, goal, memory(), key, config=config)
+    return refine_images(network(), start, goal, memory(), key, **case._asdict(), **options)
 
 
 def unweighted_terms(x):
@@ -89,12 +86,10 @@ def unweighted_terms(x):
     out = blockwise.forward(MODEL, variables, x)
     logits = np.asarray(out.features @ goal.head.kernel, np.float64)[:, :2]  # class 2 is not seen
     picked = logits[np.arange(BATCH), np.asarray(goal.labels)]
-    batch = Moments(x.mean(0), x.var(0))
     return {
         "feature_match": np.square(out.features - goal.features).mean(),
         "cross_entropy": (np.log(np.exp(logits).sum(1)) - picked).mean(),
         "statistics": objectives.statistics_loss(out.moments, variables.batch_stats),
-        "pixel_statistics": objectives.moment_kl(batch, memory().pixels),
         "total_variation": priors.total_variation(x),
     }
 
@@ -104,15 +99,13 @@ def unweighted_terms(x):
 
 def test_the_published_schedule():
     """docs/methods/pmi.md, eq. 11: the exact sequence of the code."""
-    rates = np.asarray(learning_rates(PUBLISHED))
+    rates = np.asarray(learning_rates(*PUBLISHED))
     want = [0.08, 0.08, 0.16, 0.24, 0.32] + [0.4] * 80 + [0.2] * 40 + [0.1] * 35
     np.testing.assert_allclose(rates, want, rtol=1e-5)
 
 
 def test_a_cosine_falls_from_the_peak_to_0():
-    rates = np.asarray(
-        learning_rates(dataclasses.replace(PUBLISHED, num_steps=105, schedule="cosine"))
-    )
+    rates = np.asarray(learning_rates(*changed(PUBLISHED, num_steps=105, schedule="cosine")))
     np.testing.assert_allclose(rates[:6], [0.08, 0.08, 0.16, 0.24, 0.32, 0.4], rtol=1e-5)
     want = 0.2 * (1.0 + np.cos(np.pi * np.arange(100) / 100))
     np.testing.assert_allclose(rates[5:], want, atol=1e-6)
@@ -120,13 +113,13 @@ def test_a_cosine_falls_from_the_peak_to_0():
 
 def test_a_schedule_may_be_longer_than_the_run():
     """PMI for CLIP: 600 steps of a cosine of 2000 fall to 79 % of the peak only."""
-    clip = FullModelConfig(num_steps=600, schedule_steps=2000, learning_rate=0.01, warmup_steps=0)
-    rates = np.asarray(learning_rates(clip))
+    config = FullModelConfig(num_steps=600, learning_rate=0.01)
+    rates = np.asarray(learning_rates(config, INVERSION_VARIANTS["published_clip"]))
     assert rates.shape == (600,)
     want = 0.005 * (1.0 + np.cos(np.pi * np.arange(600) / 2000))
     np.testing.assert_allclose(rates, want, rtol=1e-5)
     np.testing.assert_allclose(rates[-1] / rates[0], 0.794, atol=1e-3)
-    step = np.asarray(learning_rates(dataclasses.replace(PUBLISHED, schedule_steps=320)))
+    step = np.asarray(learning_rates(*changed(PUBLISHED, schedule_steps=320)))
     np.testing.assert_allclose(step[5:], 0.4, rtol=1e-5)  # the halvings are still to come
 
 
@@ -135,41 +128,42 @@ def test_a_schedule_may_be_longer_than_the_run():
 def test_few_steps_have_a_schedule_too(schedule, steps):
     for warmup in (0, 1, 5):
         options = {"num_steps": steps, "warmup_steps": warmup, "schedule": schedule}
-        config = dataclasses.replace(PUBLISHED, **options)
-        rates = np.asarray(learning_rates(config))
+        rates = np.asarray(learning_rates(*changed(PUBLISHED, **options)))
         assert rates.shape == (steps,) and (rates > 0).all() and rates.max() <= 0.4 + 1e-6
 
 
 # The terms.
 
 
-@pytest.mark.parametrize("name", WEIGHTS)
+@pytest.mark.parametrize("name", ["feature_match", *WEIGHTS])
 def test_a_term_alone_has_its_value_and_falls(name):
-    config = dataclasses.replace(OFF, **{f"{name}_weight": 2.5})
+    weight = 1.0 if name == "feature_match" else 2.5
+    case = MATCH if name == "feature_match" else changed(MATCH, **{f"{name}_weight": weight})
     start = jnp.asarray(2.0 * normal(1, BATCH, *SHAPE))
-    term = "feature_match" if name == "feature" else name
-    want = float(unweighted_terms(start)[term])
-    solution = refine(config, start)
-    assert set(solution.terms) == {term}, "terms of weight 0 are left out"
-    np.testing.assert_allclose(solution.losses[0], 2.5 * want, rtol=1e-4)
-    np.testing.assert_allclose(solution.loss, 2.5 * unweighted_terms(solution.x)[term], rtol=1e-3)
+    want = float(unweighted_terms(start)[name])
+    solution = refine(case, start, labels_only=name != "feature_match")
+    assert set(solution.terms) == {name}, "terms of weight 0 are left out"
+    np.testing.assert_allclose(solution.losses[0], weight * want, rtol=1e-4)
+    np.testing.assert_allclose(
+        solution.loss, weight * unweighted_terms(solution.x)[name], rtol=1e-3
+    )
     assert solution.loss < 0.9 * solution.losses[0]
 
 
 def test_all_terms_together_are_weighted_and_added():
-    weights = dict(zip(WEIGHTS, (1.0, 0.5, 0.25, 2.0, 0.1), strict=True))
-    config = dataclasses.replace(OFF, **{f"{k}_weight": v for k, v in weights.items()}, num_steps=3)
+    weights = dict(zip(WEIGHTS, (0.5, 0.25, 0.1), strict=True))
+    case = changed(MATCH, **{f"{k}_weight": v for k, v in weights.items()}, num_steps=3)
     start = jnp.asarray(2.0 * normal(1, BATCH, *SHAPE))
     terms = unweighted_terms(start)
-    want = sum(w * t for w, t in zip(weights.values(), terms.values(), strict=True))
-    np.testing.assert_allclose(refine(config, start).losses[0], want, rtol=1e-4)
+    want = terms["feature_match"] + sum(weights[name] * terms[name] for name in WEIGHTS)
+    np.testing.assert_allclose(refine(case, start).losses[0], want, rtol=1e-4)
 
 
 def test_labels_are_reached():
-    config = dataclasses.replace(OFF, cross_entropy_weight=1.0, num_steps=60)
+    config = changed(MATCH, cross_entropy_weight=1.0, num_steps=60)
     for labels in ([0, 1, 1, 0, 1, 0], [1, 0, 0, 1, 0, 1]):
         goal = targets(labels)
-        solution = refine(config, goal=goal)
+        solution = refine(config, goal=goal, labels_only=True)
         logits = blockwise.forward(MODEL, network().variables, solution.x).features
         logits = logits @ goal.head.kernel
         np.testing.assert_array_equal(logits[:, :2].argmax(1), labels)
@@ -177,8 +171,8 @@ def test_labels_are_reached():
 
 def test_the_last_iterate_is_returned_if_asked():
     """It lies after the last update, so its loss is none of those before the steps."""
-    config = dataclasses.replace(OFF, feature_weight=1.0, learning_rate=5.0)
-    best, last = refine(config), refine(dataclasses.replace(config, iterate="last"))
+    config = changed(MATCH, learning_rate=5.0)
+    best, last = refine(config), refine(changed(config, iterate="last"))
     np.testing.assert_array_equal(best.losses, last.losses)
     assert np.abs(last.loss / np.asarray(last.losses) - 1.0).min() > 1e-3
     np.testing.assert_allclose(last.loss, unweighted_terms(last.x)["feature_match"], rtol=1e-3)
@@ -187,8 +181,8 @@ def test_the_last_iterate_is_returned_if_asked():
 def test_total_variation_has_the_norm_asked_for():
     start = jnp.asarray(2.0 * normal(1, BATCH, *SHAPE))
     want = float(priors.total_variation(start, norm="l2"))
-    config = dataclasses.replace(OFF, total_variation_weight=2.5, total_variation_norm="l2")
-    solution = refine(config, start)
+    config = changed(MATCH, total_variation_weight=2.5, total_variation_norm="l2")
+    solution = refine(config, start, labels_only=True)
     np.testing.assert_allclose(solution.losses[0], 2.5 * want, rtol=1e-4)
     assert solution.loss < 0.9 * solution.losses[0]
 
@@ -197,7 +191,7 @@ def test_total_variation_has_the_norm_asked_for():
 
 
 def test_pixels_stay_in_their_range_from_the_start_on():
-    config = dataclasses.replace(OFF, feature_weight=1.0, clip_pixels=True, num_steps=8)
+    config = changed(MATCH, clip_pixels=True, num_steps=8)
     start = 3.0 * normal(1, BATCH, *SHAPE)
     low, high = LOW.reshape(1, 1, 1, -1), HIGH.reshape(1, 1, 1, -1)
     want = float(unweighted_terms(jnp.asarray(np.clip(start, low, high)))["feature_match"])
@@ -207,59 +201,53 @@ def test_pixels_stay_in_their_range_from_the_start_on():
     assert (x >= low).all() and (x <= high).all()
     for channel in range(2):
         assert (x[..., channel] == LOW[channel]).any() and (x[..., channel] == HIGH[channel]).any()
-    free = np.asarray(refine(dataclasses.replace(config, clip_pixels=False), jnp.asarray(start)).x)
+    free = np.asarray(refine(changed(config, clip_pixels=False), jnp.asarray(start)).x)
     assert (free < low).any() and (free > high).any()
-
-
-def test_jitter_is_random_by_the_key_and_off_by_default():
-    config = dataclasses.replace(OFF, feature_weight=1.0, num_steps=4)
-    other = jax.random.key(1)
-    np.testing.assert_array_equal(refine(config).losses, refine(config, key=other).losses)
-    moved = dataclasses.replace(config, jitter_pixels=2)
-    losses = [np.asarray(refine(moved, key=key).losses) for key in (KEY, KEY, other)]
-    np.testing.assert_array_equal(losses[0], losses[1])
-    assert np.abs(losses[0] - losses[2]).max() > 1e-4
 
 
 def test_weights_are_boosted_only_if_asked():
     """From the very images of the target features that term can only grow: boosting pulls back."""
-    config = dataclasses.replace(OFF, feature_weight=1.0, statistics_weight=1.0)
+    config = changed(MATCH, statistics_weight=1.0)
     start = 2.0 * normal(1, BATCH, *SHAPE)
     features = blockwise.forward(MODEL, network().variables, start).features
     goal = targets()._replace(features=features)
     plain = refine(config, jnp.asarray(start), goal=goal)
-    config = dataclasses.replace(config, boost_weights=True)
+    config = changed(config, boost_weights=True)
     boosted = refine(config, jnp.asarray(start), goal=goal)
     np.testing.assert_array_equal(plain.losses[:2], boosted.losses[:2])
     assert boosted.terms["feature_match"] < 0.9 * plain.terms["feature_match"]
 
 
 def test_the_start_is_donated_and_new_data_is_not_compiled_again():
-    config = dataclasses.replace(OFF, feature_weight=1.0, num_steps=2)
+    config = changed(MATCH, num_steps=2)
     start = jnp.asarray(normal(1, BATCH, *SHAPE))
     refine(config, start)
     assert start.is_deleted()
     num_programs = refine_images._cache_size()
-    refine(dataclasses.replace(config), jnp.asarray(normal(2, BATCH, *SHAPE)), jax.random.key(5))
+    refine(changed(config), jnp.asarray(normal(2, BATCH, *SHAPE)), jax.random.key(5))
     assert refine_images._cache_size() == num_programs
 
 
 def test_the_spectrum_term_pulls_the_batch_to_the_real_amplitudes():
-    config = dataclasses.replace(OFF, spectrum_weight=1.0, num_steps=40, learning_rate=0.2)
+    config = changed(MATCH, spectrum_weight=1.0, num_steps=40, learning_rate=0.2)
     start = jnp.asarray(normal(1, BATCH, *SHAPE))
     before = float(priors.spectrum_distance(start, memory().spectrum))
-    after = float(priors.spectrum_distance(refine(config, jnp.copy(start)).x, memory().spectrum))
+    after = float(
+        priors.spectrum_distance(
+            refine(config, jnp.copy(start), labels_only=True).x, memory().spectrum
+        )
+    )
     assert after < 0.1 * before
 
 
 def test_the_histogram_term_pulls_pixels_to_the_real_values():
     """Uniform values between black and white; measured on every pixel, not on the sample."""
-    config = dataclasses.replace(OFF, histogram_weight=1.0, clip_pixels=True, num_steps=40)
+    config = changed(MATCH, histogram_weight=1.0, clip_pixels=True, num_steps=40)
     start = jnp.asarray(0.05 * normal(1, BATCH, *SHAPE))
 
     def distance(x):
         unit = (x - LOW.reshape(1, 1, 1, -1)) / (HIGH - LOW).reshape(1, 1, 1, -1)
         return float(priors.histogram_distance(unit.reshape(-1, 2), memory().histogram))
 
-    before, after = distance(start), distance(refine(config, jnp.copy(start)).x)
+    before, after = distance(start), distance(refine(config, jnp.copy(start), labels_only=True).x)
     assert after < 0.5 * before

@@ -24,8 +24,8 @@ from jaxpmi.inversion.per_layer import draw_start
 from jaxpmi.inversion.per_layer import invert_block
 from jaxpmi.inversion.per_layer import invert_blocks
 from jaxpmi.inversion.per_layer import propagated_block_inputs
-from jaxpmi.inversion.per_layer import search_block
 from jaxpmi.inversion.targets import Targets
+from jaxpmi.inversion.variants import InversionVariant
 from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
 from jaxpmi.network import Head
@@ -90,9 +90,8 @@ def test_a_realisable_target_is_approached_at_every_block(index):
         values[index + 1],
         moments,
         KEY,
-        (0.25, 1.0),
         block=block,
-        config=PUBLISHED,
+        config=dataclasses.replace(PUBLISHED, learning_rate=0.25 * PUBLISHED.learning_rate),
     )
     assert bool(solution.finite)
     assert solution.loss < 0.5 * solution.losses[0]
@@ -169,7 +168,7 @@ def test_without_steps_the_starts_are_chained():
     """num_steps=0: every block's input is its linear inverse, applied to the one after."""
     net, values = trained(), block_inputs()
     goal = targets(values[5], jnp.asarray(net.labels[:32]))
-    config = PerLayerConfig(start="inverse", num_steps=0, residual_scale=0.5, noise_scale=0.2)
+    config = PerLayerConfig(start="inverse", num_steps=0)
     images, solutions = invert_blocks(
         net.network,
         goal,
@@ -177,6 +176,7 @@ def test_without_steps_the_starts_are_chained():
         KEY,
         config=config,
         inverses=net.memory.inverses,
+        variant=InversionVariant(residual_scale=0.5, noise_scale=0.2),
     )
     assert solutions == []
     x = values[5]
@@ -244,68 +244,6 @@ def test_equal_blocks_share_one_compiled_program():
     # The published recipe does not match the moments of the images themselves.
     assert "input_statistics" not in solutions[-1].terms
     assert "input_statistics" in solutions[-2].terms
-
-
-def test_the_search_finds_the_best_pair_of_all():
-    weight, wanted, start = normal(0, 6, 4), normal(1, 8, 4), normal(2, 8, 6)
-    moments = Moments(jnp.full(6, 0.5), jnp.ones(6))
-    config = PerLayerConfig(
-        num_steps=12,
-        learning_rate=0.3,
-        statistics_weight=0.5,
-        search_learning_rates=(1e-4, 200.0, 1.0),
-        search_statistics_weights=(100.0, 1.0),
-    )
-    solve = functools.partial(invert_block, weight, {}, start, wanted, moments, KEY)
-    scores = {}
-    for rate in config.search_learning_rates:
-        for factor in config.search_statistics_weights:
-            terms = solve((rate, factor), block=Linear(), config=config).terms
-            score = terms["feature_match"] + 0.5 * terms["input_statistics"]
-            scores[rate, factor] = float(score)  # at the base weight, whatever the factor
-    rate, factor = search_block(
-        weight, {}, start, wanted, moments, KEY, block=Linear(), config=config
-    )
-    best = min(scores, key=scores.get)
-    assert best == (1.0, 1.0), scores
-    assert (float(rate), float(factor)) == best
-
-
-def test_an_empty_search_keeps_the_configured_values():
-    scales = search_block(
-        normal(0, 3, 3),
-        {},
-        normal(1, 2, 3),
-        normal(2, 2, 3),
-        Moments(jnp.zeros(3), jnp.ones(3)),
-        KEY,
-        block=Linear(),
-        config=PerLayerConfig(num_steps=1),
-    )
-    assert [float(s) for s in scales] == [1.0, 1.0]
-
-
-def test_scales_multiply_rate_and_weight_of_their_block_only():
-    net, values = trained(), block_inputs()
-    goal = targets(values[5], jnp.asarray(net.labels[:32]))
-    run = functools.partial(
-        invert_blocks,
-        net.network,
-        goal,
-        net.memory.block_inputs,
-        KEY,
-        config=dataclasses.replace(PUBLISHED, num_steps=1, boost_weights=False),
-    )
-    ones = [(1.0, 1.0)] * 5
-    _, plain = run(scales=ones)
-    _, none = run()
-    np.testing.assert_array_equal(plain[0].losses, none[0].losses)
-    _, scaled = run(scales=[*ones[:4], (1.0, 3.0)])  # of the last block, which is first
-    terms = plain[0].terms
-    statistics = terms["statistics"] + terms["input_statistics"]
-    np.testing.assert_allclose(
-        scaled[0].losses[0], plain[0].losses[0] + 2.0 * 25.0 * statistics, rtol=1e-4
-    )
 
 
 # Moments without data.

@@ -21,6 +21,7 @@ from jaxpmi.inversion.full_model import network_statistics
 from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.synthesis import synthesize
 from jaxpmi.inversion.targets import Targets
+from jaxpmi.inversion.variants import InversionVariant
 from jaxpmi.models import blockwise
 from jaxpmi.models import vit
 from jaxpmi.remember import empty_memory
@@ -32,8 +33,8 @@ SHAPE, NUM_CLASSES, KEY = (8, 8, 1), 3, jax.random.key(5)
 GAUSSIAN = PerLayerConfig(start="gaussian", num_steps=6, statistics_weight=0.1)
 LINEAR = PerLayerConfig(start="inverse", num_steps=0)
 REFINED = PerLayerConfig(start="inverse", num_steps=6, statistics_weight=0.1)
-SEARCHED = dataclasses.replace(GAUSSIAN, search_learning_rates=(0.1, 1.0))
-CONFIGS = {"gaussian": GAUSSIAN, "linear": LINEAR, "refined": REFINED, "searched": SEARCHED}
+CONFIGS = {"gaussian": GAUSSIAN, "linear": LINEAR, "refined": REFINED}
+MAPS = InversionVariant(first_block=1, clip_pixels=False)  # else as images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,16 +95,16 @@ def test_inversion_can_stop_at_the_patch_embeddings(config):
         KEY,
         config=config,
         inverses=inverses,
-        first_block=1,
+        variant=MAPS,
     )
     maps, solutions = stop()
     assert maps.shape == (16, 2, 2, 8) and len(solutions) == 3
     assert solutions[-1].losses.shape == (8,)
     features = blockwise.forward(network.model, network.variables, maps, first_block=1).features
     error = float(objectives.feature_match(features, seen.features))
-    unbounded = FullModelConfig(num_steps=30, clip_pixels=False)
+    unbounded = FullModelConfig(num_steps=30)
     memory = empty_memory(network, InversionConfig())
-    refined = refine_images(network, maps, targets, memory, KEY, config=unbounded, first_block=1)
+    refined = refine_images(network, maps, targets, memory, KEY, config=unbounded, variant=MAPS)
     assert refined.x.shape == (16, 2, 2, 8)
     assert float(refined.terms["feature_match"]) < 0.5 * error
 
@@ -111,7 +112,7 @@ def test_inversion_can_stop_at_the_patch_embeddings(config):
 def synthesise_maps(per_layer_config, num_steps, num_devices=1):
     network, seen, labels, inverses = problem()
     config = InversionConfig(
-        space="patch_embeddings",
+        variant="published_clip",
         per_layer=per_layer_config,
         full_model=FullModelConfig(num_steps=num_steps, total_variation_weight=1e-3),
     )
@@ -178,6 +179,7 @@ def test_a_stack_is_inverted_as_its_blocks_one_by_one(config, axis):
         name, block = blockwise.block_name(i), model.blocks[i]
         shapes = blockwise.block_input_shapes(model, variables, SHAPE)
         static = {"config": config, "input_shape": shapes[i], "sharding": None}
+        static["variant"] = InversionVariant()
         static["match_input"] = i > 0 or config.start == "inverse"
         inverse = inverses[i] if config.start == "inverse" else None
         own = (variables.params[name], variables.batch_stats[name], seen.block_inputs[i], inverse)
@@ -188,7 +190,7 @@ def test_a_stack_is_inverted_as_its_blocks_one_by_one(config, axis):
             layers = [(block.block, unit(own, n), keys[n]) for n in range(block.depth)]
         for n, (one, (params, stats, moments, inverse), key) in reversed(list(enumerate(layers))):
             target, solution = per_layer._invert_unit(
-                params, stats, target, moments, inverse, labels, None, key, block=one, **static
+                params, stats, target, moments, inverse, labels, key, block=one, **static
             )
             losses[i, n] = solution and solution.losses
     np.testing.assert_allclose(images, target, rtol=2e-3, atol=2e-3)

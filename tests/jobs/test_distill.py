@@ -45,8 +45,7 @@ def distill_config(folder, method="deep_inversion", **changes):
             batch_size=BATCH, stage_steps=(3,), competition_weight=1.0, jitter_pixels=1
         ),
         cmi=CmiConfig(
-            batch_size=BATCH, num_steps=2, latent_dim=8, channels=(4, 4, 4), projection_dim=8,
-            bank_size=2 * BATCH, num_negatives=BATCH, crop_padding=1,
+            batch_size=BATCH, variant="small", num_steps=2, bank_size=2 * BATCH,
         ),
         distill=DistillConfig(
             student=ModelConfig(name="tiny", width=2), initial_batches=1, rounds=ROUNDS,

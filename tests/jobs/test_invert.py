@@ -70,9 +70,12 @@ def learning_config(folder, **changes):
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, image_size=SIZE),
-        model=ModelConfig(name="efficientnet_lite0", weights="imagenet"),
+        model=ModelConfig(name="efficientnet_lite0"),
         invert=InvertConfig(
-            classes=("goldfish", "207"), images_per_class=4, learn_data=True, held_out_share=0.5
+            weights="imagenet",
+            classes=("goldfish", "207"),
+            images_per_class=4,
+            learn_data=True,
         ),
     )
 
@@ -110,7 +113,7 @@ def test_new_classes_are_learnt_with_the_pictures_as_replay(pretrained, tmp_path
     monkeypatch.setattr(invert.tasks, "train_phase", record)
     summary = experiment.run(learning_config(tmp_path))
     (phase, replay), *_ = begun
-    assert phase.replay and int(replay.count) == 4  # of eight, the other half is held out
+    assert phase.replay and int(replay.count) == 6  # of eight, a quarter is held out
     assert set(replay.labels.tolist()) == {1, 207} and replay.samples.any(axis=(1, 2, 3)).all()
     assert summary["own_accuracy_measured_on"] == invert.HELD_OUT
     assert len(summary["new_classes"]) == NUM_CLASSES

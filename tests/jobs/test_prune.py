@@ -31,7 +31,7 @@ def tiny(monkeypatch):
 def prune_config(folder, method="deep_inversion", **changes):
     """Half of the filters in two removals, on two batches of images."""
     settings = PruneConfig(
-        num_removals=2, importance_batches=2, num_images=2 * BATCH, tuning_steps=2,
+        num_removals=2, num_images=2 * BATCH, tuning_steps=2,
         final_steps=3, batch_size=BATCH,
     )  # fmt: skip
     return tiny_config(

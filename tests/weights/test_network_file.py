@@ -200,17 +200,27 @@ def test_a_file_of_version_1_is_read(kept, tmp_path):
 
 def test_in_version_1_the_last_row_of_imagenets_head_was_its_bias(tmp_path):
     """A feature that is always 1 stood in for it."""
-    path, config = tmp_path / "network.npz", ModelConfig(name="tiny", width=4, weights="imagenet")
-    saved = network(with_bias=True)
-    jaxpmi.save_network(path, saved, config)
+    path, saved = tmp_path / "network.npz", network(with_bias=True)
+    jaxpmi.save_network(path, saved, CONFIG)
     with np.load(path) as file:
         arrays = dict(file)
     kernel, bias = arrays.pop("head/kernel"), arrays.pop("head/bias")
     np.savez(path, head=np.concatenate([kernel, bias[None]]), **arrays)
-    rewrite(path, version=1)
+    rewrite(path, version=1, model={"name": "tiny", "width": 4, "weights": "imagenet"})
     assert_equal(jaxpmi.load_network(path), saved)
     rewrite(path, model={"name": "tiny", "width": 4})  # a row too many for any other network
     with pytest.raises(ValueError, match=r"head/kernel is \(9, 3\), not \(8, 3\)"):
+        jaxpmi.load_network(path)
+
+
+def test_a_file_that_names_weights_and_factory_apart_is_read(tmp_path):
+    path, saved = tmp_path / "network.npz", network()
+    jaxpmi.save_network(path, saved, CONFIG)
+    model = {"name": "tiny", "width": 4, "weights": None, "factory": None}
+    rewrite(path, model=model)
+    assert_equal(jaxpmi.load_network(path), saved)
+    rewrite(path, model={**model, "factory": "no_such:network"})
+    with pytest.raises(ValueError, match="model.name='no_such:network': there is no module"):
         jaxpmi.load_network(path)
 
 

@@ -31,6 +31,10 @@ from jaxpmi.optimise.descend import Descent
 from jaxpmi.optimise.descend import descend
 from jaxpmi.types import PRNGKey
 
+BATCH_SIZE = 64
+WARMUP_STEPS = 40  # of AdamW, linear
+WEIGHT_DECAY = 1.0  # of matrices; much of it helps classes that are not seen
+CROP_PADDING = 1  # black pixels around an image before a random crop
 MAX_LOGIT_SCALE = float(np.log(100.0))  # as in CLIP
 
 
@@ -78,6 +82,7 @@ def pretrain_clip(
     config: ClipPretrainingConfig,
     mean: Sequence[float],
     std: Sequence[float],
+    batch_size: int = BATCH_SIZE,
 ) -> tuple[ClipVariables, PretrainingMetrics]:
     """Trains both towers from random weights, all steps as one compiled program.
 
@@ -90,6 +95,7 @@ def pretrain_clip(
       config: static.
       mean: of pixels in [0, 1], per channel.
       std: the same.
+      batch_size: pairs of an image and a caption per step.
 
     Returns:
       The trained variables, among them running moments of the image tower, and the metrics.
@@ -104,7 +110,7 @@ def pretrain_clip(
         )
     key_init, key_batches, key_steps = jax.random.split(key, 3)
     seed = np.asarray(jax.random.key_data(key_batches)).tolist()
-    batches = epoch_batches(len(images), config.batch_size, config.num_steps, seed)
+    batches = epoch_batches(len(images), batch_size, config.num_steps, seed)
     pixels = (jnp.asarray(moment, jnp.float32) for moment in (mean, std))
     data = PretrainingData(jnp.asarray(images), jnp.asarray(labels), jnp.asarray(tokens), *pixels)
     variables = init_clip(model, key_init)
@@ -143,7 +149,7 @@ def _loss(params, batch_stats, data, rows, key, model, config):
     key_crop, key_caption = jax.random.split(key)
     labels = data.labels[rows]
     images = normalise(data.images[rows], data.mean, data.std)
-    view = AugmentConfig(crop_padding=config.crop_padding)
+    view = AugmentConfig(crop_padding=CROP_PADDING)
     images = augment(images, key_crop, view, -data.mean / data.std)
     captions = jax.random.randint(key_caption, labels.shape, 0, data.tokens.shape[1])
     variables = _variables(params, batch_stats)
@@ -154,7 +160,7 @@ def _loss(params, batch_stats, data, rows, key, model, config):
 
 
 def _schedule(config: ClipPretrainingConfig) -> optax.Schedule:
-    warmup = min(config.warmup_steps, config.num_steps - 1)
+    warmup = min(WARMUP_STEPS, config.num_steps - 1)
     return optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, config.num_steps)
 
 

@@ -14,6 +14,7 @@ from jaxpmi.continual.clip.pretraining import pretrain_clip
 from jaxpmi.continual.clip.state import ClipRun
 from jaxpmi.continual.clip.state import ClipState
 from jaxpmi.continual.clip.train import clip_optimiser
+from jaxpmi.continual.clip.variants import CLIP_VARIANTS
 from jaxpmi.continual.learners import find_method
 from jaxpmi.continual.start import empty_replay
 from jaxpmi.continual.start import most_replay_samples
@@ -56,15 +57,15 @@ def open_clip_run(config: Config) -> tuple[ClipRun, tuple[int, ...]]:
     order = (*known, *unseen)
     names = [source.class_names[label] for label in (*order, *pretraining)]
     prompts = [t.format(name) for name in names for t in config.clip.templates]
-    axis = config.clip.statistics_axis
+    variant = CLIP_VARIANTS[config.clip.variant]
     if config.clip.weights is not None:
-        loaded = load_clip(config.clip.weights, statistics_axis=axis)
+        loaded = load_clip(config.clip.weights, statistics_axis=variant.statistics_axis)
         model, tokenizer = loaded.model, loaded.tokenizer
         base = loaded.variables
     else:
         context = 2 + max(len(prompt.split()) + 1 for prompt in prompts)
         tokenizer = word_tokenizer(prompts, context)
-        model = clip_tiny(tokenizer.vocabulary, context, statistics_axis=axis)
+        model = clip_tiny(tokenizer.vocabulary, context, statistics_axis=variant.statistics_axis)
     tokens = tokenizer.encode(prompts).reshape(len(names), len(config.clip.templates), -1)
     wanted = model.image_shape
     if source.image_shape != wanted:
@@ -83,7 +84,9 @@ def open_clip_run(config: Config) -> tuple[ClipRun, tuple[int, ...]]:
     tokens = replicate(jnp.asarray(tokens[: len(order)]), mesh)
     base = replicate(base, mesh)
     moments = (replicate(jnp.asarray(x, jnp.float32), mesh) for x in _pixel_moments(config))
-    run = ClipRun(config, method, model.image, stream, mesh, model, base, tokens, *moments, named)
+    run = ClipRun(
+        config, method, model.image, stream, mesh, model, base, tokens, *moments, variant, named
+    )
     return run, order
 
 
@@ -122,7 +125,7 @@ def _first_state(run, adapters, order, key):
     return ClipState(
         adapters=adapters,
         teacher=adapters,
-        opt_state=clip_optimiser(run.config.clip.train).init(adapters),
+        opt_state=clip_optimiser(run.config.train.weight_decay).init(adapters),
         memory=memory,
         base_memory=base_memory,
         replay=empty_replay(run, network, most_replay_samples(run)),
@@ -141,23 +144,22 @@ def _first_state(run, adapters, order, key):
 
 def _split(config, names):
     """Labels for pretraining, for the tasks in their order, and of classes with only a name."""
-    settings = config.continual
-    unseen = [_find(names, name) for name in settings.unseen_classes]
+    wanted = config.clip.name_only.classes
+    unseen = [] if isinstance(wanted, int) else [_find(names, name) for name in wanted]
     rest = [label for label in range(len(names)) if label not in unseen]
-    pretraining, count = (), settings.num_unseen_classes
+    pretraining, count = (), wanted if isinstance(wanted, int) else 0
     if config.clip.weights is None:
         split = split_classes(
             [names[label] for label in rest],
             config.seed,
             num_pretraining=config.clip.pretraining_classes,
-            num_name_only=0 if unseen else count,
+            num_name_only=count,
         )
         pretraining, known, drawn = ([rest[i] for i in part] for part in split)
     else:
         order = class_order(config.data, len(names), config.seed)
         known = [label for label in order if label not in unseen]
-        cut = 0 if unseen else count
-        known, drawn = known[: len(known) - cut], known[len(known) - cut :]
+        known, drawn = known[: len(known) - count], known[len(known) - count :]
     return tuple(pretraining), tuple(known), tuple(unseen or drawn)
 
 
@@ -165,7 +167,7 @@ def _find(names, name):
     lowered = [other.lower() for other in names]
     if name.lower() not in lowered:
         raise ValueError(
-            f"continual.unseen_classes names {name!r}, which is no class of the data set; its "
+            f"clip.name_only.classes names {name!r}, which is no class of the data set; its "
             f"classes are {', '.join(names[:5])}, ..."
         )
     return lowered.index(name.lower())

@@ -8,6 +8,7 @@ import jax
 
 from jaxpmi.config import Config
 from jaxpmi.continual.clip.train import zero_shot_network
+from jaxpmi.continual.clip.variants import ClipVariant
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.state import Replay
 from jaxpmi.data import TaskStream
@@ -34,6 +35,7 @@ class ClipRun(Run):
     tokens: jax.Array  # i32[C, P, T], P prompts per class
     mean: jax.Array  # f32[channels], of pixels in [0, 1]
     std: jax.Array  # f32[channels]
+    variant: ClipVariant  # how classes are described, taught and named
     named: TaskStream | None  # real images of classes with only a name: to measure, not to learn
 
     def is_name_only(self, task: int) -> bool:
@@ -53,10 +55,7 @@ class ClipRun(Run):
 
     def fresh_adapters(self, key: PRNGKey) -> ClipAdapters:
         """Adapters that change nothing yet."""
-        settings = self.config.clip
-        return init_clip_adapters(
-            self.clip, key, num_experts=settings.num_experts, rank=settings.adapter_rank
-        )
+        return init_clip_adapters(self.clip, key)
 
     def network(self, adapters: ClipAdapters | None, memory: Memory | tuple[()]) -> Network:
         """The image tower with its stored moments, and the class names as its classifier."""

@@ -1,8 +1,8 @@
 """The phases of one task of a CLIP run; inversion and class statistics are those of every run.
 
 Between tasks only adapters change. The Gaussian of a class is kept as it was when its images were
-there, as published; moments of layers are measured on real images with the network just trained
-and merged over tasks. `ClipConfig` can ask for other ways, the published ones among them.
+there, or estimated anew by its synthetic ones; moments of layers are measured on real images. Which
+of several ways is taken stands in `ClipVariant`.
 """
 
 import dataclasses
@@ -34,6 +34,7 @@ from jaxpmi.features.projection import neighbour_shares
 from jaxpmi.features.projection import project_features
 from jaxpmi.inversion.block_inverse import share_class_offsets
 from jaxpmi.inversion.synthesis import synthesize
+from jaxpmi.inversion.variants import inversion_variant
 from jaxpmi.models.clip import adapted
 from jaxpmi.models.clip import with_unit_features
 from jaxpmi.remember import update_memory
@@ -41,6 +42,7 @@ from jaxpmi.runs.phases import Tick
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
 
+NUM_NEIGHBOURS = 5  # seen classes that a name is drawn from, as published
 AFTER_TASKS, LEARNED, UPPER_BOUND = range(3)  # of `ClipState.name_accuracy`
 
 
@@ -64,7 +66,7 @@ def invert_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
 
 def train_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
     """Trains the adapters on the task's real images and the synthetic samples of old classes."""
-    task, train = int(state.task), run.config.clip.train
+    task, train = int(state.task), run.config.train
     masks = training_masks(run, task)
     yield from _train(run, state, tasks.training_data(run, task), *masks, train)
 
@@ -87,9 +89,9 @@ def _describe(run, state, adapters, memory, config):
 
     The base (no adapters) is the same before and after, whatever the settings.
     """
-    task, stream, settings = int(state.task), run.stream, run.config.clip
+    task, stream, variant = int(state.task), run.stream, run.variant
     layer_network = None
-    if adapters is not None and settings.layer_statistics == "previous":
+    if adapters is not None and variant.layer_statistics == "previous":
         layer_network = run.network(state.teacher, memory)
     sizes = [stream.train_size(t) for t in range(stream.num_tasks)]
     updated = update_memory(
@@ -103,11 +105,11 @@ def _describe(run, state, adapters, memory, config):
         max_images=max(sizes) + state.replay.samples.shape[0],
         layer_network=layer_network,
     )
-    if task > 0 and not settings.merge_head_statistics:
+    if task > 0 and not variant.merge_head_statistics:
         block_inputs = (*updated.block_inputs[:-1], memory.block_inputs[-1])
         updated = updated._replace(block_inputs=block_inputs)
     kept = memory.class_stats.count > 0
-    if adapters is not None and settings.refresh_old_classes:
+    if adapters is not None and variant.refresh_old_classes:
         kept = kept & (updated.class_stats.count == 0)
     keep = functools.partial(_keep, kept)
     return updated._replace(
@@ -138,7 +140,7 @@ def invert_names_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
     network = run.network(None, memory)
     prototypes = network.head.kernel.T
     per_class = settings.images_per_class
-    num_neighbours = min(settings.num_neighbours, classes.start)
+    num_neighbours = min(NUM_NEIGHBOURS, classes.start)
     seen = jax.tree.map(lambda leaf: leaf[: classes.start], memory.class_stats)
     key_features, key_samples = jax.random.split(phase_key(state))
     features = [
@@ -149,9 +151,8 @@ def invert_names_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
             jax.random.fold_in(key_features, label),
             num_features=per_class,
             num_neighbours=num_neighbours,
-            average=settings.average,
-            text_share=settings.text_share,
-            pivot=settings.pivot,
+            average=run.variant.name_average,
+            pivot=run.variant.name_pivot,
         )
         for label in classes
     ]
@@ -159,7 +160,7 @@ def invert_names_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
     memory = memory._replace(inverses=share_class_offsets(memory.inverses, shares))
     # Directions only: the length is that of the seen classes' features, unless none is asked for.
     length = 1.0
-    if settings.match == "features":
+    if run.variant.name_match == "features":
         length = jnp.linalg.norm(seen.mean, axis=1).mean()
     else:
         network = network.replace(model=with_unit_features(network.model))
@@ -208,7 +209,7 @@ def upper_bound_phase(run: ClipRun, state: ClipState) -> Iterator[Tick]:
 def _train_names(run, state, new_samples):
     settings = run.config.clip.name_only
     train = dataclasses.replace(
-        run.config.clip.train, epochs=settings.epochs, learning_rate=settings.learning_rate
+        run.config.train, epochs=settings.epochs, learning_rate=settings.learning_rate
     )
     new, old = class_masks(run.stream, run.stream.num_tasks - 1)
     yield from _train(run, state, new_samples, new, old, train)
@@ -217,16 +218,16 @@ def _train_names(run, state, new_samples):
 def _train(run, state, new_samples, new, old, train):
     """AdamW on the adapters, in chunks of steps; the base is passed, never updated."""
     steps_per_epoch = math.ceil(len(new_samples.labels) / train.batch_size)
-    rates = clip_learning_rates(train, train.epochs * steps_per_epoch)
-    # One program for all: epochs and learning rate of `train` only shape `rates`.
+    rates = clip_learning_rates(train, train.epochs * steps_per_epoch, run.variant)
     program = ClipProgram(
-        adapted(run.clip), run.config.clip.train, run.config.data.augment,
-        new_samples.first_block, run.config.inversion.first_block,
+        adapted(run.clip), train.weight_decay, run.config.losses, run.config.data.augment,
+        new_samples.first_block, inversion_variant(run.config.inversion).first_block,
+        live_texts=run.variant.teacher_texts == "live",
     )  # fmt: skip
     task = ClipTask(run.base, state.teacher, run.tokens, new, old, run.mean, run.std)
     task = replicate(task, run.mesh)
     if int(state.step) == 0:
-        opt_state = clip_optimiser(train).init(state.adapters)
+        opt_state = clip_optimiser(train.weight_decay).init(state.adapters)
         state = state.replace(opt_state=replicate(opt_state, run.mesh))
     replay, key = jax.device_get(state.replay), phase_key(state)
     if int(replay.count) == 0 or not bool(old.any()):  # its terms have weight 0

@@ -17,8 +17,10 @@ import optax
 
 from jaxpmi.augment import augment
 from jaxpmi.config import AugmentConfig
-from jaxpmi.config import ClipTrainConfig
+from jaxpmi.config import MethodConfig
+from jaxpmi.config import TrainConfig
 from jaxpmi.continual import losses
+from jaxpmi.continual.clip.variants import ClipVariant
 from jaxpmi.continual.samples import from_samples
 from jaxpmi.continual.train import Chunk
 from jaxpmi.continual.train import ChunkMetrics
@@ -47,10 +49,12 @@ class ClipProgram:
     """Everything static about the steps; equal programs compile once."""
 
     model: Clip  # with adapters, see `adapted`
-    train: ClipTrainConfig
+    weight_decay: float
+    losses: MethodConfig
     augment: AugmentConfig
     first_block: int = 0  # whose inputs the samples of the task are: images, unless synthetic
     replay_first_block: int = 0  # whose inputs the samples of old classes are
+    live_texts: bool = False  # the teacher's logits have the student's text features
 
 
 class ClipLearner(NamedTuple):
@@ -72,27 +76,27 @@ class ClipTask(NamedTuple):
     std: jax.Array  # f32[channels]
 
 
-def clip_optimiser(config: ClipTrainConfig) -> optax.GradientTransformation:
+def clip_optimiser(weight_decay: float) -> optax.GradientTransformation:
     """AdamW's direction; the step scales it by the learning rate."""
-    return optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(config.weight_decay))
+    return optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(weight_decay))
 
 
-def clip_learning_rates(config: ClipTrainConfig, num_steps: int) -> np.ndarray:
+def clip_learning_rates(config: TrainConfig, num_steps: int, variant: ClipVariant) -> np.ndarray:
     """The learning rate of every step, f32[S]: linear warm-up, then a cosine.
 
-    It spans all steps, or as many as `config.schedule_epochs` have; beyond these it goes on as a
+    It spans all steps, or as many as `variant.schedule_epochs` have; beyond these it goes on as a
     cosine does. At progress t, 1 being its end, it is (1 + cos(pi t)) / 2 of the peak: 0 at the
     end, .75 at 5/3. The "quarter_cosine" is cos(99 pi t / 200): .016 at the end, -.85 at 5/3
     (docs/methods/clip.md, eq. 4).
     """
     length = num_steps
-    if config.schedule_epochs is not None:
-        length = max(round(num_steps * config.schedule_epochs / config.epochs), 1)
+    if variant.schedule_epochs is not None:
+        length = max(round(num_steps * variant.schedule_epochs / config.epochs), 1)
     warmup = min(config.warmup_steps, length - 1)
 
     def decay(step):
         angle = jnp.pi * step / float(length - warmup)
-        if config.schedule == "quarter_cosine":
+        if variant.schedule == "quarter_cosine":
             return jnp.cos(0.495 * angle)
         return 0.5 * (1.0 + jnp.cos(angle))
 
@@ -167,7 +171,7 @@ def clip_train_steps(
 
 def _loss_terms(adapters, *, batch, task, teacher, program, key):
     """The weighted terms of one step."""
-    model, config = program.model, program.train
+    model, config = program.model, program.losses
     images, labels, replay_images, replay_labels = batch
     teacher, teacher_texts = teacher
     keys = jax.random.split(key, 5)
@@ -187,7 +191,7 @@ def _loss_terms(adapters, *, batch, task, teacher, program, key):
         return similarity_logits(image_features, texts, task.base.logit_scale)
 
     # With "live" texts, whose gradient is not stopped, the teacher moves with the student.
-    live = config.teacher_texts == "live"
+    live = program.live_texts
     wanted = logits(encode_old(teacher, replay), texts if live else teacher_texts)
     seen = task.new_mask + task.old_mask
 

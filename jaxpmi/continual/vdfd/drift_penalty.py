@@ -8,6 +8,8 @@ small penalty does not tell that little has moved; `squared_drift` does.
 """
 
 import functools
+from types import MappingProxyType
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,37 @@ from jaxpmi.continual.vdfd.gradient_records import is_recorded
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 
+EPSILON = 1e-3  # on the diagonal of the precision matrices, as published
+LEAST_DIM = 16  # of a layer of the class graph, where features are fewer than was published
+
+
+class PenaltyVariant(NamedTuple):
+    """What a `VdfdConfig.variant` means.
+
+    Attributes:
+      residual: the class graph's layers are as wide as the features, which are added to its output.
+      quadratic_epsilon: of the precision in the quadratic form, as in the determinant.
+      last_task_only: of old tasks the last alone counts, its quadratic form times the square of
+        their number.
+    """
+
+    residual: bool = False
+    quadratic_epsilon: bool = True
+    last_task_only: bool = False
+
+
+PENALTY_VARIANTS = MappingProxyType(
+    {
+        "task_given": PenaltyVariant(),
+        "all_classes": PenaltyVariant(residual=True),
+        # Released code of Li et al., TPAMI 2023.
+        "published_task_given": PenaltyVariant(quadratic_epsilon=False),
+        "published_all_classes": PenaltyVariant(
+            residual=True, quadratic_epsilon=False, last_task_only=True
+        ),
+    }
+)
+
 
 def squared_drift(drifts: jax.Array) -> jax.Array:
     """sum_i |d_i|^2, f32[], of drifts f32[T, C]: DFD's penalty, and what VDFD's may hide."""
@@ -30,9 +63,9 @@ def squared_drift(drifts: jax.Array) -> jax.Array:
 
 def graph_dims(feature_dim: int, config: VdfdConfig) -> tuple[int, int]:
     """Widths of the class graph's two layers for features of that size."""
-    if config.class_graph == "residual":
+    if PENALTY_VARIANTS[config.variant].residual:
         return feature_dim, feature_dim
-    return config.hidden_dim or feature_dim // 16, config.output_dim or feature_dim // 8
+    return max(feature_dim // 16, LEAST_DIM), max(feature_dim // 8, LEAST_DIM)
 
 
 def fresh_class_graph(key: PRNGKey, feature_dim: int, config: VdfdConfig) -> Params:
@@ -52,8 +85,8 @@ def class_precisions(
       config: of VDFD.
     """
     nodes = class_nodes(head, records.classes, records.class_mask)
-    residual = config.class_graph == "residual"
-    precision = functools.partial(class_precision, epsilon=config.epsilon, residual=residual)
+    residual = PENALTY_VARIANTS[config.variant].residual
+    precision = functools.partial(class_precision, epsilon=EPSILON, residual=residual)
     return jax.vmap(precision, (None, 0, 0))(graph, nodes, records.class_mask)
 
 
@@ -66,15 +99,15 @@ def learned_penalty(
       drifts: f32[T, C], 0 for tasks without a record.
       precisions: f32[T, C, C].
       records: of the tasks.
-      config: of VDFD; says also what is done as published.
+      config: of VDFD, whose variant says what is done as published.
     """
     highest = jax.lax.Precision.HIGHEST
     quadratic = jnp.einsum("tc,tcd,td->t", drifts, precisions, drifts, precision=highest)
-    if config.quadratic_form == "published":
-        quadratic = quadratic - config.epsilon * jnp.square(drifts).sum(1)
+    variant = PENALTY_VARIANTS[config.variant]
+    if not variant.quadratic_epsilon:
+        quadratic = quadratic - EPSILON * jnp.square(drifts).sum(1)
     counts, old = is_recorded(records), is_recorded(records)
-    if config.old_tasks == "published":
-        # The last old task alone, its quadratic form times the square of their number.
+    if variant.last_task_only:
         last = jnp.arange(len(old)) == old.sum() - 1.0
         counts, old = old.sum() ** 2 * last, 1.0 * last
     return (counts * quadratic).sum(), -(old * log_determinant(precisions)).sum()

@@ -27,7 +27,6 @@ from jaxpmi.models.blockwise import BlockwiseModel
 from jaxpmi.models.blockwise import named_tensors
 from jaxpmi.network import Head
 from jaxpmi.types import Params
-from jaxpmi.types import PRNGKey
 
 Tensors = dict[str, jax.Array]
 
@@ -109,20 +108,6 @@ def logit_gradients(
     # One class after another: memory for one gradient, not for C.
     rows = jax.lax.map(of_class, jnp.eye(logits.shape[0], dtype=logits.dtype))
     return {name: gradient.T for name, gradient in rows.items()}
-
-
-def add_gradient_noise(gradients: Tensors, key: PRNGKey, share: float) -> Tensors:
-    """Adds Gaussian noise of `share` times the variance of each tensor's entries (VDFD, app. H).
-
-    The entries are those averaged over a channel's weights, which are what is stored.
-    """
-    if share == 0.0:
-        return gradients
-    keys = dict(zip(sorted(gradients), jax.random.split(key, len(gradients)), strict=True))
-    return {
-        name: g + jnp.sqrt(share * g.var()) * jax.random.normal(keys[name], g.shape, g.dtype)
-        for name, g in gradients.items()
-    }
 
 
 def add_record(

@@ -14,7 +14,6 @@ from jaxpmi.continual.samples import evenly_spaced
 from jaxpmi.continual.samples import padded_batches
 from jaxpmi.continual.vdfd.gradient_records import GradientRecords
 from jaxpmi.continual.vdfd.gradient_records import Tensors
-from jaxpmi.continual.vdfd.gradient_records import add_gradient_noise
 from jaxpmi.continual.vdfd.gradient_records import add_record
 from jaxpmi.continual.vdfd.gradient_records import logit_gradients
 from jaxpmi.continual.vdfd.gradient_records import regularised_tensors
@@ -25,7 +24,6 @@ from jaxpmi.network import Network
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
 from jaxpmi.types import IGNORED_LABEL
-from jaxpmi.types import PRNGKey
 
 
 def record_task(
@@ -34,7 +32,6 @@ def record_task(
     images: LabelledSamples,
     task: int,
     classes: Sequence[int],
-    key: PRNGKey,
     *,
     mesh: jax.sharding.Mesh,
     batch_size: int,
@@ -54,10 +51,9 @@ def record_task(
       images: the task's; their labels are used by "own_class" alone.
       task: its row.
       classes: its columns of the head.
-      key: key[], consumed; of the noise.
       mesh: devices that batches are split over.
       batch_size: a multiple of their number; the last batch is padded with images of weight 0.
-      config: of VDFD: which tensors, mean over what, and how much noise.
+      config: of VDFD: which tensors, and mean over what.
       label_maps: images are scenes, with their label map as the last channel.
 
     Returns:
@@ -77,7 +73,7 @@ def record_task(
             network, *batch, columns, mask, label_maps=label_maps, config=config
         )
         total = part if total is None else _add(total, part)
-    rest = (columns, mask, jnp.asarray(task, jnp.int32), key)
+    rest = (columns, mask, jnp.asarray(task, jnp.int32))
     return _finish(records, *total, network, *rest, config=config)
 
 
@@ -121,10 +117,9 @@ def _batch_gradients(
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _finish(records, gradients, count, network, columns, mask, task, key, *, config):
+def _finish(records, gradients, count, network, columns, mask, task, *, config):
     count = jnp.maximum(count, 1.0)
     gradients = jax.tree.map(lambda gradient: gradient / count[None], gradients)
-    gradients = add_gradient_noise(gradients, key, config.gradient_noise)
     params = network.variables.params, network.head
     tensors = _tensors(params, model=network.model, config=config)
     return add_record(records, task, gradients, tensors, columns, mask)

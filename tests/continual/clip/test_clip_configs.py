@@ -5,6 +5,8 @@ differ from the configs'.
 """
 
 import ast
+import dataclasses
+import inspect
 import math
 import re
 from pathlib import Path
@@ -18,21 +20,26 @@ from jaxpmi import experiment
 from jaxpmi.config.check import validate
 from jaxpmi.config.load import load_config
 from jaxpmi.continual.clip import start as clip_start
+from jaxpmi.continual.clip.task import NUM_NEIGHBOURS
+from jaxpmi.continual.clip.variants import CLIP_VARIANTS
 from jaxpmi.continual.run import num_replay_images
 from jaxpmi.data import builders
+from jaxpmi.features import cfs
+from jaxpmi.features.projection import project_features
+from jaxpmi.inversion.variants import inversion_variant
+from jaxpmi.models.clip import init_clip_adapters
 from jaxpmi.sharding import make_mesh
 
 tfds.disable_progress_bar()
 ROOT = Path(__file__).parents[3]
 NAMES = ("clip_cifar100", "clip_imagenet_r", "clip_cub")
 WEIGHTS = ROOT / "tests/golden/hugging_face_gelu"  # 12 x 12 pixels, texts of 20 tokens
-SMALL = f"""--clip.weights {WEIGHTS} --clip.adapter-rank 4 --data.image-size 12 --data.num-tasks 2
-  --data.class-order None --clip.train.epochs 1 --clip.train.batch-size 4
-  --clip.train.replay-batch-size 4 --cfs.num-epochs 1 --inversion.batch-size 8
+SMALL = f"""--clip.weights {WEIGHTS} --data.image-size 12 --data.num-tasks 2
+  --data.class-order None --train.epochs 1 --train.batch-size 4
+  --train.replay-batch-size 4 --cfs.num-epochs 1 --inversion.batch-size 8
   --inversion.images-per-task 8 --inversion.per-layer.num-steps 2
   --inversion.per-layer.coarse-to-fine-steps 4 --inversion.full-model.num-steps 2
-  --clip.name-only.images-per-class 2 --clip.name-only.epochs 1
-  --clip.name-only.num-neighbours 2""".split()
+  --clip.name-only.images-per-class 2 --clip.name-only.epochs 1""".split()
 
 
 def config_of(name, *options):
@@ -55,37 +62,45 @@ TABLE = {
 def test_the_numbers_are_the_published_ones(name):
     config = config_of(name)
     epochs, alpha, rate, hkd, tkd, ft, boost, keep, prompt = TABLE[name]
-    train, inversion, features = config.clip.train, config.inversion, config.cfs
+    train, weights, inversion, features = config.train, config.losses, config.inversion, config.cfs
     assert (train.epochs, train.batch_size, train.replay_batch_size) == (epochs, 64, 64)
     assert (train.learning_rate, train.weight_decay, train.warmup_steps) == (1e-3, 0.0, 30)
-    assert (train.ce_weight, train.hkd_weight) == (1.0, hkd)
-    assert (train.tkd_weight, train.ft_weight) == (tkd, ft)
+    assert (weights.ce_weight, weights.hkd_weight) == (1.0, hkd)
+    assert (weights.tkd_weight, weights.ft_weight, weights.joint_weight) == (tkd, ft, 0.0)
     assert config.clip.templates == (prompt,)
-    assert (config.clip.num_experts, config.clip.adapter_rank) == (2, 64)
-    assert (features.num_blocks, features.learning_rate, features.num_epochs) == (2, 1e-2, 200)
-    assert (features.temperature, features.num_rounds, features.keep_rate) == (1.0, 5, keep)
-    assert features.oversampling == boost
-    assert inversion.space == "patch_embeddings"
-    layers, full = inversion.per_layer, inversion.full_model
+    assert (features.learning_rate, features.num_epochs) == (1e-2, 200)
+    assert (features.num_rounds, features.keep_rate, features.oversampling) == (5, keep, boost)
+    variant, layers, full = inversion_variant(inversion), inversion.per_layer, inversion.full_model
+    assert variant.first_block == 1 and variant.covariance == "diagonal"
     assert (layers.start, layers.num_steps, layers.learning_rate) == ("gaussian", 200, 0.1)
     assert math.isclose(layers.statistics_weight, 15 * alpha)
-    assert (layers.coarse_to_fine_steps, layers.coarse_to_fine_iterate) == (1200, "last")
-    assert (full.num_steps, full.learning_rate, full.warmup_steps) == (600, rate, 0)
-    assert (full.schedule, full.schedule_steps, full.iterate) == ("cosine", 2000, "last")
+    assert (layers.coarse_to_fine_steps, variant.iterate) == (1200, "last")
+    assert (full.num_steps, full.learning_rate, variant.warmup_steps) == (600, rate, 0)
+    assert (variant.schedule, variant.schedule_steps) == ("cosine", 2000)
     assert full.statistics_weight == alpha
-    assert (full.total_variation_weight, full.total_variation_norm) == (0.005, "l2")
-    assert not (layers.boost_weights or full.boost_weights) and inversion.batch_size == 40
+    assert (full.total_variation_weight, variant.total_variation_norm) == (0.005, "l2")
+    assert not variant.boost_weights and inversion.batch_size == 40
+
+
+def test_adapters_and_feature_models_are_of_the_published_size():
+    """They are no settings."""
+    default = {
+        name: parameter.default
+        for function in (init_clip_adapters, cfs.init, cfs.fit)
+        for name, parameter in inspect.signature(function).parameters.items()
+    }
+    assert (default["num_experts"], default["rank"]) == (2, 64)
+    assert (default["num_blocks"], default["batch_size"], default["temperature"]) == (2, 64, 1.0)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_not_sound_is_not_taken_over(name):
-    """Of what docs/methods/clip.md calls a mistake the configs keep the defaults."""
-    config, default = config_of(name), load_config(None)
-    for field in ("statistics_axis", "layer_statistics", "merge_head_statistics"):
-        assert getattr(config.clip, field) == getattr(default.clip, field)
-    for field in ("schedule", "schedule_epochs", "teacher_texts"):
-        assert getattr(config.clip.train, field) == getattr(default.clip.train, field)
-    assert config.cfs.moment_match == "sound" and not config.clip.refresh_old_classes
+    """Of what docs/methods/clip.md calls a mistake the configs keep nothing."""
+    assert config_of(name).clip.variant == "corrected"
+    corrected, published = CLIP_VARIANTS["corrected"], CLIP_VARIANTS["published"]
+    same = ("refresh_old_classes", "name_average", "name_pivot", "name_match")
+    for field, value in dataclasses.asdict(corrected).items():
+        assert (value == getattr(published, field)) == (field in same), field
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -93,7 +108,7 @@ def test_the_options_of_the_first_lines_are_understood_together(name):
     found = re.findall(r"""(--\w+\.[\w.-]+)(?: ([\w.]+|"[^"]+"))?""", docstring_of(name))
     options = [part.strip('"') for pair in found for part in pair if part]
     validate(load_config(ROOT / f"configs/{name}.py", options))
-    assert len(found) == {"clip_cifar100": 11, "clip_imagenet_r": 7, "clip_cub": 2}[name]
+    assert len(found) == {"clip_cifar100": 6, "clip_imagenet_r": 7, "clip_cub": 2}[name]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -127,8 +142,10 @@ def test_the_classes_are_split_as_published(name):
 def test_the_open_set_is_the_published_one(name, images, epochs):
     settings = config_of(name).clip.name_only
     assert (settings.images_per_class, settings.epochs) == (images, epochs)
-    assert (settings.num_neighbours, settings.average, settings.text_share) == (5, True, 0.1)
-    assert (settings.match, settings.learning_rate) == ("directions", 5e-4)
+    variant = CLIP_VARIANTS[config_of(name).clip.variant]
+    assert (NUM_NEIGHBOURS, variant.name_average, variant.name_pivot) == (5, True, "text")
+    assert (variant.name_match, settings.learning_rate) == ("directions", 5e-4)
+    assert inspect.signature(project_features).parameters["text_share"].default == 0.1
 
 
 def cifar100(folder):
@@ -166,7 +183,7 @@ DATA = {
     "clip_cub": (cub, {"Red jay", "Owl", "Tern", "Gull"}, ()),
 }
 # Beside two tasks, two classes of which only the name is known: the open-set run.
-OPEN = ("--continual.num-unseen-classes", "2")
+OPEN = ("--clip.name-only.classes", "2")
 # Inversion differs by numbers only, and takes half a minute to compile.
 RUNS = [("clip_cifar100", OPEN)]
 RUNS += [(name, ("--method", "finetune")) for name in NAMES[1:]]

@@ -17,17 +17,17 @@ from jaxpmi.runs.checkpoint import Checkpointer
 from jaxpmi.sharding import make_mesh
 
 ROOT = Path(__file__).parents[3]
-EMBEDDINGS = """--inversion.space patch_embeddings --inversion.full-model.spectrum-weight 0
+EMBEDDINGS = """--inversion.variant published_clip --inversion.full-model.spectrum-weight 0
   --inversion.full-model.histogram-weight 0 --inversion.per-layer.coarse-to-fine-steps 4""".split()
-SPACES = {"pixels": [], "patch_embeddings": EMBEDDINGS}
-NAMES = {"pixels": "x", "patch_embeddings": "patch_embeddings"}  # of the samples in a .npz
+SPACES = {"standard": [], "published_clip": EMBEDDINGS}
+NAMES = {"standard": "x", "published_clip": "patch_embeddings"}  # of the samples in a .npz
 # Only sizes; what kind of losses and starts the config chooses stays.
-SMALL = """--clip.pretraining.num-steps 4 --clip.pretraining.batch-size 8 --clip.adapter-rank 4
-  --clip.pretraining-classes 34 --continual.num-unseen-classes 2 --data.num-tasks 2
-  --clip.train.epochs 1 --clip.train.replay-batch-size 8 --clip.name-only.epochs 1
-  --clip.name-only.images-per-class 8 --clip.name-only.num-neighbours 2
+SMALL = """--clip.pretraining.num-steps 4 --clip.pretraining.batch-size 8
+  --clip.pretraining-classes 34 --clip.name-only.classes 2 --data.num-tasks 2
+  --train.epochs 1 --train.replay-batch-size 8 --clip.name-only.epochs 1
+  --clip.name-only.images-per-class 8
   --cfs.num-epochs 1 --cfs.num-rounds 4 --inversion.images-per-task 16
-  --inversion.batch-size 16 --inversion.per-layer.inverse-rank 4
+  --inversion.batch-size 16
   --inversion.full-model.num-steps 2 --checkpoint-every 2""".split()
 
 
@@ -44,7 +44,7 @@ def one_device(monkeypatch):
 
 @pytest.fixture(scope="module", params=SPACES)
 def finished(request, tmp_path_factory):
-    """The space of the synthetic samples, the workdir and the summary of a run."""
+    """The variant of inversion, which decides the space of samples, the workdir and the summary."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (experiment, clip_start):
             patch.setattr(module, "make_mesh", lambda: make_mesh(1))
@@ -65,7 +65,7 @@ def test_the_summary_tells_of_tasks_and_of_names(finished):
     kept = summary["bytes_kept_between_tasks"]
     assert kept["adapters"] > 0 and kept["base_memory"] > 0 and kept["block_inverses"] > 0
     assert [entry["num_images"] for entry in summary["inversion"]["tasks"]] == [16, 32]
-    assert summary["inversion"]["space"] == space
+    assert summary["inversion"]["variant"] == space
     assert json.loads((workdir / "summary.json").read_text()) == summary
 
 
@@ -75,10 +75,10 @@ def test_the_files_are_those_of_every_run(finished):
     wanted = {"config.json", "metrics.jsonl", "summary.json", "accuracy.png", "pretrained.npz"}
     assert wanted <= names
     drawn = {path.name for path in workdir.glob("images/*.png")}
-    assert drawn == ({"task1.png", "task2.png"} if space == "pixels" else set())
+    assert drawn == ({"task1.png", "task2.png"} if space == "standard" else set())
     with np.load(workdir / "images/task2.npz") as arrays:
         samples, labels = arrays[NAMES[space]], arrays["y"]
-    shapes = {"pixels": ((28, 28, 3), np.uint8), "patch_embeddings": ((4, 4, 48), np.float32)}
+    shapes = {"standard": ((28, 28, 3), np.uint8), "published_clip": ((4, 4, 48), np.float32)}
     assert (samples.shape[1:], samples.dtype) == shapes[space]
     assert len(samples) == len(labels) == 32 and np.isfinite(samples).all()
     assert np.ptp(samples, (1, 2)).min() > 0, "some sample was never made"
@@ -118,17 +118,9 @@ def test_a_stopped_run_ends_as_one_that_was_not(num_saves, finished, tmp_path, m
         np.testing.assert_array_equal(ours[NAMES[space]], theirs[NAMES[space]])
 
 
-PUBLISHED = """--inversion.space patch_embeddings
-  --clip.train.teacher-texts live --clip.train.schedule quarter_cosine
-  --clip.train.schedule-epochs 3 --clip.statistics-axis token --clip.layer-statistics previous
-  --clip.no-merge-head-statistics --clip.name-only.match directions --clip.name-only.average
-  --cfs.oversampling 2 --cfs.moment-match published
-  --inversion.covariance diagonal --inversion.per-layer.start gaussian
-  --inversion.per-layer.num-steps 1 --inversion.per-layer.no-boost-weights
+PUBLISHED = """--inversion.variant published_clip --clip.variant published
+  --cfs.oversampling 2 --inversion.per-layer.start gaussian --inversion.per-layer.num-steps 1
   --inversion.per-layer.coarse-to-fine-steps 5
-  --inversion.per-layer.coarse-to-fine-iterate last --inversion.full-model.iterate last
-  --inversion.full-model.warmup-steps 0 --inversion.full-model.schedule-steps 7
-  --inversion.full-model.total-variation-norm l2 --inversion.full-model.no-boost-weights
   --inversion.full-model.histogram-weight 0 --inversion.full-model.spectrum-weight 0""".split()
 
 
@@ -157,23 +149,17 @@ def test_large_samples_make_short_chunks(tmp_path):
     """Of 100 samples of 1 MiB a step, two steps fill a chunk."""
     run, _ = clip_start.open_clip_run(config_of(tmp_path))
     replay = Replay(np.zeros((1, 512, 512), np.float32), np.zeros(1), np.ones(1))
-    train = dataclasses.replace(run.config.clip.train, replay_batch_size=100)
+    train = dataclasses.replace(run.config.train, replay_batch_size=100)
     assert chunk_steps(run, train, None) == CHUNK_STEPS
     assert chunk_steps(run, train, replay) == 2
 
 
 def test_classes_can_be_named(tmp_path):
-    config = config_of(tmp_path)
-    names = ("blue five", "Red Zero")
-    config = dataclasses.replace(
-        config, continual=dataclasses.replace(config.continual, unseen_classes=names)
-    )
+    config = config_of(tmp_path, "--clip.name-only.classes", "blue five", "Red Zero")
     run, order = clip_start.open_clip_run(config)
     assert run.stream.class_names[-2:] == ("blue five", "red zero") and order[-2:] == (25, 0)
     assert run.stream.num_tasks == 3 and run.named.class_names == ("blue five", "red zero")
-    wrong = dataclasses.replace(
-        config, continual=dataclasses.replace(config.continual, unseen_classes=("pink one",))
-    )
+    wrong = config_of(tmp_path, "--clip.name-only.classes", "pink one")
     with pytest.raises(ValueError, match="names 'pink one', which is no class of the data set"):
         clip_start.open_clip_run(wrong)
 

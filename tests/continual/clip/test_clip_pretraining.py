@@ -26,7 +26,7 @@ START, END = 6, 7
 # Two captions of each of three classes.
 TOKENS = np.asarray([[[START, c, END, 0], [START, 4, c, END]] for c in (1, 2, 3)], np.int32)
 BLACK, UNIT = (0.0,) * 3, (1.0,) * 3
-CONFIG = ClipPretrainingConfig(num_steps=60, batch_size=6, learning_rate=1e-2, warmup_steps=3)
+CONFIG = ClipPretrainingConfig(num_steps=60, learning_rate=1e-2)
 
 
 def plain_colours(num_per_class=6):

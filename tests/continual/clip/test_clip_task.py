@@ -14,6 +14,7 @@ from jaxpmi.continual.clip import start as clip_start
 from jaxpmi.continual.clip import task as clip_task
 from jaxpmi.continual.clip.task import invert_names_phase
 from jaxpmi.continual.clip.task import remember_phase
+from jaxpmi.continual.clip.variants import ClipVariant
 from jaxpmi.continual.state import Replay
 from jaxpmi.features.gaussian import fit_class_stats
 from jaxpmi.inversion import synthesis
@@ -38,11 +39,13 @@ def workdir(tmp_path_factory):
     return tmp_path_factory.mktemp("clip")
 
 
-def open_task(workdir, task, *options):
+def open_task(workdir, task, *options, **traits):
     """A run and its state when a task has been trained: other adapters than before it."""
     config = config_of(workdir, *GAUSSIAN, *options)
+    variant = ClipVariant(**{"name_match": "features"} | traits)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clip_start, "make_mesh", lambda: make_mesh(1))
+        patch.setattr(clip_start, "CLIP_VARIANTS", {config.clip.variant: variant})
         run, order = clip_start.open_clip_run(config)
     state = clip_start.initial_clip_state(run, order)
     state = state.replace(
@@ -97,9 +100,7 @@ def differs(a, b):
     ("network", "axis"), [("trained", "channel"), ("previous", "channel"), ("trained", "token")]
 )
 def test_moments_are_those_of_the_network_asked_for(workdir, network, axis):
-    run, state = open_task(
-        workdir, 0, "--clip.layer-statistics", network, "--clip.statistics-axis", axis
-    )
+    run, state = open_task(workdir, 0, layer_statistics=network, statistics_axis=axis)
     after, images = remembered(run, state), run.stream.train_images(0)
     of = {"trained": state.adapters, "previous": state.teacher}
     seen = {name: looked(run, state, adapters, images) for name, adapters in of.items()}
@@ -127,10 +128,7 @@ def test_moments_are_those_of_the_network_asked_for(workdir, network, axis):
 @pytest.mark.parametrize("merge", [True, False])
 @pytest.mark.parametrize("network", ["trained", "previous"])
 def test_moments_of_the_last_block_may_stay_those_of_the_first_task(workdir, network, merge):
-    options = ["--clip.layer-statistics", network]
-    run, state = open_task(
-        workdir, 0, *options, *([] if merge else ["--clip.no-merge-head-statistics"])
-    )
+    run, state = open_task(workdir, 0, layer_statistics=network, merge_head_statistics=merge)
     first = remembered(run, state)
     both = remembered(run, next_task(run, first))
     *others, head = zip(first.memory.block_inputs, both.memory.block_inputs, strict=True)
@@ -140,8 +138,7 @@ def test_moments_of_the_last_block_may_stay_those_of_the_first_task(workdir, net
 
 @pytest.mark.parametrize("refresh", [False, True])
 def test_old_classes_are_described_anew_only_if_asked(workdir, refresh):
-    option = "--clip.refresh-old-classes" if refresh else "--clip.no-refresh-old-classes"
-    run, state = open_task(workdir, 0, option)
+    run, state = open_task(workdir, 0, refresh_old_classes=refresh)
     first = remembered(run, state)
     old = run.stream.task_classes(0)
     # Replay that lacks a class: it stays as it was.
@@ -180,9 +177,7 @@ def aims(workdir):
             solved.append(solution)
             return as_stored(network, solution, *args, **options)
 
-        settings = dataclasses.replace(base.config.clip.name_only, **options)
-        clip = dataclasses.replace(base.config.clip, name_only=settings)
-        run = dataclasses.replace(base, config=dataclasses.replace(base.config, clip=clip))
+        run = dataclasses.replace(base, variant=dataclasses.replace(base.variant, **options))
         last = state.replace(task=jnp.asarray(run.stream.num_tasks - 1, jnp.int32))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(clip_task, "synthesize", asked)
@@ -202,7 +197,7 @@ def aims(workdir):
 
 
 def test_directions_are_matched_at_length_1(aims):
-    run, state, features, solution = aims(match="directions")
+    run, state, features, solution = aims(name_match="directions")
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1.0, rtol=1e-5)
     variables = run.network(None, state.base_memory).variables
     reached = np.asarray(forward(run.model, variables, solution.x).features)
@@ -232,6 +227,6 @@ def test_the_pivot_may_be_the_mean_of_images(aims, monkeypatch):
         "project_features",
         lambda *args, **options: pivots.append(options["pivot"]) or project(*args, **options),
     )
-    aimed = [aims(pivot=pivot)[2] for pivot in ("text", "image_mean")]
+    aimed = [aims(name_pivot=pivot)[2] for pivot in ("text", "image_mean")]
     assert set(pivots) == {"text", "image_mean"}
     assert np.abs(aimed[0] - aimed[1]).max() > 0.1

@@ -9,7 +9,8 @@ import pytest
 
 from jaxpmi.augment import normalise
 from jaxpmi.config import AugmentConfig
-from jaxpmi.config import ClipTrainConfig
+from jaxpmi.config import MethodConfig
+from jaxpmi.config import TrainConfig
 from jaxpmi.continual import losses
 from jaxpmi.continual.clip.train import TERMS
 from jaxpmi.continual.clip.train import ClipLearner
@@ -19,6 +20,8 @@ from jaxpmi.continual.clip.train import class_text_features
 from jaxpmi.continual.clip.train import clip_learning_rates
 from jaxpmi.continual.clip.train import clip_optimiser
 from jaxpmi.continual.clip.train import clip_train_steps
+from jaxpmi.continual.clip.variants import CLIP_VARIANTS
+from jaxpmi.continual.clip.variants import ClipVariant
 from jaxpmi.continual.train import Chunk
 from jaxpmi.models import clip
 from jaxpmi.models.blockwise import block_input
@@ -28,7 +31,10 @@ MODEL = clip.clip(
     context=6, text_width=16, text_depth=2, text_num_heads=2,
 )  # fmt: skip
 CLASSES, BATCH, REPLAY = 4, 6, 5
-CONFIG = ClipTrainConfig(learning_rate=3e-3, warmup_steps=2, joint_weight=0.5)
+TRAIN = TrainConfig(learning_rate=3e-3, warmup_steps=2)
+LOSSES = MethodConfig(
+    ce_weight=1.0, hkd_weight=0.1, tkd_weight=0.2, ft_weight=0.001, joint_weight=0.5
+)
 MEAN, STD = jnp.full(3, 0.5), jnp.full(3, 0.25)
 
 
@@ -68,7 +74,7 @@ def chunk(num_steps, size, num_old, seed=0):
     labels = rng.integers(first, last, (size, BATCH)).astype(np.int32)
     replay_labels = rng.integers(0, max(num_old, 1), (size, REPLAY)).astype(np.int32)
     paint = rng.integers(0, 256, (CLASSES, 8, 8, 3)).astype(np.uint8)
-    rates = clip_learning_rates(CONFIG, size)
+    rates = clip_learning_rates(TRAIN, size, ClipVariant())
     return Chunk(
         paint[labels], labels, paint[replay_labels], replay_labels, rates,
         np.int32(0), np.int32(num_steps),
@@ -77,10 +83,10 @@ def chunk(num_steps, size, num_old, seed=0):
 
 def learner(seed=1):
     own = jax.tree.map(jnp.copy, adapters(seed))
-    return ClipLearner(own, clip_optimiser(CONFIG).init(own))
+    return ClipLearner(own, clip_optimiser(0.0).init(own))
 
 
-PROGRAM = ClipProgram(MODEL, CONFIG, AugmentConfig())
+PROGRAM = ClipProgram(MODEL, 0.0, LOSSES, AugmentConfig())
 
 
 def train(num_steps, num_old, *, seed=1, program=PROGRAM, size=4):
@@ -101,7 +107,7 @@ def test_terms_of_the_first_step_against_their_definitions(monkeypatch):
     monkeypatch.setattr("jaxpmi.models.adapters.DROPOUT", 0.0)
     monkeypatch.setattr("jaxpmi.models.adapters.NOISE_FLOOR", 0.0)
     monkeypatch.setattr(jax.nn, "softplus", jnp.zeros_like)
-    num_old, program = 2, ClipProgram(MODEL, CONFIG, AugmentConfig(crop_padding=0, flip=False))
+    num_old, program = 2, ClipProgram(MODEL, 0.0, LOSSES, AugmentConfig(flip=False))
     jax.clear_caches()
     _, metrics = train(1, num_old, seed=2, program=program)
     data, given = chunk(1, 4, num_old), task(num_old)
@@ -142,9 +148,9 @@ def test_each_part_of_the_loss_over_all_classes_trains_one_tower():
     off = {"ce_weight": 0.0, "hkd_weight": 0.0, "tkd_weight": 0.0}
     for field, still in (("ft_weight", "image"), ("joint_weight", "text")):
         weights = {**off, "ft_weight": 0.0, "joint_weight": 0.0, field: 1.0}
-        config = dataclasses.replace(CONFIG, **weights)
+        config = dataclasses.replace(LOSSES, **weights)
         before = jax.tree.map(np.array, learner().adapters)
-        after, _ = train(2, 2, program=dataclasses.replace(PROGRAM, train=config))
+        after, _ = train(2, 2, program=dataclasses.replace(PROGRAM, losses=config))
         moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before, after.adapters)
         for tower in ("image", "text"):
             largest = max(jax.tree.leaves(getattr(moved, tower)))
@@ -159,8 +165,9 @@ def test_the_teacher_moves_with_live_texts_only(teacher_texts, monkeypatch):
     monkeypatch.setattr(jax.nn, "softplus", jnp.zeros_like)
     jax.clear_caches()
     alone = {"ce_weight": 0.0, "tkd_weight": 0.0, "ft_weight": 0.0, "hkd_weight": 1.0}
-    config = dataclasses.replace(CONFIG, **alone, teacher_texts=teacher_texts)
-    program = ClipProgram(MODEL, config, AugmentConfig())
+    weights = dataclasses.replace(LOSSES, **alone)
+    live = teacher_texts == "live"
+    program = dataclasses.replace(PROGRAM, losses=weights, live_texts=live)
     after, metrics = train(1, 2, seed=2, program=program)
     given = task(2)
     replay = normalise(jnp.asarray(chunk(1, 4, 2).replay_images[0]), MEAN, STD)
@@ -247,7 +254,7 @@ def test_patch_embeddings_teach_what_their_images_teach(own):
         maps = block_input(MODEL.image, base().image, x, 1)
         return np.asarray(maps).reshape(*images.shape[:2], *maps.shape[1:])
 
-    views = AugmentConfig(crop_padding=2, noise_std=1.0)
+    views = AugmentConfig(crop_padding=2)
     program = dataclasses.replace(PROGRAM, first_block=own, replay_first_block=1)
     maps = data._replace(replay_images=embedded(data.replay_images))
     if own:
@@ -271,7 +278,9 @@ def test_a_term_that_is_not_finite_is_told_with_its_step():
 
 @pytest.mark.parametrize("num_steps", [1, 5, 200])
 def test_learning_rates_span_the_real_length(num_steps):
-    rates = clip_learning_rates(ClipTrainConfig(), num_steps)
+    rates = clip_learning_rates(
+        TrainConfig(learning_rate=1e-3, warmup_steps=30), num_steps, ClipVariant()
+    )
     assert rates.shape == (num_steps,) and (rates > 0).all()
     np.testing.assert_allclose(rates.max(), 1e-3, rtol=1e-5)
     if num_steps == 200:
@@ -289,15 +298,16 @@ def test_learning_rates_span_the_real_length(num_steps):
 )
 def test_a_schedule_of_fixed_length_goes_on_beyond_it(schedule, want):
     """The published schedule has three epochs; with five the one rises, the other is negative."""
-    config = ClipTrainConfig(epochs=5, schedule=schedule, schedule_epochs=3, warmup_steps=30)
-    rates = clip_learning_rates(config, 5 * 50)
+    config = TrainConfig(epochs=5, learning_rate=1e-3, warmup_steps=30)
+    variant = dataclasses.replace(CLIP_VARIANTS["published"], schedule=schedule)
+    rates = clip_learning_rates(config, 5 * 50, variant)
     progress = (np.arange(250) - 30) / (3 * 50 - 30)
     np.testing.assert_allclose(rates[30:], 1e-3 * want(progress)[30:], atol=1e-8)
     np.testing.assert_allclose(
         rates[:30], 1e-3 * (1 / 30 + np.arange(30) / 30 * 29 / 30), rtol=1e-4
     )
     alone = dataclasses.replace(config, warmup_steps=0)
-    end, last = clip_learning_rates(alone, 5 * 5000)[[15000, -1]]
+    end, last = clip_learning_rates(alone, 5 * 5000, variant)[[15000, -1]]
     assert end == pytest.approx({"cosine": 0.0, "quarter_cosine": 1.57e-5}[schedule], abs=1e-7)
     assert last == pytest.approx(
         {"cosine": 0.75e-3, "quarter_cosine": -0.853e-3}[schedule], abs=1e-6
@@ -305,8 +315,8 @@ def test_a_schedule_of_fixed_length_goes_on_beyond_it(schedule, want):
 
 
 def test_a_quarter_cosine_of_the_real_length_ends_above_0():
-    config = ClipTrainConfig(schedule="quarter_cosine", warmup_steps=0)
-    rates = clip_learning_rates(config, 3000)
+    config = TrainConfig(learning_rate=1e-3)
+    rates = clip_learning_rates(config, 3000, ClipVariant(schedule="quarter_cosine"))
     last = 1e-3 * np.cos(0.495 * np.pi * 2999 / 3000)
     np.testing.assert_allclose(rates[[0, -1]], [1e-3, last], rtol=1e-4)
     assert (np.diff(rates) <= 0).all() and rates[-1] > 1.5e-5

@@ -41,21 +41,21 @@ def records(num_tasks, num_old, masks=None):
     return GradientRecords({}, (), (), (), jnp.asarray(classes), masks)
 
 
-def fixed_graph():
+def fixed_graph(hidden=5, output=7):
     """The same in any precision, unlike what is drawn."""
-    shapes = {"hidden": (FEATURES, 5), "output": (5, 7)}
+    shapes = {"hidden": (FEATURES, hidden), "output": (hidden, output)}
     return {
         name: {"weight": jnp.asarray(normal(1, *shape)), "bias": jnp.asarray(normal(2, shape[1]))}
         for name, shape in shapes.items()
     }
 
 
-def learned(num_old, drifts, num_tasks=3, masks=None, **settings):
+def learned(num_old, drifts, num_tasks=3, masks=None, dims=(5, 7), **settings):
     """Both parts of the penalty, and the precisions, with `num_old` old tasks."""
-    settings = VdfdConfig(hidden_dim=5, output_dim=7, **settings)
+    settings = VdfdConfig(**settings)
     kept = records(num_tasks, num_old, masks)
     head = jnp.asarray(normal(7, FEATURES, num_tasks * CLASSES))
-    precisions = penalty.class_precisions(fixed_graph(), head, kept, settings)
+    precisions = penalty.class_precisions(fixed_graph(*dims), head, kept, settings)
     return *penalty.learned_penalty(drifts, precisions, kept, settings), precisions
 
 
@@ -146,11 +146,11 @@ def test_padded_classes_change_nothing(float64, residual):
 
 @pytest.mark.parametrize(
     ("features", "kind", "count"),
-    [(512, "bottleneck", 18_528), (512, "residual", 525_312)],
+    [(512, "task_given", 18_528), (512, "all_classes", 525_312)],
 )
 def test_published_sizes(features, kind, count):
     make = functools.partial(
-        penalty.fresh_class_graph, feature_dim=features, config=VdfdConfig(class_graph=kind)
+        penalty.fresh_class_graph, feature_dim=features, config=VdfdConfig(variant=kind)
     )
     shapes = jax.eval_shape(make, jax.random.key(0))
     assert sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes)) == count
@@ -217,8 +217,9 @@ def test_penalty_is_the_sum_over_old_tasks(float64, num_old):
 def test_published_sum_has_the_last_old_task_alone(float64, num_old):
     """(number of old tasks)^2 d^T P d - log det(P + epsilon I)."""
     drifts = drifts_of(num_old)
-    published = {"old_tasks": "published", "quadratic_form": "published"}
-    quadratic, log_determinant, precisions = learned(num_old, drifts, **published)
+    quadratic, log_determinant, precisions = learned(
+        num_old, drifts, variant="published_all_classes", dims=(FEATURES, FEATURES)
+    )
     if num_old == 0:
         assert quadratic == log_determinant == 0
         return
@@ -231,7 +232,7 @@ def test_published_sum_has_the_last_old_task_alone(float64, num_old):
 def test_published_quadratic_form_lacks_epsilon(float64):
     drifts = drifts_of(2)
     plain, published = (
-        learned(2, drifts, quadratic_form=form)[0] for form in ("regularised", "published")
+        learned(2, drifts, variant=name)[0] for name in ("task_given", "published_task_given")
     )
     np.testing.assert_allclose(plain - published, EPSILON * jnp.square(drifts).sum(), rtol=1e-8)
 
