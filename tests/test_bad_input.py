@@ -260,7 +260,7 @@ def get_config():
     return Config(
         workdir="{folder}/run",
         data=DataConfig(source="npz", path="{folder}/data.npz", num_tasks=2),
-        model=ModelConfig(name="clip"),
+        model=ModelConfig(name="clip"), train=TrainConfig(optimiser="adamw"),
         clip=ClipConfig(weights="{weights}"),
     )
 """
