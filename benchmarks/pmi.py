@@ -29,6 +29,7 @@ from benchmarks.pmi_ratio import Setting
 from benchmarks.pmi_ratio import ratio_rows
 from benchmarks.pmi_ratio import search
 from jaxpmi.augment import normalise
+from jaxpmi.blocks.blockwise import forward
 from jaxpmi.config import Config
 from jaxpmi.config import FullModelConfig
 from jaxpmi.config import PerLayerConfig
@@ -48,7 +49,6 @@ from jaxpmi.inversion.targets import target_terms
 from jaxpmi.inversion.variants import INVERSION_VARIANTS
 from jaxpmi.inversion.variants import InversionVariant
 from jaxpmi.memory import Memory
-from jaxpmi.models.blockwise import forward
 from jaxpmi.network import Network
 from jaxpmi.optimise.minimise import minimise
 from jaxpmi.types import Moments

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpmi.blocks.blockwise import named_tensors
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
@@ -28,9 +29,8 @@ from jaxpmi.continual.train import trainable_parts
 from jaxpmi.continual.vdfd.drift_penalty import fresh_class_graph
 from jaxpmi.continual.vdfd.gradient_records import GradientRecords
 from jaxpmi.continual.vdfd.gradient_records import empty_records
-from jaxpmi.init_network import init_network
 from jaxpmi.models import architecture
-from jaxpmi.models.blockwise import named_tensors
+from jaxpmi.models.init_network import init_network
 
 # Network, width, image, classes per task: of configs/vdfd_mnist.py, and of CIFAR-100 in ten tasks.
 CASES = {

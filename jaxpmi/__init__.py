@@ -7,6 +7,14 @@ import importlib
 
 from jaxpmi.augment import denormalise
 from jaxpmi.augment import normalise
+from jaxpmi.blocks.blockwise import Block
+from jaxpmi.blocks.blockwise import BlockwiseModel
+from jaxpmi.blocks.blockwise import Stack
+from jaxpmi.blocks.blockwise import Variables
+from jaxpmi.blocks.blockwise import forward
+from jaxpmi.blocks.blockwise import init_variables
+from jaxpmi.blocks.blockwise import update_batch_stats
+from jaxpmi.blocks.cost import count_multiply_adds
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import CfsConfig
 from jaxpmi.config import CmiConfig
@@ -38,7 +46,6 @@ from jaxpmi.features.gaussian import merge_class_stats
 from jaxpmi.features.gaussian import sample_class_features
 from jaxpmi.features.projection import project_features
 from jaxpmi.features.projection import text_prototypes
-from jaxpmi.init_network import init_network
 from jaxpmi.inversion.block_inverse import fit_block_inverses
 from jaxpmi.inversion.cmi import cmi
 from jaxpmi.inversion.cmi import init_cmi
@@ -59,13 +66,6 @@ from jaxpmi.memory import Memory
 from jaxpmi.memory import draw_features
 from jaxpmi.models import MODELS
 from jaxpmi.models.backbone import Backbone
-from jaxpmi.models.blockwise import Block
-from jaxpmi.models.blockwise import BlockwiseModel
-from jaxpmi.models.blockwise import Stack
-from jaxpmi.models.blockwise import Variables
-from jaxpmi.models.blockwise import forward
-from jaxpmi.models.blockwise import init_variables
-from jaxpmi.models.blockwise import update_batch_stats
 from jaxpmi.models.clip import CLIP_MEAN
 from jaxpmi.models.clip import CLIP_MODELS
 from jaxpmi.models.clip import CLIP_STD
@@ -75,7 +75,7 @@ from jaxpmi.models.clip import encode_images
 from jaxpmi.models.clip import encode_text
 from jaxpmi.models.clip import init_clip
 from jaxpmi.models.clip import similarity_logits
-from jaxpmi.models.cost import count_multiply_adds
+from jaxpmi.models.init_network import init_network
 from jaxpmi.network import Head
 from jaxpmi.network import Network
 from jaxpmi.network import from_blocks

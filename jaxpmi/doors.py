@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpmi.models.blockwise import BlockwiseModel
-from jaxpmi.models.blockwise import Variables
-from jaxpmi.models.blockwise import block_kind
-from jaxpmi.models.blockwise import block_name
-from jaxpmi.models.blockwise import output_shape
+from jaxpmi.blocks.blockwise import BlockwiseModel
+from jaxpmi.blocks.blockwise import Variables
+from jaxpmi.blocks.blockwise import block_kind
+from jaxpmi.blocks.blockwise import block_name
+from jaxpmi.blocks.blockwise import output_shape
 from jaxpmi.types import PRNGKey
 
 

@@ -16,12 +16,12 @@ import numpy as np
 
 from jaxpmi.augment import normalise
 from jaxpmi.augment import pixel_range
+from jaxpmi.blocks.blockwise import BlockwiseModel
+from jaxpmi.blocks.blockwise import Variables
+from jaxpmi.blocks.blockwise import forward
 from jaxpmi.doors import check_images
 from jaxpmi.doors import feature_shape
 from jaxpmi.doors import pixel_moment
-from jaxpmi.models.blockwise import BlockwiseModel
-from jaxpmi.models.blockwise import Variables
-from jaxpmi.models.blockwise import forward
 
 
 class Head(NamedTuple):

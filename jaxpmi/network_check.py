@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.augment import normalise
+from jaxpmi.blocks.blockwise import forward
 from jaxpmi.doors import check_images
-from jaxpmi.models.blockwise import forward
 from jaxpmi.network import Network
 
 # What else the original may have been given, and what to do then.

@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpmi.models.blockwise import Variables
-from jaxpmi.models.blockwise import block_name
-from jaxpmi.models.channels import IMAGES
-from jaxpmi.models.channels import channel_layout
-from jaxpmi.models.channels import layer_of
-from jaxpmi.models.channels import split_layer
+from jaxpmi.blocks.blockwise import Variables
+from jaxpmi.blocks.blockwise import block_name
+from jaxpmi.blocks.channels import IMAGES
+from jaxpmi.blocks.channels import channel_layout
+from jaxpmi.blocks.channels import layer_of
+from jaxpmi.blocks.channels import split_layer
 from jaxpmi.network import Network
 from jaxpmi.types import Params
 

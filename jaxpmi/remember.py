@@ -17,6 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.augment import normalise
+from jaxpmi.blocks.blockwise import block_input
+from jaxpmi.blocks.blockwise import block_name
+from jaxpmi.blocks.blockwise import forward
 from jaxpmi.config import CfsConfig
 from jaxpmi.config import InversionConfig
 from jaxpmi.doors import check_images
@@ -32,9 +35,6 @@ from jaxpmi.inversion.priors import power_spectrum
 from jaxpmi.inversion.variants import inversion_variant
 from jaxpmi.memory import Memory
 from jaxpmi.memory import merge_moments
-from jaxpmi.models.blockwise import block_input
-from jaxpmi.models.blockwise import block_name
-from jaxpmi.models.blockwise import forward
 from jaxpmi.network import Network
 from jaxpmi.types import Moments
 from jaxpmi.types import PRNGKey

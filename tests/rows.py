@@ -6,9 +6,9 @@ from typing import NamedTuple
 from flax import nnx
 
 from jaxpmi.flax_networks.nnx_model import as_block
-from jaxpmi.init_network import abstract_backbone
-from jaxpmi.init_network import init_backbone
 from jaxpmi.models.backbone import Backbone
+from jaxpmi.models.init_network import abstract_backbone
+from jaxpmi.models.init_network import init_backbone
 
 
 class Part(NamedTuple):

@@ -9,6 +9,7 @@ import numpy as np
 from rows import sized
 
 from jaxpmi.augment import normalise
+from jaxpmi.blocks import blockwise
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import InversionConfig
 from jaxpmi.config import MethodConfig
@@ -22,10 +23,9 @@ from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import train_steps
 from jaxpmi.continual.train import trainable_parts
 from jaxpmi.continual.training_phase import Phase
-from jaxpmi.init_network import init_backbone
 from jaxpmi.memory import Memory
-from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
+from jaxpmi.models.init_network import init_backbone
 from jaxpmi.network import Network
 from jaxpmi.network import from_blocks
 from jaxpmi.remember import remember

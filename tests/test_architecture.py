@@ -17,8 +17,8 @@ FILES = {
 
 RUNS = {"runs.accounting", "runs.phases", "sharding"}  # what every kind of run is described with
 # A network and its settings.
-NETWORKS = {"config", "types", "lookup", "models", "augment", "doors", "network"}
-INVERSION = NETWORKS | {"optimise", "features", "memory", "inversion", "remember", "pruning"}
+NETWORKS = {"config", "types", "lookup", "blocks", "augment", "doors", "network"}
+INVERSION = NETWORKS | {"models", "optimise", "features", "memory", "inversion", "remember", "pruning"}
 
 # What each room of the package may import of ours, besides itself. Arrays pass between features
 # and inversion, not names; method code writes no file and asks for no data.
@@ -33,12 +33,13 @@ MAY_IMPORT = {
     "runs.writers": {"types"},
     "runs.accounting": set(),
     "runs.phases": {"config", "runs.accounting"},
-    "models": {"types", "lookup"},
-    "doors": {"types", "models"},
-    "network": {"types", "models", "augment", "doors"},
-    "network_check": {"models", "augment", "doors", "network"},
-    "flax_networks": {"types", "models", "network"},
-    "pruning": {"types", "models", "network"},
+    "blocks": {"types"},
+    "doors": {"types", "blocks"},
+    "network": {"types", "blocks", "augment", "doors"},
+    "network_check": {"blocks", "augment", "doors", "network"},
+    "flax_networks": {"types", "blocks", "network"},
+    "models": {"types", "lookup", "blocks", "network", "flax_networks"},
+    "pruning": {"types", "blocks", "network"},
     "data": {"config", "types"},
     "features": {"config", "types", "optimise"},
     "memory": {"config", "types", "features"},
@@ -48,6 +49,7 @@ MAY_IMPORT = {
     "weights": {
         "config",
         "types",
+        "blocks",
         "models",
         "network",
         "pruning",

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxpmi.blocks import convolutions
 from jaxpmi.flax_networks import convolution
-from jaxpmi.models import convolutions
 
 
 def draw(shape, seed):

@@ -15,7 +15,7 @@ from flax_networks import PIXELS
 from flax_networks import pool
 
 import jaxpmi
-from jaxpmi.models.blockwise import forward
+from jaxpmi.blocks.blockwise import forward
 
 
 def images():

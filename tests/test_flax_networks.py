@@ -17,8 +17,8 @@ from flax_networks import OwnBatchNorm
 from flax_networks import pool
 
 import jaxpmi
+from jaxpmi.blocks.blockwise import forward
 from jaxpmi.flax_networks.train_argument import mode_arguments
-from jaxpmi.models.blockwise import forward
 
 LABELS = jnp.arange(8, dtype=jnp.int32) % flax_networks.CLASSES
 GroupNorm = functools.partial(nnx.GroupNorm, num_groups=4)

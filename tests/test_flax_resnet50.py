@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import jaxpmi
-from jaxpmi.models.blockwise import forward
+from jaxpmi.blocks.blockwise import forward
 
 
 class Stem(nnx.Module):

@@ -14,10 +14,10 @@ from rows import sized
 from tiny_run import tiny_model
 
 import jaxpmi
+from jaxpmi.blocks import blockwise
 from jaxpmi.doors import check_images
 from jaxpmi.doors import check_labels
-from jaxpmi.init_network import init_network
-from jaxpmi.models import blockwise
+from jaxpmi.models.init_network import init_network
 from jaxpmi.network import Head
 from jaxpmi.network import from_blocks
 from jaxpmi.network import logits

@@ -13,14 +13,14 @@ from small_network import as_network
 from small_network import fresh_network
 
 from jaxpmi import pruning
-from jaxpmi.init_network import init_backbone
+from jaxpmi.blocks import blockwise
+from jaxpmi.blocks import channels
+from jaxpmi.blocks import convolutions
+from jaxpmi.blocks.cost import count_multiply_adds
 from jaxpmi.models import MODELS
-from jaxpmi.models import blockwise
-from jaxpmi.models import channels
-from jaxpmi.models import convolutions
 from jaxpmi.models import efficientnet_lite
 from jaxpmi.models import resnet
-from jaxpmi.models.cost import count_multiply_adds
+from jaxpmi.models.init_network import init_backbone
 from jaxpmi.network import Head
 
 SHAPE = (8, 8, 3)

@@ -12,6 +12,7 @@ from small_network import blobs
 from small_network import trained
 
 from jaxpmi.augment import normalise
+from jaxpmi.blocks import blockwise
 from jaxpmi.config import CfsConfig
 from jaxpmi.config import InversionConfig
 from jaxpmi.config import PerLayerConfig
@@ -20,7 +21,6 @@ from jaxpmi.continual.samples import padded_batches
 from jaxpmi.inversion import variants
 from jaxpmi.memory import draw_features
 from jaxpmi.memory import merge_moments
-from jaxpmi.models import blockwise
 from jaxpmi.remember import Samples
 from jaxpmi.remember import empty_memory
 from jaxpmi.remember import remember

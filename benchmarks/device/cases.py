@@ -15,6 +15,9 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.vdfd import random_records
+from jaxpmi.blocks.blockwise import Variables
+from jaxpmi.blocks.blockwise import block_input_shapes
+from jaxpmi.blocks.blockwise import named_tensors
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import CmiConfig
 from jaxpmi.config import Config
@@ -40,7 +43,6 @@ from jaxpmi.continual.train import trainable_parts
 from jaxpmi.continual.training_phase import Phase
 from jaxpmi.continual.vdfd.class_graph import init_class_graph
 from jaxpmi.flax_networks.nnx_model import as_block
-from jaxpmi.init_network import init_backbone
 from jaxpmi.inversion import deep_inversion as deep_inversions
 from jaxpmi.inversion.cmi import cmi
 from jaxpmi.inversion.cmi import init_cmi
@@ -54,9 +56,7 @@ from jaxpmi.inversion.variants import DeepInversionVariant
 from jaxpmi.inversion.variants import InversionVariant
 from jaxpmi.memory import Memory
 from jaxpmi.models import clip as clips
-from jaxpmi.models.blockwise import Variables
-from jaxpmi.models.blockwise import block_input_shapes
-from jaxpmi.models.blockwise import named_tensors
+from jaxpmi.models.init_network import init_backbone
 from jaxpmi.models.layers import OneKey
 from jaxpmi.network import Network
 from jaxpmi.network import from_blocks

@@ -1,6 +1,6 @@
 """The library's hand-written convolutions against XLA's own, layer by layer, alone and in a loop.
 
-What is faster on a platform belongs into `HAND_WRITTEN` of jaxpmi/models/convolutions.py.
+What is faster on a platform belongs into `HAND_WRITTEN` of jaxpmi/blocks/convolutions.py.
 """
 
 import functools
@@ -20,7 +20,7 @@ import jax
 
 from benchmarks.device.cases import draws
 from benchmarks.device.timing import median_seconds
-from jaxpmi.models import convolutions
+from jaxpmi.blocks import convolutions
 
 LOOP = 4  # convolutions in a loop
 

@@ -23,8 +23,8 @@ from benchmarks.device.speed import CIFAR
 from benchmarks.device.speed import Size
 from benchmarks.device.speed import cifar_resnet
 from benchmarks.device.timing import compile_case
+from jaxpmi.blocks.blockwise import block_name
 from jaxpmi.config import DeepInversionConfig
-from jaxpmi.models.blockwise import block_name
 
 SCRIPT = Path(__file__).with_name("torch_step.py")
 AGREEMENT = 1e-3  # relative, of the first losses in float32

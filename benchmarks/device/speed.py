@@ -20,12 +20,12 @@ from benchmarks.device.timing import compile_case
 from benchmarks.device.timing import median_seconds
 from jaxpmi.config import CmiConfig
 from jaxpmi.config.load import load_config
-from jaxpmi.init_network import Architecture
 from jaxpmi.inversion.variants import CmiVariant
 from jaxpmi.models import efficientnet_lite
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
 from jaxpmi.models.backbone import Backbone
+from jaxpmi.models.init_network import Architecture
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 CIFAR = (32, 32, 3)

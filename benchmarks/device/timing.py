@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 
 from benchmarks.device.cases import Case
-from jaxpmi.models.cost import count_program
+from jaxpmi.blocks.cost import count_program
 
 
 class Program(NamedTuple):

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.augment import normalise
+from jaxpmi.blocks.blockwise import forward
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.samples import padded_batches
-from jaxpmi.models.blockwise import forward
 from jaxpmi.network import Network
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch

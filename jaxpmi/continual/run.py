@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpmi.blocks.blockwise import BlockwiseModel
 from jaxpmi.config import Config
 from jaxpmi.continual.learners import Method
 from jaxpmi.continual.state import ContinualState
 from jaxpmi.data.scene_stream import SceneStream
 from jaxpmi.data.stream import TaskStream
-from jaxpmi.models.blockwise import BlockwiseModel
 
 
 @dataclasses.dataclass(frozen=True)

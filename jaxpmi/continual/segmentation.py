@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.augment import normalise
+from jaxpmi.blocks.blockwise import forward
 from jaxpmi.config import Config
 from jaxpmi.continual import evaluation
 from jaxpmi.continual.learners import find_method
@@ -32,7 +33,6 @@ from jaxpmi.continual.summary import record_size
 from jaxpmi.data import SceneStream
 from jaxpmi.data import open_scenes
 from jaxpmi.data import scene_tasks
-from jaxpmi.models.blockwise import forward
 from jaxpmi.runs.accounting import Accounts
 from jaxpmi.runs.phases import Tick
 from jaxpmi.sharding import replicate

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpmi.blocks.blockwise import BlockwiseModel
+from jaxpmi.blocks.blockwise import block_input_shapes
 from jaxpmi.config import Config
 from jaxpmi.config import ModelConfig
 from jaxpmi.continual.learners import find_method
@@ -28,15 +30,13 @@ from jaxpmi.data import channel_moments
 from jaxpmi.data import class_order
 from jaxpmi.data import open_source
 from jaxpmi.data import split_tasks
-from jaxpmi.init_network import abstract_backbone
-from jaxpmi.init_network import init_backbone
-from jaxpmi.init_network import with_new_head
 from jaxpmi.inversion.generator import SIZES
 from jaxpmi.inversion.generator import init_generator
 from jaxpmi.inversion.variants import inversion_variant
 from jaxpmi.models import architecture
-from jaxpmi.models.blockwise import BlockwiseModel
-from jaxpmi.models.blockwise import block_input_shapes
+from jaxpmi.models.init_network import abstract_backbone
+from jaxpmi.models.init_network import init_backbone
+from jaxpmi.models.init_network import with_new_head
 from jaxpmi.network import Network
 from jaxpmi.remember import empty_memory
 from jaxpmi.sharding import make_mesh

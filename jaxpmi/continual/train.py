@@ -20,6 +20,10 @@ from jaxpmi.augment import augment
 from jaxpmi.augment import augment_scenes
 from jaxpmi.augment import normalise
 from jaxpmi.augment import quarter_turns
+from jaxpmi.blocks.blockwise import Variables
+from jaxpmi.blocks.blockwise import block_name
+from jaxpmi.blocks.blockwise import forward
+from jaxpmi.blocks.blockwise import update_batch_stats
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
@@ -28,10 +32,6 @@ from jaxpmi.continual.training_phase import Phase
 from jaxpmi.continual.training_phase import Views
 from jaxpmi.continual.vdfd.gradient_records import GradientRecords
 from jaxpmi.continual.vdfd.gradient_records import regularised_tensors
-from jaxpmi.models.blockwise import Variables
-from jaxpmi.models.blockwise import block_name
-from jaxpmi.models.blockwise import forward
-from jaxpmi.models.blockwise import update_batch_stats
 from jaxpmi.network import Network
 from jaxpmi.optimise import schedules
 from jaxpmi.optimise.descend import Descent

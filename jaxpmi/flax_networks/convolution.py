@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from jaxpmi.models import convolutions
+from jaxpmi.blocks import convolutions
 
 
 def conv_general_dilated(

@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxpmi.blocks.blockwise import Variables
+from jaxpmi.blocks.blockwise import block_name
 from jaxpmi.flax_networks.classifier import check_identity
 from jaxpmi.flax_networks.classifier import identity
 from jaxpmi.flax_networks.classifier import layer_arrays
@@ -21,8 +23,6 @@ from jaxpmi.flax_networks.paths import at
 from jaxpmi.flax_networks.paths import flat
 from jaxpmi.flax_networks.paths import nested
 from jaxpmi.flax_networks.train_argument import TrainArgument
-from jaxpmi.models.blockwise import Variables
-from jaxpmi.models.blockwise import block_name
 from jaxpmi.network import Head
 from jaxpmi.network import Network
 from jaxpmi.network import from_blocks

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxpmi.blocks.blockwise import channel_moments
 from jaxpmi.flax_networks.constants import Constant
 from jaxpmi.flax_networks.convolution import conv_general_dilated
 from jaxpmi.flax_networks.kept_moments import add_call
@@ -21,7 +22,6 @@ from jaxpmi.flax_networks.paths import at
 from jaxpmi.flax_networks.paths import nested
 from jaxpmi.flax_networks.train_argument import TrainArgument
 from jaxpmi.flax_networks.train_argument import mode_arguments
-from jaxpmi.models.blockwise import channel_moments
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 

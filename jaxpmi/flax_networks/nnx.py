@@ -6,6 +6,9 @@ import jax
 import numpy as np
 from flax import nnx
 
+from jaxpmi.blocks.blockwise import Stack
+from jaxpmi.blocks.blockwise import StatisticsAxis
+from jaxpmi.blocks.blockwise import block_name
 from jaxpmi.flax_networks.classifier import check_identity
 from jaxpmi.flax_networks.classifier import identity
 from jaxpmi.flax_networks.classifier import layer_arrays
@@ -18,9 +21,6 @@ from jaxpmi.flax_networks.nnx_model import as_model
 from jaxpmi.flax_networks.nnx_parts import Blocks
 from jaxpmi.flax_networks.paths import flat
 from jaxpmi.flax_networks.train_argument import TrainArgument
-from jaxpmi.models.blockwise import Stack
-from jaxpmi.models.blockwise import StatisticsAxis
-from jaxpmi.models.blockwise import block_name
 from jaxpmi.network import Head
 from jaxpmi.network import Network
 from jaxpmi.network import from_blocks

@@ -16,6 +16,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxpmi.blocks.blockwise import StatisticsAxis
+from jaxpmi.blocks.blockwise import axis_moments
+from jaxpmi.blocks.blockwise import normalise_channels
+from jaxpmi.blocks.channels import ChannelAxes
 from jaxpmi.flax_networks.constants import Constant
 from jaxpmi.flax_networks.convolution import conv_general_dilated
 from jaxpmi.flax_networks.kept_moments import add_call
@@ -26,10 +30,6 @@ from jaxpmi.flax_networks.paths import Path
 from jaxpmi.flax_networks.paths import nested
 from jaxpmi.flax_networks.train_argument import TrainArgument
 from jaxpmi.flax_networks.train_argument import mode_arguments
-from jaxpmi.models.blockwise import StatisticsAxis
-from jaxpmi.models.blockwise import axis_moments
-from jaxpmi.models.blockwise import normalise_channels
-from jaxpmi.models.channels import ChannelAxes
 from jaxpmi.types import Moments
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey

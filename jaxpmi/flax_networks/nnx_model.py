@@ -7,6 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxpmi.blocks.blockwise import Stack
+from jaxpmi.blocks.blockwise import StatisticsAxis
+from jaxpmi.blocks.blockwise import Variables
+from jaxpmi.blocks.blockwise import block_name
+from jaxpmi.blocks.blockwise import stack_layers
 from jaxpmi.flax_networks.nnx_block import NnxBlock
 from jaxpmi.flax_networks.nnx_block import name
 from jaxpmi.flax_networks.nnx_parts import Blocks
@@ -16,11 +21,6 @@ from jaxpmi.flax_networks.nnx_parts import make_block
 from jaxpmi.flax_networks.nnx_parts import with_shapes
 from jaxpmi.flax_networks.paths import Path
 from jaxpmi.flax_networks.train_argument import TrainArgument
-from jaxpmi.models.blockwise import Stack
-from jaxpmi.models.blockwise import StatisticsAxis
-from jaxpmi.models.blockwise import Variables
-from jaxpmi.models.blockwise import block_name
-from jaxpmi.models.blockwise import stack_layers
 from jaxpmi.types import Moments
 from jaxpmi.types import Params
 

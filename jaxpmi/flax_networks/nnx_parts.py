@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxpmi.blocks.blockwise import StatisticsAxis
 from jaxpmi.flax_networks.constants import Constant
 from jaxpmi.flax_networks.kept_moments import standard_moments
 from jaxpmi.flax_networks.nnx_block import NnxBlock
@@ -20,7 +21,6 @@ from jaxpmi.flax_networks.paths import Path
 from jaxpmi.flax_networks.paths import flat
 from jaxpmi.flax_networks.train_argument import TrainArgument
 from jaxpmi.flax_networks.train_argument import mode_arguments
-from jaxpmi.models.blockwise import StatisticsAxis
 from jaxpmi.types import Moments
 from jaxpmi.types import Params
 

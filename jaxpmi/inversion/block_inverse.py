@@ -16,11 +16,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxpmi.blocks import convolutions
+from jaxpmi.blocks.blockwise import Stack
+from jaxpmi.blocks.blockwise import block_input_shapes
+from jaxpmi.blocks.blockwise import block_name
 from jaxpmi.memory import BlockInverse
-from jaxpmi.models import convolutions
-from jaxpmi.models.blockwise import Stack
-from jaxpmi.models.blockwise import block_input_shapes
-from jaxpmi.models.blockwise import block_name
 from jaxpmi.network import Network
 from jaxpmi.types import PRNGKey
 

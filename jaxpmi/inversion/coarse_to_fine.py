@@ -11,10 +11,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from jaxpmi.blocks import blockwise
+from jaxpmi.blocks.blockwise import Block
 from jaxpmi.config import PerLayerConfig
 from jaxpmi.inversion import objectives
-from jaxpmi.models import blockwise
-from jaxpmi.models.blockwise import Block
 from jaxpmi.optimise.minimise import Solution
 from jaxpmi.optimise.minimise import minimise
 from jaxpmi.types import Moments

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxpmi.models.blockwise import forward
+from jaxpmi.blocks.blockwise import forward
 from jaxpmi.network import Network
 from jaxpmi.types import Moments
 from jaxpmi.types import Params

@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec
 
 from jaxpmi.augment import draw_crop
 from jaxpmi.augment import resized_crop
+from jaxpmi.blocks.blockwise import forward
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.doors import check_inversion
 from jaxpmi.inversion import objectives
@@ -35,7 +36,6 @@ from jaxpmi.inversion.synthetic import as_stored
 from jaxpmi.inversion.variants import DEEP_INVERSION_VARIANTS
 from jaxpmi.inversion.variants import DeepInversionVariant
 from jaxpmi.memory import Memory
-from jaxpmi.models.blockwise import forward
 from jaxpmi.network import Network
 from jaxpmi.optimise import schedules
 from jaxpmi.optimise.minimise import Solution

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxpmi.blocks.blockwise import forward
 from jaxpmi.config import CmiConfig
 from jaxpmi.doors import check_inversion
 from jaxpmi.inversion.cmi import global_view
@@ -29,7 +30,6 @@ from jaxpmi.inversion.synthetic import Synthetic
 from jaxpmi.inversion.synthetic import as_stored
 from jaxpmi.inversion.variants import CMI_VARIANTS
 from jaxpmi.inversion.variants import CmiVariant
-from jaxpmi.models.blockwise import forward
 from jaxpmi.network import Network
 from jaxpmi.optimise.minimise import minimise
 from jaxpmi.types import Params

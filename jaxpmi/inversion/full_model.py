@@ -9,6 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxpmi.blocks.blockwise import BlockwiseModel
+from jaxpmi.blocks.blockwise import Stack
+from jaxpmi.blocks.blockwise import block_name
+from jaxpmi.blocks.blockwise import forward
 from jaxpmi.config import FullModelConfig
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion import priors
@@ -20,10 +24,6 @@ from jaxpmi.inversion.targets import Targets
 from jaxpmi.inversion.targets import target_terms
 from jaxpmi.inversion.variants import InversionVariant
 from jaxpmi.memory import Memory
-from jaxpmi.models.blockwise import BlockwiseModel
-from jaxpmi.models.blockwise import Stack
-from jaxpmi.models.blockwise import block_name
-from jaxpmi.models.blockwise import forward
 from jaxpmi.network import Network
 from jaxpmi.optimise import schedules
 from jaxpmi.optimise.minimise import Solution

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxpmi.blocks import blockwise
+from jaxpmi.blocks.convolutions import conv
+from jaxpmi.blocks.convolutions import upsampled_conv
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion import priors
-from jaxpmi.models import blockwise
-from jaxpmi.models.convolutions import conv
-from jaxpmi.models.convolutions import upsampled_conv
 from jaxpmi.network import Network
 from jaxpmi.optimise.descend import Descent
 from jaxpmi.optimise.descend import descend

@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import optax
 
+from jaxpmi.blocks.blockwise import forward
 from jaxpmi.config import CmiConfig
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion.variants import CmiVariant
-from jaxpmi.models.blockwise import forward
 from jaxpmi.network import Network
 
 

@@ -5,10 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from jaxpmi.blocks.blockwise import forward
 from jaxpmi.config import InversionConfig
 from jaxpmi.inversion.block_inverse import init_block_inverses
 from jaxpmi.memory import Memory
-from jaxpmi.models.blockwise import forward
 from jaxpmi.network import Network
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxpmi.models.blockwise import BlockwiseModel
-from jaxpmi.models.blockwise import Stack
-from jaxpmi.models.blockwise import block_name
+from jaxpmi.blocks.blockwise import BlockwiseModel
+from jaxpmi.blocks.blockwise import Stack
+from jaxpmi.blocks.blockwise import block_name
 from jaxpmi.types import Moments
 
 VARIANCE_FLOOR = 1e-4  # of stored variances: channels a network never uses have variance ~ 0

@@ -13,6 +13,12 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
+from jaxpmi.blocks import blockwise
+from jaxpmi.blocks.blockwise import Block
+from jaxpmi.blocks.blockwise import Stack
+from jaxpmi.blocks.blockwise import block_input_shapes
+from jaxpmi.blocks.blockwise import block_kind
+from jaxpmi.blocks.blockwise import block_name
 from jaxpmi.config import PerLayerConfig
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion.block_inverse import invert_linearly
@@ -21,12 +27,6 @@ from jaxpmi.inversion.targets import Targets
 from jaxpmi.inversion.targets import target_terms
 from jaxpmi.inversion.variants import InversionVariant
 from jaxpmi.memory import BlockInverse
-from jaxpmi.models import blockwise
-from jaxpmi.models.blockwise import Block
-from jaxpmi.models.blockwise import Stack
-from jaxpmi.models.blockwise import block_input_shapes
-from jaxpmi.models.blockwise import block_kind
-from jaxpmi.models.blockwise import block_name
 from jaxpmi.network import Network
 from jaxpmi.optimise.minimise import Solution
 from jaxpmi.optimise.minimise import minimise

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpmi.blocks.blockwise import channel_moments
+from jaxpmi.blocks.blockwise import normalise_channels
 from jaxpmi.inversion.generator import BATCH_NORM_EPSILON
 from jaxpmi.inversion.generator import check_image_size
 from jaxpmi.inversion.generator import decode
 from jaxpmi.inversion.variants import CmiVariant
-from jaxpmi.models.blockwise import channel_moments
-from jaxpmi.models.blockwise import normalise_channels
 from jaxpmi.types import Params
 from jaxpmi.types import PRNGKey
 

@@ -6,6 +6,7 @@ Or, where inversion stops before the first block, of a later block's inputs (`In
 import jax
 import jax.numpy as jnp
 
+from jaxpmi.blocks.blockwise import block_input_shapes
 from jaxpmi.config import CfsConfig
 from jaxpmi.config import InversionConfig
 from jaxpmi.doors import check_inversion
@@ -25,7 +26,6 @@ from jaxpmi.inversion.variants import InversionVariant
 from jaxpmi.inversion.variants import inversion_variant
 from jaxpmi.memory import Memory
 from jaxpmi.memory import draw_features
-from jaxpmi.models.blockwise import block_input_shapes
 from jaxpmi.network import Network
 from jaxpmi.types import Moments
 from jaxpmi.types import PRNGKey

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxpmi.augment import denormalise
 from jaxpmi.augment import normalise
-from jaxpmi.models.blockwise import forward
+from jaxpmi.blocks.blockwise import forward
 from jaxpmi.network import Network
 from jaxpmi.optimise.minimise import Solution
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpmi.blocks.cost import count_parameters
 from jaxpmi.config import Config
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import phase_key
@@ -36,7 +37,6 @@ from jaxpmi.jobs.synthesis import draw_pool
 from jaxpmi.jobs.synthesis import empty_pool
 from jaxpmi.jobs.synthesis import fill_pool
 from jaxpmi.jobs.synthesis import pool_images
-from jaxpmi.models.cost import count_parameters
 from jaxpmi.runs.accounting import Accounts
 from jaxpmi.runs.phases import PhaseFn
 from jaxpmi.runs.phases import System

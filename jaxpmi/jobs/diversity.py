@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.augment import normalise
-from jaxpmi.models.blockwise import forward
+from jaxpmi.blocks.blockwise import forward
 from jaxpmi.network import Network
 
 MAX_PER_CLASS = 100  # images of a class that are compared

@@ -15,6 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.augment import normalise
+from jaxpmi.blocks.blockwise import Variables
+from jaxpmi.blocks.blockwise import forward
+from jaxpmi.blocks.cost import count_multiply_adds
+from jaxpmi.blocks.cost import count_parameters
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import Config
 from jaxpmi.config import PruneConfig
@@ -41,10 +45,6 @@ from jaxpmi.jobs.synthesis import add_batch
 from jaxpmi.jobs.synthesis import draw_pool
 from jaxpmi.jobs.synthesis import empty_pool
 from jaxpmi.jobs.synthesis import fill_pool
-from jaxpmi.models.blockwise import Variables
-from jaxpmi.models.blockwise import forward
-from jaxpmi.models.cost import count_multiply_adds
-from jaxpmi.models.cost import count_parameters
 from jaxpmi.network import Network
 from jaxpmi.pruning import Kept
 from jaxpmi.pruning import choose_filters

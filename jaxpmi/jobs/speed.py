@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxpmi.models.blockwise import forward
+from jaxpmi.blocks.blockwise import forward
 from jaxpmi.network import Network
 
 

@@ -11,6 +11,9 @@ import numpy as np
 
 from jaxpmi.augment import augment
 from jaxpmi.augment import normalise
+from jaxpmi.blocks.blockwise import Variables
+from jaxpmi.blocks.blockwise import forward
+from jaxpmi.blocks.blockwise import update_batch_stats
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import DistillConfig
 from jaxpmi.config import PruneConfig
@@ -25,9 +28,6 @@ from jaxpmi.continual.train import with_parts
 from jaxpmi.doors import check_images
 from jaxpmi.doors import check_key
 from jaxpmi.inversion.objectives import distillation_kl
-from jaxpmi.models.blockwise import Variables
-from jaxpmi.models.blockwise import forward
-from jaxpmi.models.blockwise import update_batch_stats
 from jaxpmi.network import Network
 from jaxpmi.optimise import schedules
 from jaxpmi.optimise.descend import Descent

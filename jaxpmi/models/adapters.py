@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxpmi.models.blockwise import stack_layers
+from jaxpmi.blocks.blockwise import stack_layers
 from jaxpmi.models.layers import OneKey
 from jaxpmi.models.layers import draw_normal
 from jaxpmi.types import Params

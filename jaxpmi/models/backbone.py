@@ -3,8 +3,8 @@
 import jax
 from flax import nnx
 
-from jaxpmi.models.blockwise import StatisticsAxis
-from jaxpmi.models.blockwise import block_name
+from jaxpmi.blocks.blockwise import StatisticsAxis
+from jaxpmi.blocks.blockwise import block_name
 
 
 class Backbone(nnx.Module):

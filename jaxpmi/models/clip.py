@@ -14,17 +14,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxpmi.blocks.blockwise import Stack
+from jaxpmi.blocks.blockwise import StatisticsAxis
+from jaxpmi.blocks.blockwise import Variables
+from jaxpmi.blocks.blockwise import block_name
+from jaxpmi.blocks.blockwise import forward
 from jaxpmi.flax_networks.nnx_block import NnxBlock
 from jaxpmi.flax_networks.nnx_model import NnxModel
 from jaxpmi.flax_networks.nnx_model import as_block
 from jaxpmi.flax_networks.nnx_model import as_model
 from jaxpmi.models import layers
 from jaxpmi.models.adapters import init_adapters
-from jaxpmi.models.blockwise import Stack
-from jaxpmi.models.blockwise import StatisticsAxis
-from jaxpmi.models.blockwise import Variables
-from jaxpmi.models.blockwise import block_name
-from jaxpmi.models.blockwise import forward
 from jaxpmi.models.layers import OneKey
 from jaxpmi.models.vit import Activation
 from jaxpmi.models.vit import transformer_blocks

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxpmi.blocks.channels import ChannelAxes
 from jaxpmi.models import layers
 from jaxpmi.models.backbone import Backbone
-from jaxpmi.models.channels import ChannelAxes
 from jaxpmi.types import Moments
 
 BATCH_NORM_EPSILON = 1e-3

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxpmi.blocks.blockwise import StatisticsAxis
 from jaxpmi.models import layers
 from jaxpmi.models.adapters import Adapters
 from jaxpmi.models.backbone import Backbone
-from jaxpmi.models.blockwise import StatisticsAxis
 from jaxpmi.models.layers import OneKey
 from jaxpmi.types import PRNGKey
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxpmi.models.blockwise import StatisticsAxis
-from jaxpmi.models.blockwise import Variables
+from jaxpmi.blocks.blockwise import StatisticsAxis
+from jaxpmi.blocks.blockwise import Variables
 from jaxpmi.models.clip import Clip
 from jaxpmi.models.clip import ClipVariables
 from jaxpmi.models.clip import clip

@@ -10,11 +10,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from jaxpmi.blocks.blockwise import Variables
+from jaxpmi.blocks.blockwise import block_input_shapes
 from jaxpmi.data import imagenet_class_names
-from jaxpmi.init_network import abstract_backbone
-from jaxpmi.models.blockwise import Variables
-from jaxpmi.models.blockwise import block_input_shapes
 from jaxpmi.models.efficientnet_lite import efficientnet_lite0
+from jaxpmi.models.init_network import abstract_backbone
 from jaxpmi.network import Head
 from jaxpmi.network import Network
 from jaxpmi.network import from_blocks

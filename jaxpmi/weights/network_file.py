@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpmi.blocks.blockwise import block_input_shapes
 from jaxpmi.config import ModelConfig
-from jaxpmi.init_network import abstract_backbone
 from jaxpmi.lookup import find
 from jaxpmi.models import architecture
-from jaxpmi.models.blockwise import block_input_shapes
+from jaxpmi.models.init_network import abstract_backbone
 from jaxpmi.network import Head
 from jaxpmi.network import Network
 from jaxpmi.pruning import Kept

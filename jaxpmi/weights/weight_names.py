@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxpmi.models.blockwise import block_name
+from jaxpmi.blocks.blockwise import block_name
 
 
 class Layout(NamedTuple):

@@ -24,11 +24,11 @@ from jaxpmi.config import FullModelConfig
 from jaxpmi.config.check import validate
 from jaxpmi.config.load import load_config
 from jaxpmi.data import imagenet_class_names
-from jaxpmi.init_network import init_backbone
 from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.inversion.variants import InversionVariant
 from jaxpmi.models import efficientnet_lite
+from jaxpmi.models.init_network import init_backbone
 from jaxpmi.network import Head
 from jaxpmi.network import from_blocks
 

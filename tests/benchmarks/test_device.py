@@ -28,7 +28,7 @@ from benchmarks.device.schedule import Clock
 from benchmarks.device.schedule import Job
 from benchmarks.device.schedule import has_failed
 from benchmarks.device.schedule import run_jobs
-from jaxpmi.models.cost import count_program
+from jaxpmi.blocks.cost import count_program
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxpmi.augment import normalise
+from jaxpmi.blocks.blockwise import init_variables
 from jaxpmi.continual import evaluation
 from jaxpmi.continual.samples import LabelledSamples
-from jaxpmi.models.blockwise import init_variables
 from jaxpmi.network import from_blocks
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate

@@ -16,6 +16,7 @@ from small_network import as_network
 from jaxpmi import experiment
 from jaxpmi.augment import augment_scenes
 from jaxpmi.augment import normalise
+from jaxpmi.blocks import blockwise
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import Config
 from jaxpmi.config import DataConfig
@@ -39,9 +40,8 @@ from jaxpmi.continual.vdfd.recording import record_task
 from jaxpmi.data import PastDataError
 from jaxpmi.data import SceneStream
 from jaxpmi.data import digit_scenes
-from jaxpmi.init_network import init_backbone
-from jaxpmi.models import blockwise
 from jaxpmi.models.encoder_decoder import encoder_decoder
+from jaxpmi.models.init_network import init_backbone
 from jaxpmi.network import Head
 from jaxpmi.runs import session
 from jaxpmi.sharding import make_mesh

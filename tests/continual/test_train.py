@@ -19,6 +19,7 @@ from small_network import fresh_network
 from small_network import learner_of
 
 from jaxpmi.augment import normalise
+from jaxpmi.blocks import blockwise
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
@@ -33,7 +34,6 @@ from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import phase_learning_rates
 from jaxpmi.continual.train import train_steps
 from jaxpmi.continual.training_phase import Phase
-from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
 from jaxpmi.network import Head
 from jaxpmi.sharding import make_mesh

@@ -8,11 +8,11 @@ import pytest
 from rows import sized
 from small_network import fresh_network
 
+from jaxpmi.blocks import blockwise
 from jaxpmi.inversion import block_inverse
 from jaxpmi.inversion.block_inverse import fit_block_inverses
 from jaxpmi.inversion.block_inverse import init_block_inverses
 from jaxpmi.inversion.block_inverse import invert_linearly
-from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
 from jaxpmi.network import Head

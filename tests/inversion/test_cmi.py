@@ -22,6 +22,7 @@ from small_network import trained
 
 from jaxpmi.augment import denormalise
 from jaxpmi.augment import padded_crop
+from jaxpmi.blocks import blockwise
 from jaxpmi.config import CmiConfig
 from jaxpmi.inversion import cmi as cmi_module
 from jaxpmi.inversion import contrast
@@ -32,7 +33,6 @@ from jaxpmi.inversion.cmi import init_cmi
 from jaxpmi.inversion.cmi import two_views
 from jaxpmi.inversion.synthetic import label_agreement
 from jaxpmi.inversion.variants import CmiVariant
-from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
 from jaxpmi.network import Head

@@ -3,13 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxpmi.blocks.blockwise import input_moments
 from jaxpmi.config import PerLayerConfig
 from jaxpmi.flax_networks.nnx_model import as_block
 from jaxpmi.inversion.coarse_to_fine import grid_schedule
 from jaxpmi.inversion.coarse_to_fine import invert_coarse_to_fine
 from jaxpmi.inversion.coarse_to_fine import resize_grid
 from jaxpmi.models import vit
-from jaxpmi.models.blockwise import input_moments
 from jaxpmi.models.layers import OneKey
 
 

@@ -9,13 +9,13 @@ from rows import piece
 from rows import sized
 from small_network import as_network
 
-from jaxpmi.init_network import init_backbone
+from jaxpmi.blocks import blockwise
+from jaxpmi.blocks import convolutions
 from jaxpmi.inversion import contrast
-from jaxpmi.models import blockwise
-from jaxpmi.models import convolutions
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
 from jaxpmi.models.backbone import Backbone
+from jaxpmi.models.init_network import init_backbone
 from jaxpmi.network import Head
 from jaxpmi.network import Network
 from jaxpmi.types import Moments

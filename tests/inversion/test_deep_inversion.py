@@ -17,6 +17,7 @@ from small_network import fresh_network
 
 from jaxpmi.augment import denormalise
 from jaxpmi.augment import pixel_range
+from jaxpmi.blocks import blockwise
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.config.settings import annotations
 from jaxpmi.inversion import deep_inversion as di
@@ -29,7 +30,6 @@ from jaxpmi.inversion.deep_inversion import random_view
 from jaxpmi.inversion.synthetic import label_agreement
 from jaxpmi.inversion.variants import DEEP_INVERSION_VARIANTS
 from jaxpmi.inversion.variants import DeepInversionVariant
-from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import shard_batch

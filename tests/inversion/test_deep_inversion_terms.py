@@ -12,12 +12,12 @@ from rows import piece
 from rows import sized
 from rows import variables_of
 
+from jaxpmi.blocks import blockwise
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion import priors
 from jaxpmi.inversion.deep_inversion import competition
 from jaxpmi.inversion.deep_inversion import learning_rates
 from jaxpmi.inversion.variants import DEEP_INVERSION_VARIANTS
-from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
 from jaxpmi.types import Moments

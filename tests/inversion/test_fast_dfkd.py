@@ -11,6 +11,7 @@ from small_network import STD
 from small_network import trained
 
 from jaxpmi.augment import denormalise
+from jaxpmi.blocks import blockwise
 from jaxpmi.config import CmiConfig
 from jaxpmi.inversion import fast_dfkd as fast
 from jaxpmi.inversion import objectives
@@ -18,7 +19,6 @@ from jaxpmi.inversion.latent_search import to_normalised
 from jaxpmi.inversion.pixel_generator import generate_pixels
 from jaxpmi.inversion.synthetic import label_agreement
 from jaxpmi.inversion.variants import CmiVariant
-from jaxpmi.models import blockwise
 from jaxpmi.network import Head
 
 CASE = Case(

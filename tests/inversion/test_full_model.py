@@ -13,6 +13,7 @@ from rows import variables_of
 from small_network import as_network
 
 from jaxpmi.augment import pixel_range
+from jaxpmi.blocks import blockwise
 from jaxpmi.config import FullModelConfig
 from jaxpmi.config import InversionConfig
 from jaxpmi.inversion import objectives
@@ -22,7 +23,6 @@ from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.inversion.variants import INVERSION_VARIANTS
 from jaxpmi.inversion.variants import InversionVariant
-from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
 from jaxpmi.network import Head
 from jaxpmi.remember import empty_memory

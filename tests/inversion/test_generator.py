@@ -10,8 +10,8 @@ from rows import piece
 from rows import variables_of
 from small_network import as_network
 
+from jaxpmi.blocks import blockwise
 from jaxpmi.inversion import generator
-from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
 from jaxpmi.network import Head
 

@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxpmi.blocks.blockwise import channel_moments
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion import priors
-from jaxpmi.models.blockwise import channel_moments
 from jaxpmi.types import Moments
 
 KL_DIRECTIONS = [objectives.moment_kl, objectives.reverse_moment_kl]

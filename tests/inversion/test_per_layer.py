@@ -16,6 +16,7 @@ from small_network import block_inputs
 from small_network import fresh_network
 from small_network import trained
 
+from jaxpmi.blocks import blockwise
 from jaxpmi.config import PerLayerConfig
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion import per_layer
@@ -26,7 +27,6 @@ from jaxpmi.inversion.per_layer import invert_blocks
 from jaxpmi.inversion.per_layer import propagated_block_inputs
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.inversion.variants import InversionVariant
-from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
 from jaxpmi.network import Head
 from jaxpmi.types import Moments

@@ -10,10 +10,10 @@ import pytest
 from rows import sized
 from small_network import as_network
 
+from jaxpmi.blocks import blockwise
 from jaxpmi.config import FullModelConfig
 from jaxpmi.config import InversionConfig
 from jaxpmi.config import PerLayerConfig
-from jaxpmi.init_network import init_backbone
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion import per_layer
 from jaxpmi.inversion.block_inverse import fit_block_inverses
@@ -22,8 +22,8 @@ from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.synthesis import synthesize
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.inversion.variants import InversionVariant
-from jaxpmi.models import blockwise
 from jaxpmi.models import vit
+from jaxpmi.models.init_network import init_backbone
 from jaxpmi.remember import empty_memory
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate

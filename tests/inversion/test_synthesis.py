@@ -16,6 +16,7 @@ from small_network import block_inputs
 from small_network import trained
 
 from jaxpmi.augment import denormalise
+from jaxpmi.blocks import blockwise
 from jaxpmi.config import FullModelConfig
 from jaxpmi.config import InversionConfig
 from jaxpmi.config import PerLayerConfig
@@ -26,7 +27,6 @@ from jaxpmi.inversion.synthetic import Synthetic
 from jaxpmi.inversion.synthetic import as_stored
 from jaxpmi.inversion.synthetic import label_agreement
 from jaxpmi.inversion.variants import InversionVariant
-from jaxpmi.models import blockwise
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch

@@ -21,10 +21,10 @@ from jaxpmi.config import ModelConfig
 from jaxpmi.config.load import load_config
 from jaxpmi.data import imagenet_class_names
 from jaxpmi.data import imagenet_labels
-from jaxpmi.init_network import init_network
 from jaxpmi.jobs import invert
 from jaxpmi.models import MODELS
 from jaxpmi.models import efficientnet_lite
+from jaxpmi.models.init_network import init_network
 from jaxpmi.runs import session
 from jaxpmi.weights import network_file
 

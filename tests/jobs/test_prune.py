@@ -14,10 +14,10 @@ from tiny_run import tiny_config
 
 import jaxpmi
 from jaxpmi import experiment
+from jaxpmi.blocks.blockwise import forward
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.config import PruneConfig
 from jaxpmi.jobs import prune
-from jaxpmi.models.blockwise import forward
 from jaxpmi.runs import session
 
 BATCH = 8

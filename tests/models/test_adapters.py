@@ -2,10 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpmi.blocks.cost import count_parameters
 from jaxpmi.flax_networks.nnx_model import as_block
 from jaxpmi.models import adapters
 from jaxpmi.models import vit
-from jaxpmi.models.cost import count_parameters
 from jaxpmi.models.layers import OneKey
 
 DIM, EXPERTS, RANK = 8, 2, 4

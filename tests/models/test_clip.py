@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxpmi.blocks.cost import count_parameters
 from jaxpmi.models import clip
-from jaxpmi.models.cost import count_parameters
 
 TINY = clip.clip(
     image_size=16, patch_size=8, width=16, depth=2, num_heads=2, features=6, vocabulary=20,

@@ -17,15 +17,15 @@ from flax import nnx
 from rows import block_of
 from rows import sized
 
+from jaxpmi.blocks import blockwise
+from jaxpmi.blocks import convolutions
+from jaxpmi.blocks.cost import count_parameters
 from jaxpmi.data import imagenet_class_names
-from jaxpmi.init_network import abstract_backbone
 from jaxpmi.models import MODELS
-from jaxpmi.models import blockwise
-from jaxpmi.models import convolutions
 from jaxpmi.models import efficientnet_lite
-from jaxpmi.models.cost import count_parameters
 from jaxpmi.models.efficientnet_lite import InvertedResidual
 from jaxpmi.models.efficientnet_lite import efficientnet_lite0
+from jaxpmi.models.init_network import abstract_backbone
 from jaxpmi.types import Moments
 from jaxpmi.weights import imagenet
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from rows import sized
 
-from jaxpmi.init_network import init_backbone
-from jaxpmi.models import blockwise
+from jaxpmi.blocks import blockwise
 from jaxpmi.models.encoder_decoder import encoder_decoder
+from jaxpmi.models.init_network import init_backbone
 
 
 def small(shape):

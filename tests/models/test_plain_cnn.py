@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 from rows import sized
 
-from jaxpmi.init_network import init_backbone
-from jaxpmi.models import blockwise
+from jaxpmi.blocks import blockwise
+from jaxpmi.models.init_network import init_backbone
 from jaxpmi.models.plain_cnn import plain_cnn
 
 SMALL = sized(plain_cnn, width=2)

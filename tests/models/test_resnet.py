@@ -9,12 +9,12 @@ from rows import block_of
 from rows import model_of
 from rows import sized
 
-from jaxpmi.init_network import init_backbone
+from jaxpmi.blocks import blockwise
+from jaxpmi.blocks import convolutions
 from jaxpmi.models import MODELS
-from jaxpmi.models import blockwise
-from jaxpmi.models import convolutions
 from jaxpmi.models import layers
 from jaxpmi.models import resnet
+from jaxpmi.models.init_network import init_backbone
 from jaxpmi.types import Moments
 
 RNGS = nnx.Rngs(0)

@@ -8,13 +8,13 @@ from rows import block_of
 from rows import sized
 
 import jaxpmi
-from jaxpmi.init_network import abstract_backbone
-from jaxpmi.init_network import init_backbone
+from jaxpmi.blocks import blockwise
+from jaxpmi.blocks.blockwise import Stack
 from jaxpmi.models import MODELS
-from jaxpmi.models import blockwise
 from jaxpmi.models import vit
-from jaxpmi.models.blockwise import Stack
 from jaxpmi.models.clip import with_unit_features
+from jaxpmi.models.init_network import abstract_backbone
+from jaxpmi.models.init_network import init_backbone
 
 SHAPE, RNGS = (8, 12, 3), nnx.Rngs(0)
 

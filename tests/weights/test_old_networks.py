@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jaxpmi
-from jaxpmi.models.blockwise import forward
+from jaxpmi.blocks.blockwise import forward
 from jaxpmi.types import Moments
 
 FOLDER = Path(__file__).parents[1] / "golden" / "networks_of_version_2"

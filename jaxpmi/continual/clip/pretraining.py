@@ -15,13 +15,13 @@ import optax
 
 from jaxpmi.augment import augment
 from jaxpmi.augment import normalise
+from jaxpmi.blocks.blockwise import Variables
+from jaxpmi.blocks.blockwise import forward
+from jaxpmi.blocks.blockwise import update_batch_stats
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import ClipPretrainingConfig
 from jaxpmi.continual.train import decayed
 from jaxpmi.data.batches import epoch_batches
-from jaxpmi.models.blockwise import Variables
-from jaxpmi.models.blockwise import forward
-from jaxpmi.models.blockwise import update_batch_stats
 from jaxpmi.models.clip import Clip
 from jaxpmi.models.clip import ClipVariables
 from jaxpmi.models.clip import encode_text

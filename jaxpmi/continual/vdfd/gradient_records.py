@@ -23,8 +23,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxpmi.models.blockwise import BlockwiseModel
-from jaxpmi.models.blockwise import named_tensors
+from jaxpmi.blocks.blockwise import BlockwiseModel
+from jaxpmi.blocks.blockwise import named_tensors
 from jaxpmi.network import Head
 from jaxpmi.types import Params
 

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.augment import normalise
+from jaxpmi.blocks.blockwise import Variables
+from jaxpmi.blocks.blockwise import forward
 from jaxpmi.config import VdfdConfig
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.samples import evenly_spaced
@@ -17,8 +19,6 @@ from jaxpmi.continual.vdfd.gradient_records import Tensors
 from jaxpmi.continual.vdfd.gradient_records import add_record
 from jaxpmi.continual.vdfd.gradient_records import logit_gradients
 from jaxpmi.continual.vdfd.gradient_records import regularised_tensors
-from jaxpmi.models.blockwise import Variables
-from jaxpmi.models.blockwise import forward
 from jaxpmi.network import Head
 from jaxpmi.network import Network
 from jaxpmi.sharding import replicate

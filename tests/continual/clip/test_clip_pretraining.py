@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxpmi.blocks.blockwise import Variables
 from jaxpmi.config import ClipPretrainingConfig
 from jaxpmi.continual.clip.pretraining import contrastive_loss
 from jaxpmi.continual.clip.pretraining import pretrain_clip
@@ -15,7 +16,6 @@ from jaxpmi.continual.clip.train import zero_shot_network
 from jaxpmi.continual.evaluation import evaluate
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.models import clip
-from jaxpmi.models.blockwise import Variables
 from jaxpmi.sharding import make_mesh
 
 TINY = clip.clip(

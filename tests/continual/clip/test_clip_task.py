@@ -10,6 +10,7 @@ import pytest
 from test_clip_loop import config_of
 
 from jaxpmi.augment import normalise
+from jaxpmi.blocks.blockwise import forward
 from jaxpmi.continual.clip import start as clip_start
 from jaxpmi.continual.clip import task as clip_task
 from jaxpmi.continual.clip.task import invert_names_phase
@@ -18,7 +19,6 @@ from jaxpmi.continual.clip.variants import ClipVariant
 from jaxpmi.continual.state import Replay
 from jaxpmi.features.gaussian import fit_class_stats
 from jaxpmi.inversion import synthesis
-from jaxpmi.models.blockwise import forward
 from jaxpmi.sharding import make_mesh
 
 GAUSSIAN = ["--inversion.per-layer.start", "gaussian", "--inversion.per-layer.num-steps", "1"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxpmi.augment import normalise
+from jaxpmi.blocks.blockwise import block_input
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
@@ -24,7 +25,6 @@ from jaxpmi.continual.clip.variants import CLIP_VARIANTS
 from jaxpmi.continual.clip.variants import ClipVariant
 from jaxpmi.continual.train import Chunk
 from jaxpmi.models import clip
-from jaxpmi.models.blockwise import block_input
 
 MODEL = clip.clip(
     image_size=8, patch_size=4, width=16, depth=2, num_heads=2, features=8, vocabulary=12,

@@ -19,15 +19,15 @@ from small_network import blobs
 from small_network import fresh_network
 
 from jaxpmi.augment import normalise
+from jaxpmi.blocks import blockwise
 from jaxpmi.config import VdfdConfig
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.summary import record_floats
 from jaxpmi.continual.vdfd import gradient_records as gr
 from jaxpmi.continual.vdfd.recording import record_task
-from jaxpmi.init_network import abstract_backbone
-from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
+from jaxpmi.models.init_network import abstract_backbone
 from jaxpmi.network import Head
 from jaxpmi.sharding import make_mesh
 

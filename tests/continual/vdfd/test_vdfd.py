@@ -26,6 +26,7 @@ from tiny_run import tiny_config
 
 from jaxpmi import experiment
 from jaxpmi.augment import quarter_turns
+from jaxpmi.blocks import blockwise
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
@@ -50,7 +51,6 @@ from jaxpmi.continual.vdfd.gradient_records import drift
 from jaxpmi.continual.vdfd.gradient_records import empty_records
 from jaxpmi.continual.vdfd.recording import record_task
 from jaxpmi.data import TaskStream
-from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
 from jaxpmi.network import Head
 from jaxpmi.runs import session

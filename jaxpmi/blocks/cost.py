@@ -10,9 +10,9 @@ from jax.extend.core import ClosedJaxpr
 from jax.extend.core import Jaxpr
 from jax.interpreters import partial_eval
 
-from jaxpmi.models.blockwise import BlockwiseModel
-from jaxpmi.models.blockwise import Variables
-from jaxpmi.models.blockwise import forward
+from jaxpmi.blocks.blockwise import BlockwiseModel
+from jaxpmi.blocks.blockwise import Variables
+from jaxpmi.blocks.blockwise import forward
 
 
 def count_multiply_adds(

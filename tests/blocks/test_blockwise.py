@@ -10,11 +10,11 @@ from rows import piece
 from rows import sized
 from rows import variables_of
 
-from jaxpmi.init_network import init_backbone
-from jaxpmi.init_network import init_network
+from jaxpmi.blocks import blockwise
 from jaxpmi.models import MODELS
-from jaxpmi.models import blockwise
 from jaxpmi.models import resnet
+from jaxpmi.models.init_network import init_backbone
+from jaxpmi.models.init_network import init_network
 from jaxpmi.types import Moments
 
 SHAPE = (8, 8, 3)

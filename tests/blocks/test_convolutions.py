@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpmi.models import convolutions
+from jaxpmi.blocks import convolutions
 
 
 def draws(shape, seed):

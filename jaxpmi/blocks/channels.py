@@ -12,11 +12,11 @@ from typing import Protocol
 
 import jax
 
-from jaxpmi.models.blockwise import Block
-from jaxpmi.models.blockwise import BlockwiseModel
-from jaxpmi.models.blockwise import Variables
-from jaxpmi.models.blockwise import block_kind
-from jaxpmi.models.blockwise import block_name
+from jaxpmi.blocks.blockwise import Block
+from jaxpmi.blocks.blockwise import BlockwiseModel
+from jaxpmi.blocks.blockwise import Variables
+from jaxpmi.blocks.blockwise import block_kind
+from jaxpmi.blocks.blockwise import block_name
 from jaxpmi.types import Params
 
 IMAGES = "images"  # the group of the network's input channels, of which none is removed
@@ -132,7 +132,7 @@ def _channel_axes(block, name, params):
         raise ValueError(
             f"{name} is a {block_kind(block)}, from which no filters can be removed; choose a "
             "convolutional network, or give the module channel_axes(), or a block of your own the "
-            "methods of jaxpmi.models.channels.PrunableBlock."
+            "methods of jaxpmi.blocks.channels.PrunableBlock."
         )
     leaves = jax.tree_util.tree_leaves_with_path(params)
     found = {layer_of(path, axes.layers) for path, _ in leaves}

@@ -7,12 +7,12 @@ from typing import Any
 import jax
 from flax import nnx
 
+from jaxpmi.blocks.blockwise import BlockwiseModel
+from jaxpmi.blocks.blockwise import Variables
+from jaxpmi.blocks.blockwise import block_input_shapes
+from jaxpmi.blocks.blockwise import init_variables
 from jaxpmi.flax_networks.nnx_model import KEPT
 from jaxpmi.flax_networks.nnx_model import as_model
-from jaxpmi.models.blockwise import BlockwiseModel
-from jaxpmi.models.blockwise import Variables
-from jaxpmi.models.blockwise import block_input_shapes
-from jaxpmi.models.blockwise import init_variables
 from jaxpmi.network import Network
 from jaxpmi.network import from_blocks
 from jaxpmi.types import PRNGKey

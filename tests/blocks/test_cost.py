@@ -5,12 +5,12 @@ from rows import chain
 from rows import piece
 from rows import sized
 
-from jaxpmi.init_network import abstract_backbone
+from jaxpmi.blocks import cost
 from jaxpmi.models import MODELS
-from jaxpmi.models import cost
 from jaxpmi.models import efficientnet_lite
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
+from jaxpmi.models.init_network import abstract_backbone
 
 
 def count(architecture, image_shape):

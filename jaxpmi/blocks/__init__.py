@@ -1,0 +1,1 @@
+"""What inversion sees of a network: a chain of blocks that return moments."""
