@@ -101,8 +101,8 @@ class NnxBlock:
       graph: structure of the module.
       params: paths of its parameters; their names in `Variables` are these, joined by "/".
       kept: paths of the layers whose input's moments are kept, and whether they normalise by them.
-      random: paths of the states of random layers, which are never drawn from here, whether each
-        is a key (or a count), and its shape.
+      random: paths of the states of random layers, whether each is a key (or a count), and its
+        shape; their values are those of a key that the block is applied with.
       before: functions of the input, first to last.
       after: functions of the output, first to last.
       head: path of a classifier inside whose input is the block's output; None: there is none.

@@ -77,7 +77,7 @@ def init_backbone(
 ) -> tuple[BlockwiseModel, Variables]:
     """The blocks of an architecture for images of a shape, and their initial variables."""
     made = architecture
-    if not hasattr(architecture, "blocks"):
+    if isinstance(architecture, type) or not hasattr(architecture, "blocks"):
         made = architecture(image_shape, rngs=nnx.Rngs(params=key))
     if not isinstance(made, nnx.Module):
         return made, init_variables(made, key, image_shape)

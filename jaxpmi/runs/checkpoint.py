@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-CHECKPOINT_VERSION = 1  # raised whenever the meaning of the saved state changes
+CHECKPOINT_VERSION = 2  # raised whenever the meaning of the saved state changes
 MAX_TO_KEEP = 2
 ADVICE = "move this folder away to start the run anew, or choose another workdir"
 
