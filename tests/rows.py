@@ -6,6 +6,7 @@ from typing import NamedTuple
 from flax import nnx
 
 from jaxpmi.flax_networks.nnx_model import as_block
+from jaxpmi.models import efficientnet_lite
 from jaxpmi.models.backbone import Backbone
 from jaxpmi.models.init_network import abstract_backbone
 from jaxpmi.models.init_network import init_backbone
@@ -50,3 +51,12 @@ def variables_of(architecture, key, image_shape):
 def block_of(module):
     """A module by itself: the block, its parameters and its BatchNorms' moments."""
     return as_block(module, statistics_of=(nnx.BatchNorm,))
+
+
+def short_lite(image_shape, *, rngs):
+    """EfficientNet-Lite0 of width 8 without the blocks between its first two and its last."""
+    return chain(
+        piece(efficientnet_lite.Stem, 8),
+        piece(efficientnet_lite.InvertedResidual, 8, expansion=1),
+        piece(efficientnet_lite.PooledConv, 320),
+    )(image_shape, rngs=rngs)

@@ -18,7 +18,15 @@ FILES = {
 RUNS = {"runs.accounting", "runs.phases", "sharding"}  # what every kind of run is described with
 # A network and its settings.
 NETWORKS = {"config", "types", "lookup", "blocks", "augment", "doors", "network"}
-INVERSION = NETWORKS | {"models", "optimise", "features", "memory", "inversion", "remember", "pruning"}
+INVERSION = NETWORKS | {
+    "models",
+    "optimise",
+    "features",
+    "memory",
+    "inversion",
+    "remember",
+    "pruning",
+}
 
 # What each room of the package may import of ours, besides itself. Arrays pass between features
 # and inversion, not names; method code writes no file and asks for no data.

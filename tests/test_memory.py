@@ -89,7 +89,7 @@ def test_labels_may_be_of_any_kind(kind):
 def test_settings_of_cfs_are_those_of_the_defaults_unless_given():
     draw = functools.partial(draw_features, memory(), CFS_LABELS, jax.random.key(3), targets="cfs")
     np.testing.assert_array_equal(draw(), draw(settings=CfsConfig()))
-    other = draw(settings=CfsConfig(moment_match="none"))
+    other = draw(settings=CfsConfig(oversampling=3))
     assert np.abs(draw() - other).max() > 1e-3
 
 

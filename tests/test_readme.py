@@ -58,7 +58,7 @@ def import_program(name):
 
 def write_pruned_network(path):
     """As the job leaves it, but untrained: `test_prune.py` tests that it does."""
-    network = jaxpmi.models.init_network(
+    network = jaxpmi.init_network(
         jaxpmi.MODELS["resnet_small"], jax.random.key(0), (28, 28, 1), "0123456789",
         mean=(0.2,), std=(0.2,),
     )  # fmt: skip

@@ -261,7 +261,7 @@ def generator_call(
         state, found = (fast_dfkd if fast else cmi)(
             *(inputs[n] for n in names), student=inputs["student"], **settings
         )
-        opt_state = state.opt_state[0]
+        opt_state = state.opt_state[0] if fast else state.opt_state
         return {
             "losses": found.losses,
             "terms": found.terms,

@@ -84,7 +84,9 @@ def begin_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
         dim, old = state.network.feature_dim, state.network
         state = tasks.begin_task(state, fresh_auxiliary(run, key_auxiliary, dim))
         if run.method.all_data:
-            state = state.replace(network=fresh_network(run, key_network, old.mean, old.std))
+            state = state.replace(
+                network=fresh_network(run, run.config.model, key_network, old.mean, old.std)
+            )
     yield Tick(state, 1, 1, {}, {}, 0)
 
 

@@ -162,9 +162,12 @@ def _group(path):
 
 def decayed(params: Params) -> Params:
     """Which parameters of a transformer have weight decay: all but those named `NOT_DECAYED`."""
-    return jax.tree.map_with_path(
-        lambda path, _: jax.tree_util.keystr(path[-1:], simple=True) not in NOT_DECAYED, params
-    )
+    return jax.tree.map_with_path(lambda path, _: _last_name(path) not in NOT_DECAYED, params)
+
+
+def _last_name(path):
+    """Of a parameter, such as "bias" of "block02/norm1/bias"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/").split("/")[-1]
 
 
 def trainable_parts(network: Network, auxiliary: Any) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def batch_norm_distance(
             distances += [jnp.ravel(d) for d in distance(moments[name], stored[name])]
     if not distances:
         raise ValueError(
-            f"{type(model).__name__} keeps no moments of any layer, so there are no statistics to "
+            "the network keeps no moments of any layer, so there are no statistics to "
             "match; use a network with BatchNorm, or set statistics_weight to 0."
         )
     total = sum(d.sum() for d in distances)

@@ -31,8 +31,13 @@ class Stem(nnx.Module):
         norm = {} if self.bn is None else {"bn": ("out",)}
         return ChannelAxes({"conv": ("in", "out"), **norm}, tied=False)
 
-    def propagate(self, moments: Moments | None) -> Moments:
-        """Output moments without data: of a rectified Gaussian (`None`: before the ReLU)."""
+    def propagate(self, moments: Moments | None) -> Moments | None:
+        """Output moments without data: of a rectified Gaussian (`None`: before the ReLU).
+
+        Of the convolution alone nothing is known, None.
+        """
+        if self.bn is None:
+            return None
         normalised = layers.normalised_moments(self.bn)
         return normalised if moments is None else layers.clipped_moments(normalised)
 

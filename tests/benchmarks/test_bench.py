@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_network
-from rows import chain
-from rows import piece
+from rows import short_lite
 
 from benchmarks import pictures as bench_pictures
 from benchmarks import pmi as bench_pmi
@@ -27,7 +26,6 @@ from jaxpmi.data import imagenet_class_names
 from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.inversion.variants import InversionVariant
-from jaxpmi.models import efficientnet_lite
 from jaxpmi.models.init_network import init_backbone
 from jaxpmi.network import Head
 from jaxpmi.network import from_blocks
@@ -212,12 +210,7 @@ def test_quick_run_writes_rows(model, tmp_path, capsys):
 @pytest.fixture
 def small_imagenet(monkeypatch):
     """Three blocks with random weights in place of the real network."""
-    architecture = chain(
-        piece(efficientnet_lite.Stem, 8),
-        piece(efficientnet_lite.InvertedResidual, 8, expansion=1),
-        piece(efficientnet_lite.PooledConv, 320),
-    )
-    model, variables = init_backbone(architecture, jax.random.key(0), (32, 32, 3))
+    model, variables = init_backbone(short_lite, jax.random.key(0), (32, 32, 3))
     key_kernel, key_bias = jax.random.split(jax.random.key(1))
     kernel = jax.random.normal(key_kernel, (320, 1000))
     network = from_blocks(

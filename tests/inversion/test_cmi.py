@@ -239,9 +239,11 @@ def test_weights_of_0_and_no_student_leave_terms_out():
 
 
 def test_a_transformer_is_inverted_too():
-    model = sized(vit.vision_transformer, patch_size=4, width=8, depth=2, num_heads=2, features=5)
+    sizes = {"patch_size": 4, "width": 8, "depth": 2, "num_heads": 2, "features": 5}
     kernel = jnp.ones((5, 4)) * jnp.arange(4.0)[None]
-    network = fresh_network(model).replace(head=Head(kernel))
+    network = fresh_network(sized(vit.vision_transformer, **sizes)).replace(head=Head(kernel))
+    shown = blockwise.forward(network.model, network.variables, trained().images[:16]).moments
+    network = network.replace(variables=network.variables._replace(batch_stats=shown))
     config = changed(CASE, num_steps=3)
     state = init_cmi(network, jax.random.key(0), **config._asdict())
     assert state.bank.rows.shape == (16, 2 * 2 * 2 * 8)  # two layers of two blocks

@@ -62,17 +62,17 @@ def normal(seed, *shape):
 
 
 @functools.cache
-def classifier(model=MODEL, seed=0):
+def classifier(architecture=ARCHITECTURE, seed=0):
     """A random network whose every gamma is alive."""
-    fresh = fresh_network(model, seed=seed, image_shape=SHAPE)
+    fresh = fresh_network(architecture, seed=seed, image_shape=SHAPE)
     leaves, structure = jax.tree.flatten(fresh.variables.params)
     leaves = [x + 0.3 * normal(seed + i, *x.shape) for i, x in enumerate(leaves)]
     variables = fresh.variables._replace(params=jax.tree.unflatten(structure, leaves))
     head = 3.0 * normal(seed + 4, fresh.feature_dim, NUM_CLASSES)
-    return as_network(model, variables, head, image_shape=SHAPE, mean=MEAN, std=STD)
+    return as_network(fresh.model, variables, head, image_shape=SHAPE, mean=MEAN, std=STD)
 
 
-STUDENT = functools.partial(classifier, STUDENT_MODEL, 7)
+STUDENT = functools.partial(classifier, STUDENT_ARCHITECTURE, 7)
 
 
 def invert(case, start=None, key=KEY, labels=LABELS, compete=False, **options):

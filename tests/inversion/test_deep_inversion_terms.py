@@ -20,6 +20,7 @@ from jaxpmi.inversion.deep_inversion import learning_rates
 from jaxpmi.inversion.variants import DEEP_INVERSION_VARIANTS
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
+from jaxpmi.models.init_network import init_backbone
 from jaxpmi.types import Moments
 
 ARCHITECTURE = chain(piece(resnet.Stem, 3), piece(resnet.ResidualBlock, 4, stride=2, pool=True))
@@ -133,8 +134,7 @@ def test_channels_that_the_network_never_uses_are_harmless(relative):
 
 
 def test_every_layer_of_a_stack_counts():
-    model = sized(vit.vit_small, width=16)
-    variables = variables_of(model, KEY, (8, 8, 2))
+    model, variables = init_backbone(sized(vit.vit_small, width=16), KEY, (8, 8, 2))
     run = jax.jit(functools.partial(blockwise.forward, model))
     moments = run(variables, normal(1, 4, 8, 8, 2)).moments
     layers = [jax.tree.map(lambda m, i=i: m[i], (moments, variables.batch_stats)) for i in range(4)]
@@ -145,8 +145,8 @@ def test_every_layer_of_a_stack_counts():
 
 
 def test_a_network_without_moments_is_an_error():
-    model = chain(piece(resnet.Stem, 3, activation=False))
-    with pytest.raises(ValueError, match="ResNet keeps no moments of any layer"):
+    model = model_of(chain(piece(resnet.Stem, 3, activation=False)), SHAPE)
+    with pytest.raises(ValueError, match="the network keeps no moments of any layer"):
         objectives.batch_norm_distance(model, {"block00": {}}, {"block00": {}})
 
 

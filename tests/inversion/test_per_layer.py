@@ -267,9 +267,9 @@ def test_published_moments_are_the_affine_parameters_of_the_batch_norm_before():
     net = trained()
     got = propagated_block_inputs(net.network, published=True)
     for i, name in enumerate(["bn", "bn2", "bn2", "bn2"]):
-        params = net.network.variables.params[blockwise.block_name(i)][name]
-        np.testing.assert_allclose(got[i + 1].mean, params["bias"], rtol=1e-6)
-        np.testing.assert_allclose(got[i + 1].var, np.square(params["scale"]), rtol=1e-6)
+        params = net.network.variables.params[blockwise.block_name(i)]
+        np.testing.assert_allclose(got[i + 1].mean, params[f"{name}/bias"], rtol=1e-6)
+        np.testing.assert_allclose(got[i + 1].var, np.square(params[f"{name}/scale"]), rtol=1e-6)
 
 
 def test_propagated_moments_are_nearer_to_measured_ones_than_the_published_choice():

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rows import model_of
+from rows import sized
 from tiny_run import set_up
 from tiny_run import tiny_config
 from tiny_run import tiny_model
@@ -91,7 +93,7 @@ def test_the_student_can_be_loaded(finished):
     """And has the accuracy that the summary tells."""
     config, summary = finished("cmi")
     found = jaxpmi.load_network(Path(config.workdir) / summary["network_file"])
-    assert found.model == tiny_model(2)
+    assert found.model == model_of(sized(tiny_model, width=2), found.image_shape)
     run, _ = distill.begin(config)
     images, labels = run.stream.test_images(0), run.stream.test_labels(0)
     accuracy = float((jaxpmi.logits(found, images).argmax(1) == labels).mean())

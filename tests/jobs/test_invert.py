@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from rows import short_lite
 from tiny_run import NUM_CLASSES
 from tiny_run import set_up
 from tiny_run import tiny_config
@@ -23,7 +24,6 @@ from jaxpmi.data import imagenet_class_names
 from jaxpmi.data import imagenet_labels
 from jaxpmi.jobs import invert
 from jaxpmi.models import MODELS
-from jaxpmi.models import efficientnet_lite
 from jaxpmi.models.init_network import init_network
 from jaxpmi.runs import session
 from jaxpmi.weights import network_file
@@ -39,16 +39,11 @@ def tiny(monkeypatch):
 def small_imagenet():
     """A network of 1,000 classes in place of the real one, whose weights are random."""
     network = init_network(
-        small_model(), jax.random.key(0), (SIZE, SIZE, 3), imagenet_class_names(),
+        short_lite, jax.random.key(0), (SIZE, SIZE, 3), imagenet_class_names(),
         mean=(0.5,) * 3, std=(0.5,) * 3, head_std=1.0,
     )  # fmt: skip
     bias = jax.random.normal(jax.random.key(1), (1000,))
     return network.replace(head=network.head._replace(bias=bias))
-
-
-def small_model():
-    whole = efficientnet_lite.efficientnet_lite0(8)
-    return dataclasses.replace(whole, blocks=(*whole.blocks[:2], whole.blocks[-1]))
 
 
 def pictures_config(folder, method="deep_inversion", **changes):
@@ -83,7 +78,11 @@ def learning_config(folder, **changes):
 @pytest.fixture
 def pretrained(monkeypatch):
     monkeypatch.setattr(invert, "load_efficientnet_lite0", small_imagenet)
-    monkeypatch.setitem(MODELS, "efficientnet_lite0", lambda width: small_model())
+
+    def make(image_shape, width, *, rngs):
+        return short_lite(image_shape, rngs=rngs)
+
+    monkeypatch.setitem(MODELS, "efficientnet_lite0", make)
 
 
 @pytest.mark.parametrize("method", ["deep_inversion", "pmi"])

@@ -159,7 +159,7 @@ def test_a_clip_reads_the_tokens_of_a_word_tokenizer():
         text_depth=1,
         text_num_heads=2,
     )
-    assert model.text.end_token == tokenizer.end_token
+    assert model.sizes.end_token == tokenizer.end_token
     variables = clip.init_clip(model, jax.random.key(0))
     tokens = jnp.asarray(tokenizer.encode(["a cat", "a dog"]))
     features = clip.encode_text(model, variables, tokens)

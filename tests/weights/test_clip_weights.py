@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from flax import nnx
+from rows import block_of
 from safetensors.numpy import load_file
 from safetensors.numpy import save_file
 
@@ -235,7 +237,8 @@ def test_open_clip_weights_may_have_the_common_name(folder):
 def test_patches_become_rows_in_our_order():
     kernel = np.random.default_rng(0).standard_normal((5, 3, 2, 2))
     image = np.random.default_rng(1).standard_normal((1, 2, 2, 3))
-    got, _ = PatchEmbedding(2, 5).apply({"kernel": PATCHES.convert(kernel)}, {}, image)
+    block, _, _ = block_of(PatchEmbedding(2, 3, 5, rngs=nnx.Rngs(0)))
+    got, _ = block.apply({"linear/kernel": PATCHES.convert(kernel)}, {}, jnp.asarray(image))
     np.testing.assert_allclose(got[0, 0, 0], np.einsum("dcij,ijc->d", kernel, image[0]), rtol=1e-5)
     assert PATCHES.stored_shape((12, 5)) == (5, 3, 2, 2)
 

@@ -27,7 +27,7 @@ def tiny(monkeypatch):
 def network(kept=None, config=CONFIG, *, with_bias=False):
     """Random parameters and moments; pruned, if `kept` is given."""
     rng = np.random.default_rng(1)
-    fresh = jaxpmi.models.init_network(
+    fresh = jaxpmi.init_network(
         architecture(config.name, config.width), jax.random.key(0), SHAPE, NAMES,
         mean=(0.1,), std=(0.3,), head_std=1.0,
     )  # fmt: skip

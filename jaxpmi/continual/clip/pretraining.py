@@ -131,7 +131,7 @@ def _train(variables, data, batches, key, *, model, config):
     def limit(params):
         return params | {"logit_scale": jnp.minimum(params["logit_scale"], MAX_LOGIT_SCALE)}
 
-    tx = _optimiser(config)
+    tx = _optimiser()
     end, losses = descend(
         loss_fn,
         Descent(params, tx.init(params), image.batch_stats),
@@ -164,9 +164,9 @@ def _schedule(config: ClipPretrainingConfig) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, config.num_steps)
 
 
-def _optimiser(config: ClipPretrainingConfig) -> optax.GradientTransformation:
+def _optimiser() -> optax.GradientTransformation:
     """AdamW's direction as CLIP was trained with: weight decay on matrices alone."""
-    decay = optax.add_decayed_weights(config.weight_decay, mask=decayed)
+    decay = optax.add_decayed_weights(WEIGHT_DECAY, mask=decayed)
     return optax.chain(optax.scale_by_adam(b2=0.98), decay)
 
 

@@ -162,7 +162,7 @@ def clip_train_steps(
     end, _ = descend(
         loss_fn,
         Descent(learner.adapters, learner.opt_state, no_terms(TERMS)),
-        tx=clip_optimiser(program.train),
+        tx=clip_optimiser(program.weight_decay),
         learning_rates=chunk.learning_rates,
         num_steps=chunk.num_steps,
     )

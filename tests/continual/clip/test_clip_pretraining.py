@@ -44,7 +44,9 @@ def pretrained():
 def pretrain(seed=0, mean=BLACK):
     images, labels = plain_colours()
     key = jax.random.key(seed)
-    return pretrain_clip(TINY, images, labels, TOKENS, key, config=CONFIG, mean=mean, std=UNIT)
+    return pretrain_clip(
+        TINY, images, labels, TOKENS, key, config=CONFIG, mean=mean, std=UNIT, batch_size=6
+    )
 
 
 def recogniser(model, variables):

@@ -36,13 +36,16 @@ LOSSES = MethodConfig(
     ce_weight=1.0, hkd_weight=0.1, tkd_weight=0.2, ft_weight=0.001, joint_weight=0.5
 )
 MEAN, STD = jnp.full(3, 0.5), jnp.full(3, 0.25)
+ADAPTED = clip.adapted(MODEL)
 
 
 @functools.cache
 def base():
     """Random weights, larger than at the start, so that features differ from image to image."""
     variables = clip.init_clip(MODEL, jax.random.key(0))
-    text = {**variables.text, "tokens": 20 * variables.text["tokens"]}
+    embedding = dict(variables.text["embedding"])
+    embedding["tokens"] = 20 * embedding["tokens"]
+    text = {**variables.text, "embedding": embedding}
     return variables._replace(text=text)
 
 
@@ -86,7 +89,7 @@ def learner(seed=1):
     return ClipLearner(own, clip_optimiser(0.0).init(own))
 
 
-PROGRAM = ClipProgram(MODEL, 0.0, LOSSES, AugmentConfig())
+PROGRAM = ClipProgram(ADAPTED, 0.0, LOSSES, AugmentConfig())
 
 
 def train(num_steps, num_old, *, seed=1, program=PROGRAM, size=4):
@@ -107,18 +110,18 @@ def test_terms_of_the_first_step_against_their_definitions(monkeypatch):
     monkeypatch.setattr("jaxpmi.models.adapters.DROPOUT", 0.0)
     monkeypatch.setattr("jaxpmi.models.adapters.NOISE_FLOOR", 0.0)
     monkeypatch.setattr(jax.nn, "softplus", jnp.zeros_like)
-    num_old, program = 2, ClipProgram(MODEL, 0.0, LOSSES, AugmentConfig(flip=False))
+    num_old, program = 2, ClipProgram(ADAPTED, 0.0, LOSSES, AugmentConfig(flip=False))
     jax.clear_caches()
     _, metrics = train(1, num_old, seed=2, program=program)
     data, given = chunk(1, 4, num_old), task(num_old)
     student, teacher = (clip.with_clip_adapters(MODEL, base(), adapters(seed)) for seed in (2, 1))
-    texts, old_texts = (class_text_features(MODEL, v, given.tokens) for v in (student, teacher))
+    texts, old_texts = (class_text_features(ADAPTED, v, given.tokens) for v in (student, teacher))
     real, replay = (
         normalise(jnp.asarray(x[0]), MEAN, STD) for x in (data.images, data.replay_images)
     )
 
     def logits(variables, x, texts):
-        features = clip.encode_images(MODEL, variables, x)
+        features = clip.encode_images(ADAPTED, variables, x)
         return clip.similarity_logits(features, texts, base().logit_scale)
 
     alpha, beta = np.log2(2 / 2 + 1), 1.0
@@ -176,11 +179,11 @@ def test_the_teacher_moves_with_live_texts_only(teacher_texts, monkeypatch):
     def distance(text_adapters, through_teacher):
         own = adapters(2)._replace(text=text_adapters)
         student = clip.with_clip_adapters(MODEL, base(), own)
-        texts = class_text_features(MODEL, student, given.tokens)
-        old = class_text_features(MODEL, teacher, given.tokens)
+        texts = class_text_features(ADAPTED, student, given.tokens)
+        old = class_text_features(ADAPTED, teacher, given.tokens)
         wanted = {"frozen": old, "live": texts, "detached": jax.lax.stop_gradient(texts)}
         logits = lambda v, t: clip.similarity_logits(  # noqa: E731
-            clip.encode_images(MODEL, v, replay), t, base().logit_scale
+            clip.encode_images(ADAPTED, v, replay), t, base().logit_scale
         )
         gap = logits(student, texts) - logits(teacher, wanted[through_teacher])
         return jnp.abs(gap[:, :2]).mean()

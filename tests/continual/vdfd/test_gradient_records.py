@@ -52,7 +52,7 @@ def weights(seed=0):
 def logits(params, x):
     """f[B, C] of a smooth network with a fixed classifier."""
     x = jax.lax.conv_general_dilated(
-        x, params["conv/kernel"], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, params["conv"], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     x = jnp.tanh(x * params["scale"].reshape(1, 1, 1, -1) + params["bias"].reshape(1, 1, 1, -1))
     return jnp.tanh(x.mean((1, 2)) @ params["dense"]) @ jnp.asarray(normal(9, 5, NUM_CLASSES))
@@ -94,7 +94,7 @@ def test_gradients_are_those_of_jacrev_averaged_over_the_weights_of_a_channel(fl
     params = weights()
     jacobian = jax.jacrev(mean_logits)(params)  # f[C, ...]
     want = {
-        "conv": jacobian["conv/kernel"].mean((1, 2, 3)).T,
+        "conv": jacobian["conv"].mean((1, 2, 3)).T,
         "scale": jacobian["scale"].T,
         "bias": jacobian["bias"].T,
         "dense": jacobian["dense"].mean(1).T,
@@ -196,9 +196,9 @@ def test_drift_is_zero_at_the_recorded_weights_and_has_no_squared_gradient_there
 def test_changes_that_sum_to_zero_in_a_channel_are_not_seen(float64):
     params = weights()
     records = records_of(mean_gradients(params), params)
-    change = normal(30, *params["conv/kernel"].shape)
+    change = normal(30, *params["conv"].shape)
     change -= change.mean((0, 1, 2), keepdims=True)
-    there = {**params, "conv": params["conv/kernel"] + change}
+    there = {**params, "conv": params["conv"] + change}
     np.testing.assert_allclose(gr.drift(records, there), 0.0, atol=1e-13)
     assert np.abs(mean_logits(there) - mean_logits(params)).max() > 1e-2
 
@@ -249,8 +249,8 @@ def test_signs_of_the_factors_do_not_matter(float64):
 
 def test_averaging_over_a_channel_is_a_projection(float64):
     """Of the gradient to tensors constant within a channel: what is left out is orthogonal."""
-    jacobian = jax.jacrev(mean_logits)(weights())["conv/kernel"]  # f[C, 3, 3, 2, 4]
-    mean = mean_gradients(weights())["conv/kernel"].T[:, None, None, None, :]
+    jacobian = jax.jacrev(mean_logits)(weights())["conv"]  # f[C, 3, 3, 2, 4]
+    mean = mean_gradients(weights())["conv"].T[:, None, None, None, :]
     rest = jacobian - mean
     products = jnp.einsum("chwio,dhwio->cd", rest, jnp.broadcast_to(mean, jacobian.shape))
     np.testing.assert_allclose(products, 0.0, atol=1e-14)
