@@ -74,6 +74,8 @@ def check_readme(names):
 def check_own_network(names):
     assert 0 <= names["summary"]["last_accuracy"] <= 1
     assert len(names["network"].model.blocks) == 4
+    images = np.zeros((2, 28, 28, 1), np.uint8)
+    assert jaxpmi.logits(names["plain"], images).shape == (2, 10)
 
 
 def check_python_api(names):
@@ -85,7 +87,7 @@ def check_python_api(names):
     assert names["dreams"].losses[-1] < names["dreams"].losses[0]
     assert names["spread"] > 0.0
     loaded, student = jaxpmi.load_network("part.npz"), names["student"]
-    assert loaded.model == names["part"].model != names["model"]
+    assert loaded.model == names["part"].model != names["network"].model
     np.testing.assert_array_equal(loaded.head.kernel, student.head.kernel)
     assert not np.array_equal(student.head.kernel, names["part"].head.kernel)
 

@@ -183,6 +183,12 @@ class NnxBlock:
     def merge(self, params: Params, batch_stats: Any, key: PRNGKey | None = None) -> nnx.Module:
         """The module with these arrays; every random state has a part of the key, if any."""
         values = {path: params[name(path)] for path in self.params}
+        if len(params) != len(values):
+            unknown = sorted(set(params) - set(map(name, self.params)))
+            raise ValueError(
+                f"the variables have {', '.join(unknown[:5])}, which {self.kind} has no place for; "
+                "give the network that they are of."
+            )
         for path, running in self.kept:
             if running:
                 moments = batch_stats[name(path)]

@@ -220,7 +220,7 @@ def test_a_file_that_names_weights_and_factory_apart_is_read(tmp_path):
     rewrite(path, model=model)
     assert_equal(jaxpmi.load_network(path), saved)
     rewrite(path, model={**model, "factory": "no_such:network"})
-    with pytest.raises(ValueError, match="model.name='no_such:network': there is no module"):
+    with pytest.raises(ValueError, match="model.factory='no_such:network': there is no module"):
         jaxpmi.load_network(path)
 
 

@@ -78,9 +78,9 @@ def next_task(run, state):
 
 def looked(run, state, adapters, images):
     """One pass of all images through the tower with these adapters."""
-    variables = run.network(adapters, state.memory).variables
-    return jax.jit(functools.partial(forward, run.model))(
-        variables, normalise(jnp.asarray(images), run.mean, run.std)
+    network = run.network(adapters, state.memory)
+    return jax.jit(functools.partial(forward, network.model))(
+        network.variables, normalise(jnp.asarray(images), run.mean, run.std)
     )
 
 
