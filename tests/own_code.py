@@ -47,6 +47,10 @@ def two_blocks(image_shape, width, *, rngs):
     return chain(piece(resnet.Stem, width), last)(image_shape, rngs=rngs)
 
 
+def no_blocks(image_shape, width, *, rngs):
+    """No backbone."""
+
+
 def six_classes():
     """A network that a factory makes: of the images and classes of `tiny_run`, not trained."""
     return small_network.fresh_network(sized(two_blocks, width=4), num_classes=6)

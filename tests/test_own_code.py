@@ -50,6 +50,19 @@ def test_a_backbone_of_ones_own_is_the_one_it_names(tiny, tmp_path):
     assert one["accuracy_matrix"] == other["accuracy_matrix"]
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("own_code:darkness", "cannot be called as it will be, with image_shape, width and rngs"),
+        ("math:tau", "cannot be called as it will be, .*: 6.28.* is not a callable object; give"),
+        ("own_code:no_blocks", "the architecture returns a NoneType without blocks; return an"),
+    ],
+)
+def test_names_that_make_no_backbone(tiny, tmp_path, name, message):
+    with pytest.raises(ValueError, match=message):
+        experiment.run(tiny_run.tiny_config(tmp_path, "finetune", model__name=name))
+
+
 def test_terms_of_ones_own_are_minimised():
     network = small_network.trained().network
     config = DeepInversionConfig(stage_steps=(12,), learning_rate=0.1)

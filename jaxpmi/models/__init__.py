@@ -1,6 +1,7 @@
 """Built-in networks by name: a plain dict of what makes them."""
 
 import functools
+import inspect
 from typing import Any
 
 from flax import nnx
@@ -32,8 +33,19 @@ def architecture(name: str, width: int) -> Any:
     """What makes a backbone of that name: a key of `MODELS`, or one's own as `module:name`.
 
     It is called as `(image_shape, *, rngs)`, see `init_network`.
+
+    Raises:
+      ValueError: there is nothing of that name, or it cannot be called so.
     """
-    return functools.partial(_make, find(name, MODELS, "model.name"), width)
+    function = find(name, MODELS, "model.name")
+    try:
+        inspect.signature(function).bind((1, 1, 1), width, rngs=None)
+    except TypeError as error:
+        raise ValueError(
+            f"model.name='{name}' cannot be called as it will be, with image_shape, width and "
+            f"rngs=...: {error}; give a function of these that returns a jaxpmi.Backbone."
+        ) from error
+    return functools.partial(_make, function, width)
 
 
 def _make(function: Any, width: int, image_shape: tuple[int, int, int], *, rngs: nnx.Rngs) -> Any:

@@ -79,6 +79,11 @@ def init_backbone(
     made = architecture
     if isinstance(architecture, type) or not hasattr(architecture, "blocks"):
         made = architecture(image_shape, rngs=nnx.Rngs(params=key))
+    if not hasattr(made, "blocks"):
+        raise ValueError(
+            f"the architecture returns a {type(made).__name__} without blocks; return an "
+            "nnx.Module that has them, such as a jaxpmi.Backbone, or a BlockwiseModel."
+        )
     if not isinstance(made, nnx.Module):
         return made, init_variables(made, key, image_shape)
     model, variables, _ = as_model(
