@@ -120,7 +120,7 @@ def test_channels_that_the_network_never_uses_are_harmless(relative):
     """EfficientNet-Lite0 has 130 whose running variance is exactly 0, as is the batch's."""
     params, stats = network()
     kernel = params["block00"]["conv/kernel"].at[..., 0].set(0.0)
-    params = {**params, "block00": {**params["block00"], "conv": kernel}}
+    params = {**params, "block00": {**params["block00"], "conv/kernel": kernel}}
     dead = jax.tree.map(lambda s: s.at[0].set(0.0), stats["block00"])
     with_dead = blockwise.Variables(params, {**stats, "block00": dead})
 

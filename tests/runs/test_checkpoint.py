@@ -204,7 +204,7 @@ def test_another_version_is_refused(saved):
     document = json.loads(file.read_text())
     file.write_text(json.dumps({**document, "version": 99}))
     before = files_of(saved)
-    with pytest.raises(ValueError, match="has format version 99 but this jaxpmi reads version 1; "):
+    with pytest.raises(ValueError, match="has format version 99 but this jaxpmi reads version 2; "):
         restore(saved)
     assert files_of(saved) == before
 
