@@ -35,8 +35,7 @@ from jaxpmi.inversion.generator import init_generator
 from jaxpmi.inversion.variants import inversion_variant
 from jaxpmi.models import architecture
 from jaxpmi.models.init_network import abstract_backbone
-from jaxpmi.models.init_network import init_backbone
-from jaxpmi.models.init_network import with_new_head
+from jaxpmi.models.init_network import init_network
 from jaxpmi.network import Network
 from jaxpmi.remember import empty_memory
 from jaxpmi.sharding import make_mesh
@@ -83,19 +82,14 @@ def fresh_network(
 
     Its weights are random; where the settings name a network, only those of its head.
     """
-    stream = run.stream
-    key_body, key_head = jax.random.split(key)
-    given = given_network(settings)
-    if given is None:
-        own = architecture(settings.name, settings.width)
-        model, variables = init_backbone(own, key_body, stream.image_shape)
-    else:
-        model, variables = given.model, given.variables
-    network = with_new_head(
-        model, variables, key_head, stream.image_shape, stream.class_names, mean=mean, std=std,
+    stream, given = run.stream, given_network(settings)
+    network = init_network(
+        architecture(settings.name, settings.width) if given is None else given.model,
+        key, stream.image_shape, stream.class_names, mean=mean, std=std,
         head_std=None if run.label_maps else HEAD_STD,
+        variables=None if given is None else given.variables,
     )  # fmt: skip
-    features = block_input_shapes(model, variables, stream.image_shape)[-1]
+    features = block_input_shapes(network.model, network.variables, stream.image_shape)[-1]
     given = "pixel" if len(features) == 3 else "image"
     wanted = "pixel" if run.label_maps else "image"
     if given != wanted:

@@ -31,41 +31,29 @@ def init_network(
     mean: Sequence[float] | jax.Array,
     std: Sequence[float] | jax.Array,
     head_std: float | None = None,
+    variables: Variables | None = None,
 ) -> Network:
     """A network with random weights; its head, without bias, has weights of N(0, head_std^2).
 
     Args:
       architecture: makes the blocks, such as `functools.partial(jaxpmi.MODELS["resnet_small"],
-        width=8)`; called as `(image_shape, *, rngs)`. Or a `BlockwiseModel` of your own blocks.
+        width=8)`; called as `(image_shape, *, rngs)`. Or a `BlockwiseModel`, such as your own
+        blocks.
       key: of which all weights are drawn.
       image_shape: (H, W, channels).
       class_names: C names.
       mean: per channel, of pixels in [0, 1].
       std: the same.
       head_std: of the head's weights; None: 1 / sqrt(3 D), the deviation of PyTorch's default.
+      variables: of a `BlockwiseModel`, which then has these instead of random ones.
     """
     key_body, key_head = jax.random.split(key)
-    model, variables = init_backbone(architecture, key_body, image_shape)
-    return with_new_head(
-        model, variables, key_head, image_shape, class_names, mean=mean, std=std, head_std=head_std
-    )
-
-
-def with_new_head(
-    model: BlockwiseModel,
-    variables: Variables,
-    key: PRNGKey,
-    image_shape: tuple[int, int, int],
-    class_names: Sequence[str],
-    *,
-    mean: Sequence[float] | jax.Array,
-    std: Sequence[float] | jax.Array,
-    head_std: float | None = None,
-) -> Network:
-    """A network of these blocks whose head is drawn; see `init_network`."""
+    model = architecture
+    if variables is None:
+        model, variables = init_backbone(architecture, key_body, image_shape)
     *_, dim = block_input_shapes(model, variables, image_shape)[-1]
     head_std = (3 * dim) ** -0.5 if head_std is None else head_std
-    kernel = head_std * jax.random.normal(key, (dim, len(class_names)))
+    kernel = head_std * jax.random.normal(key_head, (dim, len(class_names)))
     return from_blocks(
         model, variables, kernel, mean=mean, std=std, image_shape=image_shape,
         class_names=class_names,
