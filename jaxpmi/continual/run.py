@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpmi.blocks.blockwise import BlockwiseModel
 from jaxpmi.config import Config
 from jaxpmi.continual.learners import Method
 from jaxpmi.continual.state import ContinualState
@@ -21,7 +20,6 @@ class Run:
 
     config: Config
     method: Method
-    model: BlockwiseModel
     stream: TaskStream | SceneStream
     mesh: jax.sharding.Mesh
 

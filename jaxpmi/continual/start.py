@@ -1,4 +1,4 @@
-"""From a config to a run about to begin: data, model, mesh and the first state."""
+"""From a config to a run about to begin: data, mesh, network and the first state."""
 
 import dataclasses
 import functools
@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpmi.blocks.blockwise import BlockwiseModel
 from jaxpmi.blocks.blockwise import block_input_shapes
 from jaxpmi.config import Config
 from jaxpmi.config import ModelConfig
@@ -34,7 +33,6 @@ from jaxpmi.inversion.generator import SIZES
 from jaxpmi.inversion.generator import init_generator
 from jaxpmi.inversion.variants import inversion_variant
 from jaxpmi.models import architecture
-from jaxpmi.models.init_network import abstract_backbone
 from jaxpmi.models.init_network import init_network
 from jaxpmi.network import Network
 from jaxpmi.remember import empty_memory
@@ -47,7 +45,7 @@ HEAD_STD = 0.001  # of the classifier's initial weights, as in R-DFCIL and PMI; 
 
 
 def open_run(config: Config) -> tuple[Run, tuple[int, ...]]:
-    """Opens the data set and builds the model; also returns the class order."""
+    """Opens the data set; also returns the class order."""
     source = open_source(config.data)
     order = class_order(config.data, source.num_classes, config.seed)
     tasks = split_tasks(order, config.data.num_tasks, config.data.first_task_classes)
@@ -56,19 +54,11 @@ def open_run(config: Config) -> tuple[Run, tuple[int, ...]]:
 
 
 def make_run(config: Config, stream: TaskStream | SceneStream) -> Run:
-    """Builds the model of a run on that stream."""
+    """A run on that stream."""
     method = find_method(config.method)
     if method.from_noise:
         config = _from_noise(config)
-    return Run(config, method, backbone(config.model, stream.image_shape), stream, make_mesh())
-
-
-def backbone(model: ModelConfig, image_shape: tuple[int, int, int]) -> BlockwiseModel:
-    """The blocks that a config names, for images of a shape."""
-    network = given_network(model)
-    if network is not None:
-        return network.model
-    return abstract_backbone(architecture(model.name, model.width), image_shape)[0]
+    return Run(config, method, stream, make_mesh())
 
 
 def fresh_network(

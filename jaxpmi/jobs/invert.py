@@ -26,7 +26,6 @@ from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.samples import put_samples
 from jaxpmi.continual.start import HEAD_STD
-from jaxpmi.continual.start import backbone
 from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.state import Replay
 from jaxpmi.continual.train import optimiser
@@ -245,8 +244,7 @@ def _begin_fresh(config):
     stream = TaskStream(source, (everything,), allow_past=True)
     stream.begin(0)
     classes = find_classes(config.invert.classes, source.class_names)
-    blocks = backbone(config.model, stream.image_shape)
-    run = InvertRun(config, METHODS["joint"], blocks, stream, make_mesh(), classes, None)
+    run = InvertRun(config, METHODS["joint"], stream, make_mesh(), classes, None)
     network = given_or_fresh(run, config.model, jax.random.key(config.seed))
     return run, _first_state(run, network)
 
@@ -271,9 +269,7 @@ def _begin_pretrained(config):
         real = relabel(real, imagenet_labels(real.class_names), names)
     stream = TaskStream(source, tuple(tasks_of))
     classes = find_classes(settings.classes, names)
-    run = InvertRun(
-        config, METHODS["deep_inversion"], network.model, stream, make_mesh(), classes, real
-    )
+    run = InvertRun(config, METHODS["deep_inversion"], stream, make_mesh(), classes, real)
     new = stream.num_classes - len(names)
     columns = HEAD_STD * jax.random.normal(jax.random.key(config.seed), (network.feature_dim, new))
     kernel, bias = network.head

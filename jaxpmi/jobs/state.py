@@ -15,7 +15,6 @@ from jaxpmi.continual.evaluation import evaluate
 from jaxpmi.continual.learners import METHODS
 from jaxpmi.continual.learners import first_phases
 from jaxpmi.continual.run import Run
-from jaxpmi.continual.start import backbone
 from jaxpmi.continual.start import fresh_network
 from jaxpmi.continual.start import pixel_moments
 from jaxpmi.continual.state import Replay
@@ -65,11 +64,11 @@ class JobState:
 
 
 def open_data(config: Config) -> Run:
-    """Opens the data set, all classes as one task in their own order, and builds the model."""
+    """Opens the data set, all classes as one task in their own order."""
     source = open_source(config.data)
     stream = TaskStream(source, (tuple(range(source.num_classes)),), allow_past=True)
     stream.begin(0)
-    return Run(config, EVERYTHING, backbone(config.model, stream.image_shape), stream, make_mesh())
+    return Run(config, EVERYTHING, stream, make_mesh())
 
 
 def first_state(run: Run, **fields: Any) -> JobState:

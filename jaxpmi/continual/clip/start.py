@@ -84,9 +84,7 @@ def open_clip_run(config: Config) -> tuple[ClipRun, tuple[int, ...]]:
     tokens = replicate(jnp.asarray(tokens[: len(order)]), mesh)
     base = replicate(base, mesh)
     moments = (replicate(jnp.asarray(x, jnp.float32), mesh) for x in _pixel_moments(config))
-    run = ClipRun(
-        config, method, model.image, stream, mesh, model, base, tokens, *moments, variant, named
-    )
+    run = ClipRun(config, method, stream, mesh, model, base, tokens, *moments, variant, named)
     return run, order
 
 
@@ -103,7 +101,13 @@ def _first_state(run, adapters, order, key):
     stream, features = run.stream, run.clip.sizes.features
     head = Head(jnp.zeros((features, stream.num_classes)))
     network = Network(
-        run.base.image, head, run.mean, run.std, run.model, stream.image_shape, stream.class_names
+        run.base.image,
+        head,
+        run.mean,
+        run.std,
+        run.clip.image,
+        stream.image_shape,
+        stream.class_names,
     )
     memory, base_memory = (), ()
     if run.method.replay == "inversion":

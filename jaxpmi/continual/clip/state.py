@@ -25,7 +25,7 @@ from jaxpmi.types import PRNGKey
 
 @dataclasses.dataclass(frozen=True)
 class ClipRun(Run):
-    """What stays the same during a run on CLIP; `model` is its image tower.
+    """What stays the same during a run on CLIP.
 
     Classes are those of the tasks; where some have only a name, they are the last task.
     """

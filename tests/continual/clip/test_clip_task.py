@@ -200,7 +200,7 @@ def test_directions_are_matched_at_length_1(aims):
     run, state, features, solution = aims(name_match="directions")
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1.0, rtol=1e-5)
     variables = run.network(None, state.base_memory).variables
-    reached = np.asarray(forward(run.model, variables, solution.x).features)
+    reached = np.asarray(forward(run.clip.image, variables, solution.x).features)
     reached = reached / np.linalg.norm(reached, axis=1, keepdims=True)
     np.testing.assert_allclose(
         solution.terms["feature_match"], np.square(reached - features).mean(), rtol=1e-3
@@ -214,7 +214,7 @@ def test_features_are_as_long_as_those_of_seen_classes(aims):
     assert abs(length - 1.0) > 0.1
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), length, rtol=1e-4)
     variables = run.network(None, state.base_memory).variables
-    reached = np.asarray(forward(run.model, variables, solution.x).features)
+    reached = np.asarray(forward(run.clip.image, variables, solution.x).features)
     np.testing.assert_allclose(
         solution.terms["feature_match"], np.square(reached - features).mean(), rtol=1e-3
     )
