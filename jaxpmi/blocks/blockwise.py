@@ -67,11 +67,6 @@ class Stack:
         """See `Block`."""
         return getattr(self.block, "unmeasured", ())
 
-    @property
-    def statistics_axis(self) -> StatisticsAxis:
-        """See `Block`."""
-        return getattr(self.block, "statistics_axis", "channel")
-
     def init(self, key: PRNGKey, input_shape: tuple[int, ...]) -> tuple[Params, Any]:
         """See `Block.init`; every leaf is stacked, [L, ...]."""
         keys = [jax.random.fold_in(key, i) for i in range(self.depth)]

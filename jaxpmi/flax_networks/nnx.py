@@ -14,7 +14,6 @@ from jaxpmi.flax_networks.classifier import identity
 from jaxpmi.flax_networks.classifier import layer_arrays
 from jaxpmi.flax_networks.nnx_block import find
 from jaxpmi.flax_networks.nnx_block import name
-from jaxpmi.flax_networks.nnx_block import set_value
 from jaxpmi.flax_networks.nnx_model import KEPT
 from jaxpmi.flax_networks.nnx_model import NnxModel
 from jaxpmi.flax_networks.nnx_model import as_model
@@ -124,7 +123,7 @@ def to_nnx(network: Network, module: nnx.Module) -> nnx.Module:
                 f"{found.get(path, 'none')}; give a module of the structure that it came from."
             )
     for path, value in values.items():
-        set_value(find(module, path), value)
+        find(module, path).set_value(value)
     return module
 
 

@@ -267,11 +267,6 @@ def find(module: nnx.Module, path: Path) -> Any:
     return module
 
 
-def set_value(variable: nnx.Variable, value: jax.Array) -> None:
-    """Sets a variable's array."""
-    variable.set_value(value)
-
-
 def takes(module: nnx.Module, argument: str) -> bool:
     """Whether a module's call has an argument of this name."""
     return argument in inspect.signature(type(module).__call__).parameters

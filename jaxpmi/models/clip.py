@@ -22,9 +22,9 @@ from jaxpmi.blocks.blockwise import forward
 from jaxpmi.flax_networks.nnx_block import NnxBlock
 from jaxpmi.flax_networks.nnx_model import NnxModel
 from jaxpmi.flax_networks.nnx_model import as_block
-from jaxpmi.flax_networks.nnx_model import as_model
 from jaxpmi.models import layers
 from jaxpmi.models.adapters import init_adapters
+from jaxpmi.models.init_network import init_backbone
 from jaxpmi.models.layers import OneKey
 from jaxpmi.models.vit import Activation
 from jaxpmi.models.vit import transformer_blocks
@@ -99,6 +99,11 @@ class ClipSizes:
     activation: Activation
     statistics_axis: StatisticsAxis
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, channels) of its images."""
+        return (self.image_size, self.image_size, 3)
+
 
 class TextTower(NamedTuple):
     """The text tower: causal blocks on token ids, read at the end-of-text token; static.
@@ -131,7 +136,7 @@ class Clip:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, channels) of its images."""
-        return (self.sizes.image_size, self.sizes.image_size, 3)
+        return self.sizes.image_shape
 
 
 class ClipVariables(NamedTuple):
@@ -204,9 +209,8 @@ def _model(sizes, *, with_adapters=False):
 def _towers(sizes, key, *, with_adapters=False):
     """Both towers as blocks, and their initial variables."""
     key_image, key_text = jax.random.split(key)
-    image_shape = (sizes.image_size, sizes.image_size, 3)
-    module = vision_transformer(
-        image_shape,
+    make = functools.partial(
+        vision_transformer,
         patch_size=sizes.patch_size,
         width=sizes.width,
         depth=sizes.depth,
@@ -215,21 +219,11 @@ def _towers(sizes, key, *, with_adapters=False):
         activation=sizes.activation,
         statistics_axis=sizes.statistics_axis,
         with_adapters=with_adapters,
-        rngs=nnx.Rngs(params=key_image),
     )
-    image, image_variables, _ = as_model(
-        module,
-        blocks=module.blocks,
-        image_shape=image_shape,
-        statistics_of=module.statistics_of,
-        statistics_axis=module.statistics_axis,
-    )
+    image, variables = init_backbone(make, key_image, sizes.image_shape)
     text, params = _text_tower(sizes, key_text, with_adapters)
-    return (
-        image,
-        text,
-        ClipVariables(image_variables, params, jnp.asarray(math.log(1 / 0.07), jnp.float32)),
-    )
+    logit_scale = jnp.asarray(math.log(1 / 0.07), jnp.float32)
+    return image, text, ClipVariables(variables, params, logit_scale)
 
 
 def _text_tower(sizes, key, with_adapters):

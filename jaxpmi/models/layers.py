@@ -66,7 +66,7 @@ def conv(
         stride,
         padding=(size - 1) // 2 if padding is None else padding,
         use_bias=use_bias,
-        kernel_init=lambda key, shape, dtype: draw_normal(key, shape, std),
+        kernel_init=_normal(std),
         rngs=OneKey(key),
     )
 
@@ -81,7 +81,7 @@ def depthwise_conv(key: PRNGKey, channels: int, *, size: int, stride: int) -> nn
         stride,
         feature_group_count=channels,
         use_bias=False,
-        kernel_init=lambda key, shape, dtype: draw_normal(key, shape, std),
+        kernel_init=_normal(std),
         rngs=OneKey(key),
     )
 
@@ -94,7 +94,7 @@ def linear(
         rows,
         columns,
         use_bias=use_bias,
-        kernel_init=lambda key, shape, dtype: draw_normal(key, shape, std),
+        kernel_init=_normal(std),
         rngs=OneKey(key),
     )
 
@@ -116,6 +116,11 @@ def batch_norm(
 def layer_norm(channels: int, *, epsilon: float = 1e-5) -> nnx.LayerNorm:
     """A LayerNorm over the last axis."""
     return nnx.LayerNorm(channels, epsilon=epsilon, use_fast_variance=False, rngs=OneKey(None))
+
+
+def _normal(std):
+    """An initialiser of Flax's."""
+    return lambda key, shape, dtype: draw_normal(key, shape, std)
 
 
 def normalised_moments(norm: nnx.BatchNorm) -> Moments:

@@ -125,7 +125,7 @@ def _train(variables, data, batches, key, *, model, config):
 
     def loss_fn(params, batch_stats, step):
         rows, key_step = batches[step], jax.random.fold_in(key, step)
-        loss, moments = _loss(params, batch_stats, data, rows, key_step, model, config)
+        loss, moments = _loss(params, batch_stats, data, rows, key_step, model)
         return loss, (update_batch_stats(batch_stats, moments), loss)
 
     def limit(params):
@@ -144,7 +144,7 @@ def _train(variables, data, batches, key, *, model, config):
     return _variables(end.params, end.state), PretrainingMetrics(losses, bad_step)
 
 
-def _loss(params, batch_stats, data, rows, key, model, config):
+def _loss(params, batch_stats, data, rows, key, model):
     """The loss of one batch, and the moments that its images show in the image tower."""
     key_crop, key_caption = jax.random.split(key)
     labels = data.labels[rows]
