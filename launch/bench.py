@@ -151,7 +151,7 @@ def _device_parser(commands):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--minutes", type=float, help="in which to end (default 8, quick 4, CPU 20)"
+        "--minutes", type=float, help="in which to end (default 9, quick 4, CPU 20)"
     )
     sections = ", ".join(device.SECTIONS)
     parser.add_argument(

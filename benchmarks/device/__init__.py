@@ -1,6 +1,6 @@
 """What the library does on the device that is there: is it right, is it fast, what holds it back?
 
-At most 8 minutes on a GPU, compiling included; `--quick` rehearses all of it in small on two CPU
+At most 9 minutes on a GPU, compiling included; `--quick` rehearses all of it in small on two CPU
 cores in 4. Every result is printed and written as it comes, so a run that is cut off leaves what it
 has. What no longer fits its section's share of the time is skipped and says so; an error is written
 into its row, and the run goes on and ends with code 1, as it does where a result is wrong.

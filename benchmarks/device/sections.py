@@ -43,7 +43,7 @@ class Plan(NamedTuple):
 
 
 FULL = Plan(
-    speed.FULL, 8, (0.04, 0.17, 0.30, 0.13, 0.06, 0.10, 0.20), 8192, 2**30, 256, (), 4, 9, 6,
+    speed.FULL, 9, (0.05, 0.19, 0.25, 0.19, 0.13, 0.07, 0.12), 8192, 2**30, 256, (), 4, 9, 10,
 )  # fmt: skip
 # On a CPU the networks are whole and the batches small.
 CPU = FULL._replace(
