@@ -1,7 +1,7 @@
 """CIFAR-100 in ten tasks with CLIP ViT-B/16 and the published recipe of PMI + CFS.
 
   python launch/prepare.py cifar100 --archive cifar-100-python.tar.gz --data-dir DATA
-  python launch/run.py --config configs/clip_cifar100.py --data.path DATA --clip.weights FOLDER
+  python launch/run.py --config configs/clip_cifar100.py --data.path DATA --model.weights FOLDER
 
 The weights, OpenAI's ViT-B/16, are a folder of Hugging Face's (openai/clip-vit-base-patch16) or of
 open_clip, or a file with OpenAI's names, each with its tokenizer.json; see `jaxpmi.load_clip`.

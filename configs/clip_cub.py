@@ -1,7 +1,7 @@
 """CUB-200-2011, kinds of birds, in ten tasks with CLIP ViT-B/16 and the published PMI + CFS.
 
   python launch/prepare.py cub200 --archive CUB_200_2011.tgz --data-dir DATA
-  python launch/run.py --config configs/clip_cub.py --data.path DATA --clip.weights FOLDER
+  python launch/run.py --config configs/clip_cub.py --data.path DATA --model.weights FOLDER
 
 The weights, OpenAI's ViT-B/16, are a folder of Hugging Face's (openai/clip-vit-base-patch16) or of
 open_clip, or a file with OpenAI's names, each with its tokenizer.json; see `jaxpmi.load_clip`.

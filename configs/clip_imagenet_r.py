@@ -3,7 +3,7 @@
   tar -xf imagenet-r.tar
   python launch/prepare.py folder --archive imagenet-r --name imagenet_r --data-dir DATA
   python launch/run.py --config configs/clip_imagenet_r.py --data.path DATA \\
-      --data.class-names names.txt --clip.weights FOLDER
+      --data.class-names names.txt --model.weights FOLDER
 
 The weights, OpenAI's ViT-B/16, are a folder of Hugging Face's (openai/clip-vit-base-patch16) or of
 open_clip, or a file with OpenAI's names, each with its tokenizer.json; see `jaxpmi.load_clip`.

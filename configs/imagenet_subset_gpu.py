@@ -28,7 +28,7 @@ def get_config() -> Config:
         method="deep_inversion",
         workdir="runs/imagenet_subset_gpu",
         data=DataConfig(image_size=224, num_tasks=1),
-        model=ModelConfig(name="efficientnet_lite0", width=32),
+        model=ModelConfig(name="efficientnet_lite0", width=32, weights="imagenet"),
         train=TrainConfig(
             epochs=10, batch_size=64, replay_batch_size=64, learning_rate=0.01, weight_decay=1e-4
         ),
@@ -52,7 +52,5 @@ def get_config() -> Config:
                 coarse_to_fine_steps=10,  # smooth pictures to begin with, not white noise
             )
         ),
-        invert=InvertConfig(
-            weights="imagenet", classes=CLASSES, images_per_class=20, learn_data=True
-        ),
+        invert=InvertConfig(classes=CLASSES, images_per_class=20, learn_data=True),
     )

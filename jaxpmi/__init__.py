@@ -92,6 +92,11 @@ from jaxpmi.weights.clip import load_clip
 from jaxpmi.weights.imagenet import load_efficientnet_lite0
 from jaxpmi.weights.network_file import load_network
 from jaxpmi.weights.network_file import save_network
+from jaxpmi.weights.own_module import set_tensors
+from jaxpmi.weights.preprocessing import IMAGENET_MEAN
+from jaxpmi.weights.preprocessing import IMAGENET_STD
+from jaxpmi.weights.stored_tensors import read_tensors
+from jaxpmi.weights.zoo import load_weights
 
 __version__ = "0.1.0"
 
@@ -117,6 +122,8 @@ __all__ = [
     "FullModelConfig",
     "GeneratorConfig",
     "Head",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
     "InversionConfig",
     "InvertConfig",
     "MODELS",
@@ -179,6 +186,7 @@ __all__ = [
     "load_config",
     "load_efficientnet_lite0",
     "load_network",
+    "load_weights",
     "logits",
     "make_mesh",
     "measure_diversity",
@@ -187,6 +195,7 @@ __all__ = [
     "normalise",
     "open_source",
     "project_features",
+    "read_tensors",
     "refine_images",
     "remember",
     "remove_filters",
@@ -194,6 +203,7 @@ __all__ = [
     "sample_cfs",
     "sample_class_features",
     "save_network",
+    "set_tensors",
     "similarity_logits",
     "synthesize",
     "text_prototypes",

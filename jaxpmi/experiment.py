@@ -33,7 +33,7 @@ def run(config: Config) -> dict[str, Any]:
     if summary is not None:
         return summary
     system = _system(config)
-    if system is CLIP and config.clip.weights is None:
+    if system is CLIP and config.model.weights is None:
         if not (Path(config.workdir) / PRETRAINED).is_file():
             print("training a small CLIP, about a minute ...", flush=True)
     return Session(config, system).finish()

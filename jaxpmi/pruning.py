@@ -39,6 +39,14 @@ class FilterGroup(NamedTuple):
     num_filters: int
 
 
+def kept_of_both(first: Kept, second: Kept) -> Kept:
+    """What is left of a network of which `first` was kept, and of that `second`."""
+    return {
+        name: tuple(channels[i] for i in second[name]) if name in second else channels
+        for name, channels in first.items()
+    }
+
+
 def filter_groups(network: Network) -> dict[str, FilterGroup]:
     """Everything that can be removed from a network, by names that removal does not change.
 

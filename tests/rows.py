@@ -6,7 +6,7 @@ from typing import NamedTuple
 from flax import nnx
 
 from jaxpmi.flax_networks.nnx_model import as_block
-from jaxpmi.models import efficientnet_lite
+from jaxpmi.models import inverted_residual
 from jaxpmi.models.backbone import Backbone
 from jaxpmi.models.init_network import abstract_backbone
 from jaxpmi.models.init_network import init_backbone
@@ -56,7 +56,7 @@ def block_of(module):
 def short_lite(image_shape, *, rngs):
     """EfficientNet-Lite0 of width 8 without the blocks between its first two and its last."""
     return chain(
-        piece(efficientnet_lite.Stem, 8),
-        piece(efficientnet_lite.InvertedResidual, 8, expansion=1),
-        piece(efficientnet_lite.PooledConv, 320),
+        piece(inverted_residual.Stem, 8),
+        piece(inverted_residual.InvertedResidual, 8, expansion=1),
+        piece(inverted_residual.PooledConv, 320),
     )(image_shape, rngs=rngs)

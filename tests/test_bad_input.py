@@ -260,8 +260,7 @@ def get_config():
     return Config(
         workdir="{folder}/run",
         data=DataConfig(source="npz", path="{folder}/data.npz", num_tasks=2),
-        model=ModelConfig(name="clip"), train=TrainConfig(optimiser="adamw"),
-        clip=ClipConfig(weights="{weights}"),
+        model=ModelConfig(name="clip", weights="{weights}"), train=TrainConfig(optimiser="adamw"),
     )
 """
 NAMES = "--data.class-names names.txt"
@@ -273,8 +272,12 @@ CLASSES = [
     ("cat\ndog\ncow", NAMES, "names.txt has 3 name(s) for 4 classes; give one name per line"),
     ("cat\ndog\ncow\nblack-footed albatross", NAMES, "but the model reads at most 20; shorten it."),
     ("a\nb\nc\nd", f"{NAMES} --clip.name-only.classes e", "names 'e', which is no class of the"),
-    ("a\nb\nc\nd", f"{NAMES} --data.image-size 8", "but this CLIP takes (12, 12, 3); set data."),
-    ("a\nb\nc\nd", f"{NAMES} --clip.weights no", "no does not exist; expected a folder of Hugg"),
+    (
+        "a\nb\nc\nd",
+        f"{NAMES} --data.image-size 10",
+        "10 x 10 pixels do not divide into patches of 4",
+    ),
+    ("a\nb\nc\nd", f"{NAMES} --model.weights no", "no does not exist; expected a folder of Hugg"),
 ]
 
 

@@ -407,10 +407,10 @@ def test_settings_of_your_own_are_checked_and_described():
             "method='math:tau' is a float; make it with jaxpmi.learner.loss.",
         ),
         (
-            {"model.name": "resnet32", "invert.weights": "imagenet", "job": "invert"},
-            "invert.weights='imagenet' with model.name='resnet32' and job='invert' is not there",
+            {**CLIP, "clip.templates": ("a {} of {kind}",)},
+            "and no other braces; 'a {} of {kind}' is none.",
         ),
-        ({"model.name": "vgg"}, "model.name='vgg' is unknown; use one of resnet_small, resnet32,"),
+        ({"model.name": "zzz"}, "model.name='zzz' is unknown; use one of resnet_small, resnet"),
         ({"data.source": "npz"}, "data.source='npz' needs data.path, the .npz file; set it"),
         ({"data.source": "folder"}, "needs data.path, a folder of class folders"),
         ({"data.path": "a.npz"}, "data.path='a.npz' is not read by data.source='embedded'; set"),

@@ -143,7 +143,7 @@ def test_a_job_takes_a_network_as_it_is_and_its_file_is_read(tiny, tmp_path):
         "deep_inversion",
         job="invert",
         data__num_tasks=1,
-        model=ModelConfig(factory="own_code:six_classes"),
+        model=ModelConfig(weights="own_code:six_classes"),
         deep_inversion=DeepInversionConfig(batch_size=tiny_run.BATCH, stage_steps=(2,)),
     )
     experiment.run(config)
@@ -157,7 +157,7 @@ def test_a_job_takes_a_network_as_it_is_and_its_file_is_read(tiny, tmp_path):
 
 def test_learning_goes_on_from_a_network_that_is_given(tiny, tmp_path):
     config = tiny_run.tiny_config(
-        tmp_path, "finetune", model=ModelConfig(factory="own_code:six_classes")
+        tmp_path, "finetune", model=ModelConfig(weights="own_code:six_classes")
     )
     summary = experiment.run(config)
     assert np.isfinite(summary["last_accuracy"])
@@ -175,7 +175,7 @@ def test_learning_goes_on_from_a_network_that_is_given(tiny, tmp_path):
 )
 def test_factories_that_return_no_network(tiny, tmp_path, factory, message):
     config = tiny_run.tiny_config(
-        tmp_path, "deep_inversion", job="invert", model=ModelConfig(factory=factory)
+        tmp_path, "deep_inversion", job="invert", model=ModelConfig(weights=factory)
     )
     with pytest.raises(ValueError, match=message):
         experiment.run(config)
@@ -183,8 +183,8 @@ def test_factories_that_return_no_network(tiny, tmp_path, factory, message):
 
 def test_a_network_of_other_classes_is_refused(tiny, tmp_path):
     config = tiny_run.tiny_config(
-        tmp_path, "deep_inversion", job="invert", data__num_tasks=1,
-        data__num_classes=4, model=ModelConfig(factory="own_code:six_classes"),
+        tmp_path, "deep_inversion", job="prune", data__num_tasks=1,
+        data__num_classes=4, model=ModelConfig(weights="own_code:six_classes"),
     )  # fmt: skip
-    with pytest.raises(ValueError, match=r"model.factory makes a network of .* and 6 classes, but"):
+    with pytest.raises(ValueError, match=r"model.weights is a network of .* and 6 classes, but"):
         experiment.run(config)

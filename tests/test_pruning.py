@@ -18,7 +18,7 @@ from jaxpmi.blocks import channels
 from jaxpmi.blocks import convolutions
 from jaxpmi.blocks.cost import count_multiply_adds
 from jaxpmi.models import MODELS
-from jaxpmi.models import efficientnet_lite
+from jaxpmi.models import inverted_residual
 from jaxpmi.models import resnet
 from jaxpmi.models.init_network import init_backbone
 from jaxpmi.network import Head
@@ -29,13 +29,13 @@ NUM_CLASSES = 5
 
 def small_efficientnet(image_shape, width, *, rngs):
     """Every kind of block of EfficientNet-Lite0 once."""
-    block = efficientnet_lite.InvertedResidual
+    block = inverted_residual.InvertedResidual
     return chain(
-        piece(efficientnet_lite.Stem, width),
+        piece(inverted_residual.Stem, width),
         piece(block, 6, expansion=1),
         piece(block, 6, expansion=3, residual=True),
         piece(block, 8, size=5, stride=2, expansion=2),
-        piece(efficientnet_lite.PooledConv, 10),
+        piece(inverted_residual.PooledConv, 10),
     )(image_shape, rngs=rngs)
 
 
@@ -147,8 +147,8 @@ def test_every_filter_is_counted_once(name):
 
 
 def test_image_channels_are_never_removed():
-    block = piece(efficientnet_lite.InvertedResidual, 4, expansion=1)
-    network = fresh(chain(block, piece(efficientnet_lite.PooledConv, 5)))
+    block = piece(inverted_residual.InvertedResidual, 4, expansion=1)
+    network = fresh(chain(block, piece(inverted_residual.PooledConv, 5)))
     groups = pruning.filter_groups(network)
     assert list(groups) == ["block00/out", "block01/out"]
     kept = {"block00/out": (1, 2), "block01/out": (0, 3)}

@@ -26,21 +26,14 @@ INVERT_METHODS = ("deep_inversion", "pmi")  # starts of the pictures of job="inv
 
 def validate(config: Config, num_devices: int = 1) -> None:
     """Raises a ValueError for the first setting that cannot work on `num_devices` devices."""
-    model = config.model
-    if model.factory is not None and (config.invert.weights is not None or model.name == "clip"):
-        raise ValueError(
-            f"model.factory='{model.factory}' makes the network, but model.name='{model.name}' "
-            f"with invert.weights={config.invert.weights} asks for another; give one of them."
-        )
-    if model.name != "clip":
-        find(model.name, MODELS, "model.name")
+    if config.model.name != "clip":
+        find(config.model.name, MODELS, "model.name")
     if config.job == "continual":
         find_method(config.method)
     elif config.job == "invert":
         _check_one_of(config, INVERT_METHODS, "job='invert'")
     else:
         find_synthesiser(config.method)
-    _check_weights(config)
     check_data(config.data)
     _check_training(config)
     if config.job == "continual":
@@ -92,16 +85,6 @@ def _check_segmentation(config: Config) -> None:
         )
 
 
-def _check_weights(config: Config) -> None:
-    if config.invert.weights is None:
-        return
-    if config.model.name != "efficientnet_lite0" or config.job != "invert":
-        raise ValueError(
-            f"invert.weights='{config.invert.weights}' with model.name='{config.model.name}' and "
-            f"job='{config.job}' is not there; they are of efficientnet_lite0, for job='invert'."
-        )
-
-
 def _check_clip(config: Config) -> None:
     unseen = config.clip.name_only.classes
     if config.model.name != "clip":
@@ -133,12 +116,17 @@ def _check_clip(config: Config) -> None:
             "give unit features of unseen classes to a linear inverse that was fitted to features "
             "of any length; set start to 'gaussian' with num_steps of 1 or more, or to 'noise'."
         )
-    wrong = [template for template in config.clip.templates if "{}" not in template]
-    if wrong or not config.clip.templates:
-        raise ValueError(
-            f"clip.templates={config.clip.templates} needs one or more texts, each with {{}} where "
-            "the class name goes."
-        )
+    for template in config.clip.templates or ("",):
+        # Checked as it will be used: other braces than {} and {{ }} are fields that have no value.
+        try:
+            named = template.format("a name") != template.format("another")
+        except (LookupError, ValueError):
+            named = False
+        if not named:
+            raise ValueError(
+                f"clip.templates={config.clip.templates} needs one or more texts, each with {{}} "
+                f"where the class name goes and no other braces; {template!r} is none."
+            )
 
 
 def _check_training(config: Config) -> None:

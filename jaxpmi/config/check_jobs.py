@@ -50,10 +50,10 @@ def _check_pictures(config: Config) -> None:
             f"{config.deep_inversion.competition_weight:g} needs a student, which job='invert' has "
             "not; set it to 0."
         )
-    if config.invert.learn_data and config.invert.weights is None:
+    if config.invert.learn_data and config.model.weights is None:
         raise ValueError(
             "invert.learn_data=True would teach the network the data that it is trained on; give "
-            "it invert.weights, or set it to False."
+            "it model.weights, or set it to False."
         )
     per_layer = config.inversion.per_layer
     if config.method == "pmi" and (

@@ -42,10 +42,12 @@ class NameOnlyConfig(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class ClipConfig(Settings):
-    """CLIP, with model.name='clip': its weights and prompts; `train` and `losses` hold for it too.
+    """CLIP, with model.name='clip'; model.weights None: a small one, made in the run.
+
+    `train` and `losses` hold for it too.
 
     Attributes:
-      weights: folder or .safetensors file; None: a small CLIP, made in the run.
+      activation: of the MLPs, where model.weights is a lone file, which does not say it.
       variant: standard: ours, best for the small CLIP made in the run: old classes are described
         anew after every task; corrected: as published, without what we take for mistakes;
         published: the released code (docs/methods/clip.md has all three).
@@ -55,7 +57,7 @@ class ClipConfig(Settings):
       name_only: classes of which only the name is known.
     """
 
-    weights: str | None = None
+    activation: Literal["quick_gelu", "gelu"] | None = None
     variant: Literal["standard", "corrected", "published"] = "standard"
     pretraining: ClipPretrainingConfig = ClipPretrainingConfig()
     pretraining_classes: Annotated[int, AtLeast(1)] = 20

@@ -69,8 +69,6 @@ class InvertConfig(Settings):
     """Pictures of a network's classes; and, with them as replay, learning of new ones.
 
     Attributes:
-      weights: of a trained network, with model.name="efficientnet_lite0" alone; None: it is trained
-        in the run.
       classes: names, or numbers as texts, of the classes to draw; (): all.
       images_per_class: rounded up so that batches are full.
       learn_data: then learn the classes of `data`, which a network with weights does not
@@ -81,7 +79,6 @@ class InvertConfig(Settings):
       trainable: of a network with weights, when it learns the new classes.
     """
 
-    weights: Literal["imagenet"] | None = None
     classes: tuple[str, ...] = ()
     images_per_class: Annotated[int, AtLeast(1)] = 4
     learn_data: bool = False

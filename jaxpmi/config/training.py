@@ -20,14 +20,16 @@ class ModelConfig(Settings):
     Attributes:
       name: a key of MODELS, or `module:name` of a function of yours that makes such a network.
       width: channels of the first stage.
-      factory: `module:name` of a function without arguments, which returns a trained `Network`,
-        such as one of `from_nnx`, instead of name and width. A job takes it as it is; continual
-        learning goes on with its blocks and a new head. None: name and width say what is made.
+      weights: a trained network instead of name and width: a file or folder that `load_weights`
+        reads; `module:name` of a function without arguments that returns a `Network`, such as one
+        of `from_nnx`; or imagenet, for name efficientnet_lite0 alone, which a package brings. A job
+        takes it as it is; continual learning goes on with its blocks and a new head. With name
+        clip, CLIP's folder or file. None: name and width say what is made.
     """
 
     name: str = "resnet_small"
     width: Annotated[int, AtLeast(1)] = 8
-    factory: str | None = None
+    weights: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

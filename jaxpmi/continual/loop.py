@@ -19,6 +19,7 @@ from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import class_masks
 from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.samples import evenly_spaced
+from jaxpmi.continual.start import blocks_of
 from jaxpmi.continual.start import fresh_auxiliary
 from jaxpmi.continual.start import fresh_network
 from jaxpmi.continual.start import initial_state
@@ -85,7 +86,9 @@ def begin_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
         state = tasks.begin_task(state, fresh_auxiliary(run, key_auxiliary, dim))
         if run.method.all_data:
             state = state.replace(
-                network=fresh_network(run, run.config.model, key_network, old.mean, old.std)
+                network=fresh_network(
+                    run, run.config.model, key_network, old.mean, old.std, blocks_of(run)
+                )
             )
     yield Tick(state, 1, 1, {}, {}, 0)
 

@@ -12,16 +12,22 @@ from jaxpmi.continual.learners import Method
 from jaxpmi.continual.state import ContinualState
 from jaxpmi.data.scene_stream import SceneStream
 from jaxpmi.data.stream import TaskStream
+from jaxpmi.weights.network_file import SavedNetwork
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What stays the same during a run."""
+    """What stays the same during a run.
+
+    Where it begins with a trained network, `config.model` says what that is built by.
+    """
 
     config: Config
     method: Method
     stream: TaskStream | SceneStream
     mesh: jax.sharding.Mesh
+    # The trained network that it begins with.
+    given: SavedNetwork | None = dataclasses.field(default=None, kw_only=True)
 
     @property
     def label_maps(self) -> bool:

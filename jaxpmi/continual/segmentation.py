@@ -25,6 +25,7 @@ from jaxpmi.continual.samples import padded_batches
 from jaxpmi.continual.samples import scene_samples
 from jaxpmi.continual.start import initial_state
 from jaxpmi.continual.start import make_run
+from jaxpmi.continual.start import with_given_network
 from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.state import Network
 from jaxpmi.continual.summary import bytes_kept
@@ -41,13 +42,16 @@ from jaxpmi.types import IGNORED_LABEL
 
 
 def begin_segmentation(config: Config) -> tuple[Run, ContinualState]:
-    """Opens the scenes, builds the model and fills the first state."""
+    """Opens the scenes, builds or reads the model and fills the first state."""
+    config, given = with_given_network(config)
     source = open_scenes(config.data)
     tasks = scene_tasks(config.data, source, config.seed)
     order = tuple(entry for task in tasks for entry in task)
     allow_past = find_method(config.method).all_data
     run = make_run(
-        config, SceneStream(source, tasks, by=config.data.scene_tasks, allow_past=allow_past)
+        config,
+        SceneStream(source, tasks, by=config.data.scene_tasks, allow_past=allow_past),
+        given,
     )
     stream = run.stream
     unmeasured = jnp.full((stream.num_tasks, stream.num_classes), jnp.nan)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpmi.blocks.blockwise import block_input_shapes
+from jaxpmi.config import SCENE_KINDS
 from jaxpmi.config import Config
 from jaxpmi.config import ModelConfig
 from jaxpmi.continual.learners import find_method
@@ -38,27 +39,47 @@ from jaxpmi.network import Network
 from jaxpmi.remember import empty_memory
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
-from jaxpmi.weights.network_file import given_network
+from jaxpmi.weights.given import given_network
+from jaxpmi.weights.network_file import SavedNetwork
 
 HEAD_STD = 0.001  # of the classifier's initial weights, as in R-DFCIL and PMI; that of pixels has
 # PyTorch's default, for the smaller one leaves the backbone without a gradient
 
 
 def open_run(config: Config) -> tuple[Run, tuple[int, ...]]:
-    """Opens the data set; also returns the class order."""
+    """Opens the data set, reads a given network; also returns the class order."""
+    config, given = with_given_network(config)
     source = open_source(config.data)
     order = class_order(config.data, source.num_classes, config.seed)
     tasks = split_tasks(order, config.data.num_tasks, config.data.first_task_classes)
     stream = TaskStream(source, tasks, allow_past=find_method(config.method).all_data)
-    return make_run(config, stream), order
+    return make_run(config, stream, given), order
 
 
-def make_run(config: Config, stream: TaskStream | SceneStream) -> Run:
-    """A run on that stream."""
+def with_given_network(config: Config) -> tuple[Config, SavedNetwork | None]:
+    """Reads the network that `model.weights` names, if any.
+
+    Also returns the config in which `model` says what it is built by, and images are as it takes
+    them where nothing else is set: of its size, and in colour if it sees colours.
+    """
+    given = given_network(config.model, config.data, "model")
+    if given is None:
+        return config, None
+    height, width, channels = given.network.image_shape
+    data = dataclasses.replace(config.data, rgb=config.data.rgb or channels == 3)
+    if data.image_size is None and height == width and data.source not in SCENE_KINDS:
+        data = dataclasses.replace(data, image_size=height)
+    return dataclasses.replace(config, model=given.config, data=data), given
+
+
+def make_run(
+    config: Config, stream: TaskStream | SceneStream, given: SavedNetwork | None = None
+) -> Run:
+    """A run on that stream, which may begin with a trained network."""
     method = find_method(config.method)
     if method.from_noise:
         config = _from_noise(config)
-    return Run(config, method, stream, make_mesh())
+    return Run(config, method, stream, make_mesh(), given=given)
 
 
 def fresh_network(
@@ -67,12 +88,13 @@ def fresh_network(
     key: jax.Array,
     mean: Sequence[float] | jax.Array,
     std: Sequence[float] | jax.Array,
+    given: Network | None = None,
 ) -> Network:
     """A network for the run's images and classes, of these pixel moments, about to be trained.
 
-    Its weights are random; where the settings name a network, only those of its head.
+    Its weights are random; with a `given` network's blocks, only those of its head.
     """
-    stream, given = run.stream, given_network(settings)
+    stream = run.stream
     network = init_network(
         architecture(settings.name, settings.width) if given is None else given.model,
         key, stream.image_shape, stream.class_names, mean=mean, std=std,
@@ -80,15 +102,20 @@ def fresh_network(
         variables=None if given is None else given.variables,
     )  # fmt: skip
     features = block_input_shapes(network.model, network.variables, stream.image_shape)[-1]
-    given = "pixel" if len(features) == 3 else "image"
+    found = "pixel" if len(features) == 3 else "image"
     wanted = "pixel" if run.label_maps else "image"
-    if given != wanted:
+    if found != wanted:
         raise ValueError(
-            f"model.name='{settings.name}' gives a feature per {given}, but the data has "
+            f"model.name='{settings.name}' gives a feature per {found}, but the data has "
             f"a label per {wanted}; use a model that fits data.source='{run.config.data.source}', "
             f"such as '{'encoder_decoder' if run.label_maps else 'resnet_small'}'."
         )
     return network
+
+
+def blocks_of(run: Run) -> Network | None:
+    """The network whose blocks learning begins with; None: with random ones."""
+    return None if run.given is None else run.given.network
 
 
 def fresh_auxiliary(run: Run, key: jax.Array, feature_dim: int) -> dict[str, Any]:
@@ -113,10 +140,9 @@ def pixel_moments(run: Run) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of pixels in [0, 1]: given, or of the first task."""
     config, stream = run.config, run.stream
     mean, std = config.data.mean, config.data.std
-    given = given_network(config.model)
-    if given is not None:
-        mean = mean or tuple(np.asarray(given.mean).tolist())
-        std = std or tuple(np.asarray(given.std).tolist())
+    if run.given is not None:
+        mean = mean or tuple(np.asarray(run.given.network.mean).tolist())
+        std = std or tuple(np.asarray(run.given.network.std).tolist())
     if mean is None or std is None:
         stream.begin(0)
         measured = channel_moments(stream.train_images(0)[..., : stream.image_shape[-1]])
@@ -135,7 +161,7 @@ def initial_state(run: Run, order: tuple[int, ...]) -> ContinualState:
     config = run.config
     mean, std = pixel_moments(run)
     key_network, *keys = jax.random.split(jax.random.key(config.seed), 4)
-    network = fresh_network(run, config.model, key_network, mean, std)
+    network = fresh_network(run, config.model, key_network, mean, std, blocks_of(run))
     if run.method.keeps_records:
         _check_records(run)
     # One program: made one by one, the many small arrays would take seconds to compile.

@@ -4,6 +4,7 @@ Rounds of synthesis and of training alternate, so that methods which look at the
 images made before, can (ADI, CMI, FastDFKD). The test images are read to measure, never to learn.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,17 +44,30 @@ from jaxpmi.runs.phases import System
 from jaxpmi.runs.phases import Tick
 from jaxpmi.runs.writers import write_learning_curve
 from jaxpmi.sharding import replicate
+from jaxpmi.weights.given import given_network
+from jaxpmi.weights.network_file import SavedNetwork
 
 NUM_MEASUREMENTS = 10  # of the student's accuracy, evenly spread over its training
 
 
-def begin(config: Config) -> tuple[Run, JobState]:
-    """Opens the data, makes teacher and student, and room for all images."""
+@dataclasses.dataclass(frozen=True)
+class DistillRun(Run):
+    """What stays the same during a job."""
+
+    given_student: SavedNetwork | None  # the trained network that the student begins as
+
+
+def begin(config: Config) -> tuple[DistillRun, JobState]:
+    """Opens the data, makes or reads teacher and student, and makes room for all images."""
     settings = config.distill
+    given = given_network(settings.student, config.data, "distill.student")
     run = open_data(config)
+    run = DistillRun(
+        **{f.name: getattr(run, f.name) for f in dataclasses.fields(run)}, given_student=given
+    )
     synthesiser = find_synthesiser(config.method)
     key_student, key_synthesiser = jax.random.split(jax.random.key(config.seed + 1))
-    student = given_or_fresh(run, settings.student, key_student)
+    student = given_or_fresh(run, settings.student, given, key_student)
     num_images = (settings.initial_batches + settings.rounds) * synthesiser.batch_size(config)
     state = first_state(run, pool=empty_pool(run, num_images))
     state = state.replace(
@@ -180,10 +194,12 @@ def report(summary: dict[str, Any], folder: Path) -> None:
     )
 
 
-def save(run: Run, state: JobState, folder: Path) -> dict[str, str]:
+def save(run: DistillRun, state: JobState, folder: Path) -> dict[str, str]:
     """Writes the student."""
-    settings = run.config.distill.student
-    return save_result(folder, state.student, settings)
+    given = run.given_student
+    if given is not None:
+        return save_result(folder, state.student, given.config, given.kept)
+    return save_result(folder, state.student, run.config.distill.student)
 
 
 def _num_initial(config: Config) -> int:

@@ -1,8 +1,8 @@
 """Pictures of what a trained network knows; and, with them as replay, learning of new classes.
 
-The network is trained in the run, or comes with weights of ImageNet. In the latter case the classes
-of `data` can be learnt on top of it as DeepInversion does (docs/pictures.md): with real images of
-the new classes, and synthetic ones of the old.
+The network is trained in the run, or is given (`model.weights`). In the latter case the classes of
+`data` can be learnt on top of it as DeepInversion does (docs/pictures.md): with real images of the
+new classes, and synthetic ones of the old.
 """
 
 import dataclasses
@@ -26,6 +26,7 @@ from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.samples import put_samples
 from jaxpmi.continual.start import HEAD_STD
+from jaxpmi.continual.start import with_given_network
 from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.state import Replay
 from jaxpmi.continual.train import optimiser
@@ -34,6 +35,7 @@ from jaxpmi.data import ImageSource
 from jaxpmi.data import TaskStream
 from jaxpmi.data import append_classes
 from jaxpmi.data import dataset_name
+from jaxpmi.data import imagenet_class_names
 from jaxpmi.data import imagenet_labels
 from jaxpmi.data import open_source
 from jaxpmi.data import relabel
@@ -60,7 +62,6 @@ from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
 from jaxpmi.types import PRNGKey
-from jaxpmi.weights.imagenet import load_efficientnet_lite0
 
 PER_ROW = 8  # images of a class in the grid
 HELD_OUT_SHARE = 0.25  # of the pictures, to measure agreement on; never learnt
@@ -77,19 +78,18 @@ class InvertRun(Run):
 
 
 def begin(config: Config) -> tuple[InvertRun, ContinualState]:
-    """Opens the data, makes or loads the network, and room for all pictures."""
-    config = _with_pixels_of(config) if config.invert.weights else config
-    return (_begin_pretrained if config.invert.weights else _begin_fresh)(config)
+    """Opens the data, makes or reads the network, and makes room for all pictures."""
+    config, given = with_given_network(config)
+    return _begin_fresh(config) if given is None else _begin_given(config, given)
 
 
 def begin_task(run: InvertRun, task: int) -> list[tuple[str, PhaseFn]]:
     """The phases of making pictures (the first task) and of learning with them (the second)."""
     run.stream.begin(task)
     if task == 0:
-        given = run.config.invert.weights or run.config.model.factory
-        plan = [] if given else _training(first_phases, run.config)
+        plan = [] if run.given else _training(first_phases, run)
         return [*plan, ("invert", invert_phase), ("evaluate", evaluate_phase)]
-    training = _training(METHODS["deep_inversion"].phases, run.config)
+    training = _training(METHODS["deep_inversion"].phases, run)
     return [("begin", begin_phase), *training, ("evaluate", evaluate_phase)]
 
 
@@ -199,11 +199,9 @@ def summarise(run: InvertRun, state: ContinualState, accounts: Accounts) -> dict
 
 
 def save(run: InvertRun, state: ContinualState, folder: Path) -> dict[str, str]:
-    """Writes the network where the job has trained it."""
-    config = run.config
-    if config.invert.weights and not config.invert.learn_data:
-        return {}
-    return save_result(folder, state.network, config.model)
+    """Writes the network, with the classes that it has learnt."""
+    kept = None if run.given is None else run.given.kept
+    return save_result(folder, state.network, run.config.model, kept)
 
 
 def num_pictures(run: InvertRun) -> int:
@@ -237,6 +235,17 @@ def find_classes(wanted: tuple[str, ...], names: tuple[str, ...]) -> tuple[int, 
     return tuple(found)
 
 
+def labels_among(wanted: tuple[str, ...], names: tuple[str, ...]) -> np.ndarray:
+    """The labels i32[n] of classes among the network's, by name; ImageNet's by WordNet id too.
+
+    Raises:
+      ValueError: a class that the network does not know.
+    """
+    if names == imagenet_class_names():
+        return imagenet_labels(wanted)
+    return np.asarray(find_classes(wanted, names), np.int32)
+
+
 def _begin_fresh(config):
     """A network to be trained on all classes of the data."""
     source = open_source(config.data)
@@ -245,16 +254,18 @@ def _begin_fresh(config):
     stream.begin(0)
     classes = find_classes(config.invert.classes, source.class_names)
     run = InvertRun(config, METHODS["joint"], stream, make_mesh(), classes, None)
-    network = given_or_fresh(run, config.model, jax.random.key(config.seed))
+    network = given_or_fresh(run, config.model, None, jax.random.key(config.seed))
     return run, _first_state(run, network)
 
 
-def _begin_pretrained(config):
-    """ImageNet's network; the classes of the data, where they are to be learnt, follow its own."""
-    settings, size = config.invert, config.data.image_size
-    network = load_efficientnet_lite0()
+def _begin_given(config, given):
+    """A given network; the classes of the data, where they are to be learnt, follow its own."""
+    settings, network = config.invert, given.network
     names = network.class_names
-    known = without_images("imagenet", names, (size, size, 3))
+    height, width, channels = network.image_shape
+    size = config.data.image_size
+    shape = network.image_shape if size is None else (size, size, channels)
+    known = without_images("pictures", names, shape)
     tasks_of = [tuple(range(len(names)))]
     source = known
     if settings.learn_data:
@@ -266,15 +277,19 @@ def _begin_pretrained(config):
             config.data, source="tfds", name=settings.test_name, path=settings.test_path
         )
         real = open_source(data)
-        real = relabel(real, imagenet_labels(real.class_names), names)
+        real = relabel(real, labels_among(real.class_names, names), names)
     stream = TaskStream(source, tuple(tasks_of))
     classes = find_classes(settings.classes, names)
-    run = InvertRun(config, METHODS["deep_inversion"], stream, make_mesh(), classes, real)
+    run = InvertRun(
+        config, METHODS["deep_inversion"], stream, make_mesh(), classes, real, given=given
+    )
     new = stream.num_classes - len(names)
     columns = HEAD_STD * jax.random.normal(jax.random.key(config.seed), (network.feature_dim, new))
     kernel, bias = network.head
+    if bias is not None:
+        bias = jnp.concatenate([bias, jnp.zeros(new)])
     network = network.replace(
-        head=Head(jnp.concatenate([kernel, columns], 1), jnp.concatenate([bias, jnp.zeros(new)])),
+        head=Head(jnp.concatenate([kernel, columns], 1), bias),
         image_shape=stream.image_shape,
         class_names=stream.class_names,
     )
@@ -305,18 +320,11 @@ def _first_state(run, network):
     return replicate(state, run.mesh)
 
 
-def _with_pixels_of(config):
-    """The data as ImageNet's network takes them: in colour, of one size."""
-    size = config.data.image_size or 224
-    data = dataclasses.replace(config.data, image_size=size, rgb=True, mean=None, std=None)
-    return dataclasses.replace(config, data=data)
-
-
-def _training(make, config):
+def _training(make, run):
     """Phases of supervised training, by name."""
-    phases = make(config.train, config.losses)
-    if config.invert.weights:
-        phases = [dataclasses.replace(p, trainable=config.invert.trainable) for p in phases]
+    phases = make(run.config.train, run.config.losses)
+    if run.given is not None:
+        phases = [dataclasses.replace(p, trainable=run.config.invert.trainable) for p in phases]
     return tasks.train_plan(phases)
 
 
@@ -332,14 +340,14 @@ def _num_learnt(run):
 
 
 def _has_real(run):
-    return run.real is not None or not run.config.invert.weights
+    return run.real is not None or run.given is None
 
 
 def _own_samples(run, state):
     """Images of the network's own classes to measure on."""
     if run.real is not None:
         return LabelledSamples(functools.partial(run.real.read, "test"), run.real.labels["test"])
-    if not run.config.invert.weights:
+    if run.given is None:
         return tasks.read_test(run.stream, 0)
     first = _num_learnt(run)
     images, labels = jax.device_get((state.replay.samples[first:], state.replay.labels[first:]))

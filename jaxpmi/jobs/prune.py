@@ -51,6 +51,7 @@ from jaxpmi.pruning import choose_filters
 from jaxpmi.pruning import filter_groups
 from jaxpmi.pruning import filter_importance
 from jaxpmi.pruning import filter_mask
+from jaxpmi.pruning import kept_of_both
 from jaxpmi.pruning import remove_filters
 from jaxpmi.runs.accounting import Accounts
 from jaxpmi.runs.phases import PhaseFn
@@ -199,7 +200,10 @@ def summarise(run: Run, state: JobState, accounts: Accounts) -> dict[str, Any]:
 
 def save(run: Run, state: JobState, folder: Path) -> dict[str, str]:
     """Writes the small network."""
-    return save_result(folder, pruned_network(state), run.config.model, _as_kept(state.kept))
+    kept = _as_kept(state.kept)
+    if run.given is not None and run.given.kept is not None:
+        kept = kept_of_both(run.given.kept, kept)
+    return save_result(folder, pruned_network(state), run.config.model, kept)
 
 
 @functools.partial(jax.jit, static_argnames="settings")

@@ -17,6 +17,7 @@ from jaxpmi.continual.learners import first_phases
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.start import fresh_network
 from jaxpmi.continual.start import pixel_moments
+from jaxpmi.continual.start import with_given_network
 from jaxpmi.continual.state import Replay
 from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import trainable_parts
@@ -28,7 +29,7 @@ from jaxpmi.runs.phases import PhaseFn
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
 from jaxpmi.types import PRNGKey
-from jaxpmi.weights.network_file import given_network
+from jaxpmi.weights.network_file import SavedNetwork
 from jaxpmi.weights.network_file import save_network
 
 NETWORK_FILE = "network.npz"  # in the workdir
@@ -64,18 +65,19 @@ class JobState:
 
 
 def open_data(config: Config) -> Run:
-    """Opens the data set, all classes as one task in their own order."""
+    """Reads a given network; opens the data set, all classes as one task in their own order."""
+    config, given = with_given_network(config)
     source = open_source(config.data)
     stream = TaskStream(source, (tuple(range(source.num_classes)),), allow_past=True)
     stream.begin(0)
-    return Run(config, EVERYTHING, stream, make_mesh())
+    return Run(config, EVERYTHING, stream, make_mesh(), given=given)
 
 
 def first_state(run: Run, **fields: Any) -> JobState:
     """The state before the network is trained; `fields` are those of the job."""
     config, zero = run.config, jnp.zeros((), jnp.int32)
     key_network, key_run = jax.random.split(jax.random.key(config.seed))
-    network = given_or_fresh(run, config.model, key_network)
+    network = given_or_fresh(run, config.model, run.given, key_network)
     state = JobState(
         network=network,
         opt_state=optimiser(config.train).init(trainable_parts(network, {})),
@@ -89,27 +91,30 @@ def first_state(run: Run, **fields: Any) -> JobState:
     return replicate(state, run.mesh)
 
 
-def given_or_fresh(run: Run, model: ModelConfig, key: PRNGKey) -> Network:
-    """The network that a config names, as it is, or a new one of its blocks with random weights.
+def given_or_fresh(
+    run: Run, model: ModelConfig, given: SavedNetwork | None, key: PRNGKey
+) -> Network:
+    """A given network as it is, or a new one of these settings with random weights.
 
     Raises:
       ValueError: the network that is given is not one of the data's images and classes.
     """
-    network, stream = given_network(model), run.stream
-    if network is None:
+    if given is None:
         return fresh_network(run, model, key, *pixel_moments(run))
+    network, stream = given.network, run.stream
     if network.image_shape != stream.image_shape or network.num_classes != stream.num_classes:
         raise ValueError(
-            f"model.factory makes a network of images {network.image_shape} and "
+            f"model.weights is a network of images {network.image_shape} and "
             f"{network.num_classes} classes, but the data has {stream.image_shape} and "
             f"{stream.num_classes}; give data.image_size or other data."
         )
-    return network
+    # A copy: training donates its arrays, and the run keeps the given ones.
+    return jax.tree.map(jnp.copy, network)
 
 
 def teacher_phases(run: Run) -> list[tuple[str, PhaseFn]]:
     """Training of the network on real images, if it is not given: what a job begins with."""
-    if run.config.model.factory is not None:
+    if run.given is not None:
         return []
     return tasks.train_plan(first_phases(run.config.train, run.config.losses))
 

@@ -9,8 +9,11 @@ from flax import nnx
 from jaxpmi.lookup import find
 from jaxpmi.models import efficientnet_lite
 from jaxpmi.models import encoder_decoder
+from jaxpmi.models import imagenet_resnet
+from jaxpmi.models import mobilenet_v2
 from jaxpmi.models import plain_cnn
 from jaxpmi.models import resnet
+from jaxpmi.models import vgg
 from jaxpmi.models import vit
 
 # Each is called as `(image_shape, width, *, rngs)` and returns a `Backbone`.
@@ -26,6 +29,18 @@ MODELS = {
     "efficientnet_lite0": efficientnet_lite.efficientnet_lite0,
     "vit_small": vit.vit_small,
     "vit_small_patch7": functools.partial(vit.vit_small, patch_size=7),
+    # Networks of ImageNet, as the zoos have them; `load_weights` reads their weights.
+    "imagenet_resnet18": functools.partial(imagenet_resnet.imagenet_resnet, depth=18),
+    "imagenet_resnet34": functools.partial(imagenet_resnet.imagenet_resnet, depth=34),
+    "imagenet_resnet50": functools.partial(imagenet_resnet.imagenet_resnet, depth=50),
+    "imagenet_resnet101": functools.partial(imagenet_resnet.imagenet_resnet, depth=101),
+    "imagenet_resnet152": functools.partial(imagenet_resnet.imagenet_resnet, depth=152),
+    "mobilenet_v2": mobilenet_v2.mobilenet_v2,
+    "mobilenet_v2_tf": mobilenet_v2.mobilenet_v2_tf,
+    "vgg11": functools.partial(vgg.vgg, depth=11),
+    "vgg16": functools.partial(vgg.vgg, depth=16),
+    "vit_patch16": functools.partial(vit.vit, patch_size=16),
+    "vit_patch32": functools.partial(vit.vit, patch_size=32),
 }
 
 

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from jaxpmi.blocks.blockwise import Stack
 from jaxpmi.blocks.blockwise import StatisticsAxis
@@ -22,10 +21,11 @@ from jaxpmi.blocks.blockwise import forward
 from jaxpmi.flax_networks.nnx_block import NnxBlock
 from jaxpmi.flax_networks.nnx_model import NnxModel
 from jaxpmi.flax_networks.nnx_model import as_block
-from jaxpmi.models import layers
 from jaxpmi.models.adapters import init_adapters
 from jaxpmi.models.init_network import init_backbone
 from jaxpmi.models.layers import OneKey
+from jaxpmi.models.text_parts import EndTokenHead
+from jaxpmi.models.text_parts import TextEmbedding
 from jaxpmi.models.vit import Activation
 from jaxpmi.models.vit import transformer_blocks
 from jaxpmi.models.vit import vision_transformer
@@ -35,32 +35,6 @@ from jaxpmi.types import PRNGKey
 # Of pixels in [0, 1], per channel: what OpenAI's and most other CLIP weights were trained with.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-class TextEmbedding(nnx.Module):
-    """A vector per token and one per position."""
-
-    def __init__(
-        self, key: PRNGKey, key_positions: PRNGKey, vocabulary: int, context: int, width: int
-    ):
-        self.tokens = nnx.Param(layers.draw_normal(key, (vocabulary, width), 0.02))
-        self.positions = nnx.Param(layers.draw_normal(key_positions, (context, width), 0.01))
-
-    def __call__(self, tokens: jax.Array) -> jax.Array:
-        """i32[B, T] -> f32[B, T, width], T at most the context."""
-        return self.tokens[...][tokens] + self.positions[...][None, : tokens.shape[1]]
-
-
-class EndTokenHead(nnx.Module):
-    """LayerNorm of one token, and a projection."""
-
-    def __init__(self, width: int, features: int, *, rngs: nnx.Rngs):
-        self.norm = layers.layer_norm(width)
-        self.projection = layers.linear(rngs.params(), width, features, width**-0.5)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """f32[B, width] -> f32[B, features]."""
-        return self.projection(self.norm(x))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +54,8 @@ class ClipSizes:
       text_depth: its blocks.
       text_num_heads: of each of them.
       end_token: id of the end-of-text token.
+      mlp_width: hidden channels of the image tower's MLPs.
+      text_mlp_width: of the text tower's.
       activation: of both towers' MLPs.
       statistics_axis: per what the image tower keeps moments; token: as published.
     """
@@ -96,6 +72,8 @@ class ClipSizes:
     text_depth: int
     text_num_heads: int
     end_token: int
+    mlp_width: int
+    text_mlp_width: int
     activation: Activation
     statistics_axis: StatisticsAxis
 
@@ -174,15 +152,24 @@ def clip(
     text_depth: int = 12,
     text_num_heads: int = 8,
     end_token: int | None = None,
+    mlp_width: int | None = None,
+    text_mlp_width: int | None = None,
     activation: Activation = "quick_gelu",
     statistics_axis: StatisticsAxis = "channel",
 ) -> Clip:
-    """A CLIP of these sizes; `end_token` is the last of the vocabulary unless given."""
+    """A CLIP of these sizes.
+
+    Unless given, `end_token` is the last of the vocabulary, and MLPs have four times their tower's
+    width.
+    """
     end_token = vocabulary - 1 if end_token is None else end_token
+    mlp_width = 4 * width if mlp_width is None else mlp_width
+    text_mlp_width = 4 * text_width if text_mlp_width is None else text_mlp_width
     return _model(
         ClipSizes(
             image_size, patch_size, width, depth, num_heads, features, vocabulary, context,
-            text_width, text_depth, text_num_heads, end_token, activation, statistics_axis,
+            text_width, text_depth, text_num_heads, end_token, mlp_width, text_mlp_width,
+            activation, statistics_axis,
         )
     )  # fmt: skip
 
@@ -217,6 +204,7 @@ def _towers(sizes, key, *, with_adapters=False):
         num_heads=sizes.num_heads,
         features=sizes.features,
         activation=sizes.activation,
+        mlp_width=sizes.mlp_width,
         statistics_axis=sizes.statistics_axis,
         with_adapters=with_adapters,
     )
@@ -235,6 +223,7 @@ def _text_tower(sizes, key, with_adapters):
         sizes.text_depth,
         sizes.text_num_heads,
         activation=sizes.activation,
+        mlp_width=sizes.text_mlp_width,
         causal=True,
         with_adapters=with_adapters,
         rngs=OneKey(keys[2]),

@@ -15,6 +15,7 @@ from jaxpmi.types import Moments
 from jaxpmi.types import PRNGKey
 
 BATCH_NORM_EPSILON = 1e-5
+LAYER_NORM_EPSILON = 1e-5
 
 
 class OneKey(NamedTuple):
@@ -71,14 +72,17 @@ def conv(
     )
 
 
-def depthwise_conv(key: PRNGKey, channels: int, *, size: int, stride: int) -> nnx.Conv:
-    """A filter per channel, He-normal by fan-out, with TensorFlow's "SAME" padding."""
+def depthwise_conv(
+    key: PRNGKey, channels: int, *, size: int, stride: int, padding: str | None = "SAME"
+) -> nnx.Conv:
+    """A filter per channel, He-normal by fan-out; `padding` None: as of `conv`."""
     std = (2.0 / (size * size)) ** 0.5
     return nnx.Conv(
         channels,
         channels,
         (size, size),
         stride,
+        padding=(size - 1) // 2 if padding is None else padding,
         feature_group_count=channels,
         use_bias=False,
         kernel_init=_normal(std),
@@ -99,6 +103,11 @@ def linear(
     )
 
 
+def pointwise(key: PRNGKey, in_channels: int, channels: int) -> nnx.Linear:
+    """A 1x1 convolution as a linear map of every pixel, He-normal by fan-out."""
+    return linear(key, in_channels, channels, (2.0 / channels) ** 0.5)
+
+
 def batch_norm(
     channels: int, *, scale: float = 1.0, epsilon: float = BATCH_NORM_EPSILON
 ) -> nnx.BatchNorm:
@@ -113,7 +122,7 @@ def batch_norm(
     )
 
 
-def layer_norm(channels: int, *, epsilon: float = 1e-5) -> nnx.LayerNorm:
+def layer_norm(channels: int, *, epsilon: float = LAYER_NORM_EPSILON) -> nnx.LayerNorm:
     """A LayerNorm over the last axis."""
     return nnx.LayerNorm(channels, epsilon=epsilon, use_fast_variance=False, rngs=OneKey(None))
 

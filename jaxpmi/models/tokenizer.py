@@ -94,6 +94,62 @@ def read_tokenizer(path: Path, context: int) -> Tokenizer:
     return _tokenizer(encoder, context)
 
 
+def read_merges(vocabulary: Path, merges: Path, context: int) -> Tokenizer:
+    """The tokenizer of `vocab.json` and `merges.txt`, as transformers wrote them for CLIP.
+
+    Texts are normalised to NFC, spaces joined, letters lower-cased; words are byte-level BPE with
+    "</w>" at their ends (Radford et al., 2021).
+
+    Args:
+      vocabulary: ids by token.
+      merges: pairs of tokens, the first ones count first.
+      context: tokens of a text that the model reads.
+
+    Raises:
+      ValueError: they are of another format, or lack the start or the end token.
+    """
+    import tokenizers
+    from tokenizers import models
+    from tokenizers import normalizers
+    from tokenizers import pre_tokenizers
+    from tokenizers import processors
+
+    try:
+        pairs = models.BPE.from_file(
+            str(vocabulary), str(merges), end_of_word_suffix="</w>", unk_token=END
+        )
+    except Exception as error:  # as above
+        raise ValueError(
+            f"{vocabulary} and {merges.name} are no vocabulary and merges of a CLIP ({error}); put "
+            "there those that the model was published with."
+        ) from error
+    encoder = tokenizers.Tokenizer(pairs)
+    around = {token: encoder.token_to_id(token) for token in (END, START)}
+    if None in around.values():
+        raise ValueError(
+            f"{vocabulary} lacks {START} or {END}, which CLIP's texts begin and end with."
+        )
+    encoder.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFC(),
+            normalizers.Replace(tokenizers.Regex(r"\s+"), " "),
+            normalizers.Lowercase(),
+        ]
+    )
+    words = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+    encoder.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(words), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    encoder.post_processor = processors.TemplateProcessing(
+        single=f"{START} $A {END}", special_tokens=list(around.items())
+    )
+    encoder.add_special_tokens([START, END])
+    return _tokenizer(encoder, context)
+
+
 def word_tokenizer(texts: Sequence[str], context: int) -> Tokenizer:
     """A tokenizer that knows the words of `texts` and no others, for models without any files.
 

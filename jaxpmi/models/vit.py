@@ -20,14 +20,24 @@ from jaxpmi.types import PRNGKey
 
 Activation = Literal["quick_gelu", "gelu"]
 
+DEPTH, EPSILON = 12, 1e-6  # of `vit`: its blocks, and that of its LayerNorms
+
 
 class PatchEmbedding(nnx.Module):
     """Linear map of every patch of `patch_size` x `patch_size` pixels."""
 
-    def __init__(self, patch_size: int, channels: int, width: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        patch_size: int,
+        channels: int,
+        width: int,
+        *,
+        use_bias: bool = False,
+        rngs: nnx.Rngs,
+    ):
         size = patch_size**2 * channels
         self.patch_size = patch_size
-        self.linear = layers.linear(rngs.params(), size, width, size**-0.5)
+        self.linear = layers.linear(rngs.params(), size, width, size**-0.5, use_bias=use_bias)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """f32[B, H, W, C] -> f32[B, H/patch, W/patch, width]."""
@@ -38,25 +48,32 @@ class PatchEmbedding(nnx.Module):
 
 
 class TokenEmbedding(nnx.Module):
-    """Flatten, class token first, positions, LayerNorm.
+    """Flatten, class token first, positions, and in CLIP a LayerNorm.
 
     `position_std` is that of the initial positions; None: D^-0.5, as in CLIP.
     """
 
     def __init__(
-        self, num_patches: int, dim: int, *, position_std: float | None = None, rngs: nnx.Rngs
+        self,
+        num_patches: int,
+        dim: int,
+        *,
+        position_std: float | None = None,
+        with_norm: bool = True,
+        rngs: nnx.Rngs,
     ):
         key_class, key_positions = jax.random.split(rngs.params())
         std = dim**-0.5 if position_std is None else position_std
         self.class_token = nnx.Param(layers.draw_normal(key_class, (dim,), dim**-0.5))
         self.positions = nnx.Param(layers.draw_normal(key_positions, (num_patches + 1, dim), std))
-        self.norm = layers.layer_norm(dim)
+        self.norm = layers.layer_norm(dim) if with_norm else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """f32[B, h, w, D] with h w patches -> f32[B, N, D], N one more."""
         first = jnp.broadcast_to(self.class_token[...], (x.shape[0], 1, x.shape[-1]))
         x = jnp.concatenate([first, x.reshape(x.shape[0], -1, x.shape[-1])], 1)
-        return self.norm(x + self.positions[...][None])
+        x = x + self.positions[...][None]
+        return x if self.norm is None else self.norm(x)
 
 
 class Attention(nnx.Module):
@@ -130,18 +147,21 @@ class TransformerBlock(nnx.Module):
         *,
         activation: Activation = "quick_gelu",
         causal: bool = False,
+        mlp_width: int | None = None,
+        epsilon: float = layers.LAYER_NORM_EPSILON,
         residual_std: float = 0.02,
         with_adapters: bool = False,
         rngs: nnx.Rngs,
     ):
-        """Makes a block whose MLP has 4 x `dim` hidden channels."""
+        """Makes a block whose MLP has `mlp_width` hidden channels; None: 4 x `dim`."""
         keys = jax.random.split(rngs.params(), 4)
-        self.norm1 = layers.layer_norm(dim)
+        hidden = 4 * dim if mlp_width is None else mlp_width
+        self.norm1 = layers.layer_norm(dim, epsilon=epsilon)
         self.attention = Attention(
             keys[0], keys[1], dim, num_heads, causal=causal, out_std=residual_std
         )
-        self.norm2 = layers.layer_norm(dim)
-        self.mlp = Mlp(keys[2], keys[3], dim, 4 * dim, activation=activation, out_std=residual_std)
+        self.norm2 = layers.layer_norm(dim, epsilon=epsilon)
+        self.mlp = Mlp(keys[2], keys[3], dim, hidden, activation=activation, out_std=residual_std)
         self.adapters = Adapters(dim, rngs=rngs) if with_adapters else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -154,15 +174,28 @@ class TransformerBlock(nnx.Module):
 
 
 class ClassTokenHead(nnx.Module):
-    """LayerNorm of the class token, and a projection."""
+    """LayerNorm of the class token, and in CLIP a projection; `features` None: there is none."""
 
-    def __init__(self, dim: int, features: int, *, rngs: nnx.Rngs):
-        self.norm = layers.layer_norm(dim)
-        self.projection = layers.linear(rngs.params(), dim, features, dim**-0.5)
+    def __init__(
+        self,
+        dim: int,
+        features: int | None,
+        *,
+        epsilon: float = layers.LAYER_NORM_EPSILON,
+        rngs: nnx.Rngs,
+    ):
+        self.norm = layers.layer_norm(dim, epsilon=epsilon)
+        self.projection = _projection(dim, features, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """f32[B, N, D] -> f32[B, features]."""
-        return self.projection(self.norm(x[:, 0]))
+        """f32[B, N, D] -> f32[B, features], or f32[B, D]."""
+        x = self.norm(x[:, 0])
+        return x if self.projection is None else self.projection(x)
+
+
+def _projection(dim, features, *, rngs):
+    """Onto so many features; None: none."""
+    return None if features is None else layers.linear(rngs.params(), dim, features, dim**-0.5)
 
 
 def vision_transformer(
@@ -174,27 +207,28 @@ def vision_transformer(
     num_heads: int,
     features: int,
     activation: Activation = "quick_gelu",
+    mlp_width: int | None = None,
     statistics_axis: StatisticsAxis = "channel",
     position_std: float | None = None,
     with_adapters: bool = False,
     rngs: nnx.Rngs,
 ) -> Backbone:
-    """CLIP's image tower: `depth` blocks of `width` channels, MLPs of four times that.
+    """CLIP's image tower: `depth` blocks of `width` channels.
 
-    `position_std` is that of `TokenEmbedding`.
+    `position_std` is that of `TokenEmbedding`, `mlp_width` that of `TransformerBlock`.
     """
-    rows, columns, channels = image_shape
-    if rows % patch_size or columns % patch_size:
-        raise ValueError(
-            f"images of {rows} x {columns} pixels do not divide into patches of {patch_size}; "
-            "resize the images or choose another patch size."
-        )
-    num_patches = (rows // patch_size) * (columns // patch_size)
+    num_patches, channels = _num_patches(image_shape, patch_size), image_shape[-1]
     return Backbone(
         PatchEmbedding(patch_size, channels, width, rngs=rngs),
         TokenEmbedding(num_patches, width, position_std=position_std, rngs=rngs),
         transformer_blocks(
-            width, depth, num_heads, activation=activation, with_adapters=with_adapters, rngs=rngs
+            width,
+            depth,
+            num_heads,
+            activation=activation,
+            mlp_width=mlp_width,
+            with_adapters=with_adapters,
+            rngs=rngs,
         ),
         ClassTokenHead(width, features, rngs=rngs),
         statistics_of=(Attention, Mlp),
@@ -213,6 +247,43 @@ def transformer_blocks(
         )
         for i in range(depth)
     ]
+
+
+def vit(
+    image_shape: tuple[int, int, int], width: int = 768, *, patch_size: int, rngs: nnx.Rngs
+) -> Backbone:
+    """ViT and DeiT for ImageNet (Dosovitskiy et al., 2021; Touvron et al., 2021), as timm has them.
+
+    12 blocks, heads of 64 channels; no LayerNorm before the blocks; the feature is the class token
+    after the last LayerNorm.
+
+    Args:
+      image_shape: (H, W, channels), usually (224, 224, 3).
+      width: channels, of the feature too: 192 in "tiny", 384 in "small", 768 in "base" ones.
+      patch_size: pixels.
+      rngs: for the initial weights.
+    """
+    num_patches = _num_patches(image_shape, patch_size)
+    return Backbone(
+        PatchEmbedding(patch_size, image_shape[-1], width, use_bias=True, rngs=rngs),
+        TokenEmbedding(num_patches, width, position_std=0.02, with_norm=False, rngs=rngs),
+        transformer_blocks(
+            width, DEPTH, max(width // 64, 1), activation="gelu", epsilon=EPSILON, rngs=rngs
+        ),
+        ClassTokenHead(width, None, epsilon=EPSILON, rngs=rngs),
+        statistics_of=(Attention, Mlp),
+    )
+
+
+def _num_patches(image_shape, patch_size):
+    """Of an image, which they must fill."""
+    rows, columns, _ = image_shape
+    if rows % patch_size or columns % patch_size:
+        raise ValueError(
+            f"images of {rows} x {columns} pixels do not divide into patches of {patch_size}; "
+            "resize the images or choose another patch size."
+        )
+    return (rows // patch_size) * (columns // patch_size)
 
 
 def vit_small(

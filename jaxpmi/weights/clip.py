@@ -1,9 +1,4 @@
-"""Pretrained CLIP weights from disk, as Hugging Face, open_clip and OpenAI name them.
-
-Only safetensors files are read. A pickle (`.bin`, `.pt`, `.pth`) runs whatever is in it when it is
-read, so it never is: convert it where it is trusted, with
-`safetensors.torch.save_file(model.state_dict(), "clip.safetensors")`.
-"""
+"""Pretrained CLIP weights from disk, as Hugging Face, open_clip and OpenAI name them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,17 +10,26 @@ import jax.numpy as jnp
 
 from jaxpmi.blocks.blockwise import StatisticsAxis
 from jaxpmi.blocks.blockwise import Variables
+from jaxpmi.models.clip import CLIP_MEAN
+from jaxpmi.models.clip import CLIP_STD
 from jaxpmi.models.clip import Clip
 from jaxpmi.models.clip import ClipVariables
 from jaxpmi.models.clip import clip
 from jaxpmi.models.clip import init_clip
 from jaxpmi.models.tokenizer import Tokenizer
+from jaxpmi.models.tokenizer import read_merges
 from jaxpmi.models.tokenizer import read_tokenizer
+from jaxpmi.models.vit import Activation
 from jaxpmi.weights.clip_sizes import hugging_face_sizes
 from jaxpmi.weights.clip_sizes import model_sizes
 from jaxpmi.weights.clip_sizes import open_clip_sizes
 from jaxpmi.weights.clip_sizes import openai_conventions
 from jaxpmi.weights.clip_sizes import openai_sizes
+from jaxpmi.weights.positions import resample_positions
+from jaxpmi.weights.preprocessing import Preprocessing
+from jaxpmi.weights.preprocessing import read_preprocessing
+from jaxpmi.weights.stored_tensors import open_tensors
+from jaxpmi.weights.stored_tensors import weights_file
 from jaxpmi.weights.weight_names import HUGGING_FACE
 from jaxpmi.weights.weight_names import OPENAI
 from jaxpmi.weights.weight_names import Naming
@@ -34,24 +38,25 @@ from jaxpmi.weights.weight_names import check_tensors
 
 
 class PretrainedClip(NamedTuple):
-    """A CLIP with its weights, and the tokenizer of its texts.
-
-    It takes images normalised by `CLIP_MEAN` and `CLIP_STD`, as nearly all do; what the folder says
-    of preprocessing is not read.
+    """A CLIP with its weights, its images and the tokenizer of its texts.
 
     Attributes:
       model: both towers.
       variables: theirs.
       tokenizer: of the text tower's token ids.
+      mean: per channel, of pixels in [0, 1], as its folder says, or else `CLIP_MEAN`.
+      std: the same, or else `CLIP_STD`.
     """
 
     model: Clip
     variables: ClipVariables
     tokenizer: Tokenizer
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
 
 
 class _Kind(NamedTuple):
-    """A kind of folder: the two files that it must have, and what is in them."""
+    """A kind of folder: its config, what its weights are called, and what is in them."""
 
     config: str
     weights: str
@@ -62,56 +67,79 @@ class _Kind(NamedTuple):
 # The first kind of which a folder has both files counts: many have the files of several libraries.
 _KINDS = (
     _Kind("open_clip_config.json", "open_clip_model.safetensors", open_clip_sizes, OPENAI),
+    _Kind("open_clip_config.json", "open_clip_pytorch_model.bin", open_clip_sizes, OPENAI),
     _Kind("config.json", "model.safetensors", hugging_face_sizes, HUGGING_FACE),
+    _Kind("config.json", "pytorch_model.bin", hugging_face_sizes, HUGGING_FACE),
     _Kind("open_clip_config.json", "model.safetensors", open_clip_sizes, OPENAI),
-)
-_NO_PICKLE = (
-    "pickles (.bin, .pt, .pth) are not read, because reading one runs whatever is in it: convert "
-    "them to safetensors."
 )
 
 
 def load_clip(
-    path: str | Path, *, model: Clip | None = None, statistics_axis: StatisticsAxis = "channel"
+    path: str | Path,
+    *,
+    model: Clip | None = None,
+    statistics_axis: StatisticsAxis = "channel",
+    activation: Activation | None = None,
+    image_size: int | None = None,
+    say: Callable[[str], None] = print,
 ) -> PretrainedClip:
-    """Reads a CLIP with two transformers, its weights and its tokenizer.
+    """Reads a CLIP with two transformers, its weights and its tokenizer; executes nothing of it.
 
     Args:
-      path: with a `tokenizer.json` beside the weights, one of
+      path: with a `tokenizer.json`, or `vocab.json` and `merges.txt`, beside the weights, one of
         - a folder of a Hugging Face `CLIPModel`: `config.json`, `model.safetensors`;
         - a folder of open_clip: `open_clip_config.json`, and `open_clip_model.safetensors` or
           `model.safetensors`;
-        - a `.safetensors` file with OpenAI's names. Shapes do not tell everything: unless `model`
-          does, heads have 64 channels and the activation is `quick_gelu`, as in OpenAI's models.
-          The weights of a folder of the other kinds stand for that folder.
+        - a file with OpenAI's names. Shapes do not tell everything: unless `model` does, heads have
+          64 channels, as in OpenAI's models, and `activation` has to be given.
+        Weights may be in shards, with their index, or in a PyTorch state dict. Those of a folder of
+        the first kinds stand for that folder. A prefix that all names have is taken off.
       model: what the weights must be of, for instance `clip_vit_b16()`; None: whatever they are.
       statistics_axis: per what the image tower keeps moments, "token" as published; a given
         `model` has its own.
+      activation: of the MLPs, for a file without a config: quick_gelu in OpenAI's models, gelu in
+        most of open_clip's.
+      image_size: pixels; the positions of a model of another size are interpolated. None: its own.
+      say: is told in one line what was read, and what was changed.
 
     Returns:
-      The model, its variables in f32 whatever the file's float type, and the tokenizer. Stored
-      moments are those of a fresh model: nobody publishes them.
+      The model, its variables in f32 whatever the file's float type, the tokenizer, and the moments
+      of pixels. Stored moments of layers are those of a fresh model: nobody publishes them.
 
     Raises:
       FileNotFoundError: the path or the tokenizer does not exist.
-      ValueError: something else does not fit; of tensors, all that do not are listed.
+      ValueError: something else does not fit, of tensors with some of their names.
     """
-    weights, kind = _find_weights(Path(path))
+    weights, kind = _find_weights(Path(path).expanduser())
     naming = kind.naming if kind else OPENAI
-    with _open_safetensors(weights) as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    with open_tensors(weights) as stored:
         if kind:
             sizes = kind.read_sizes(weights.with_name(kind.config))
         else:
-            sizes = openai_sizes(weights, shapes)
-            sizes |= openai_conventions(weights, sizes) if model is None else {}
+            sizes = openai_sizes(weights, stored.shapes)
+            if model is None:
+                sizes |= openai_conventions(weights, sizes)
+                sizes["activation"] = _given_activation(weights, activation)
+        if image_size is not None and image_size != sizes["image_size"]:
+            positions = naming.image["block01"]["positions"].names[0]
+            side = image_size // sizes["patch_size"]
+            stored = resample_positions(stored, positions, side, say)
+            sizes["image_size"] = image_size
         kept = {"statistics_axis": statistics_axis}
         model = clip(**sizes, **kept) if model is None else _agreed(weights, sizes, model)
         fresh = jax.eval_shape(lambda: init_clip(model, jax.random.key(0)))
-        _check_tensors(weights, naming, shapes, fresh)
-        tokenizer = _matching_tokenizer(weights.with_name("tokenizer.json"), model)
-        variables = _read_variables(file, naming, model, fresh)
-    return PretrainedClip(model, variables, tokenizer)
+        _check_tensors(weights, naming, stored.shapes, fresh)
+        tokenizer = _matching_tokenizer(weights.parent, model)
+        variables = _read_variables(stored, naming, model, fresh)
+    images = read_preprocessing(weights.parent) if kind else Preprocessing()
+    mean, std = images.mean or CLIP_MEAN, images.std or CLIP_STD
+    source = images.source if images.mean else "CLIP's own, nothing else is said"
+    say(
+        f"read {weights}: a CLIP for images of {model.sizes.image_size} pixels, "
+        f"{model.sizes.activation}, mean {[round(x, 4) for x in mean]}, "
+        f"std {[round(x, 4) for x in std]} ({source})"
+    )
+    return PretrainedClip(model, variables, tokenizer, mean, std)
 
 
 def _find_weights(path):
@@ -123,27 +151,24 @@ def _find_weights(path):
         )
     folder = path if path.is_dir() else path.parent
     for kind in _KINDS:
-        config, weights = folder / kind.config, folder / kind.weights
-        if path in (folder, weights) and config.is_file() and weights.is_file():
-            return weights, kind
+        for name in (kind.weights, f"{kind.weights}.index.json"):
+            if path in (folder, folder / name) and (folder / name).is_file():
+                if (folder / kind.config).is_file():
+                    return folder / name, kind
     if path.is_dir():
-        pairs = " or ".join(f"{kind.config} and {kind.weights}" for kind in _KINDS[:2])
-        raise ValueError(f"{path} is no folder of a CLIP, which has {pairs}; {_NO_PICKLE}")
-    if path.suffix != ".safetensors":
-        raise ValueError(f"{path} is no .safetensors file; {_NO_PICKLE}")
-    return path, None
+        pairs = "open_clip_config.json and open_clip_model.safetensors or config.json and "
+        raise ValueError(f"{path} is no folder of a CLIP, which has {pairs}model.safetensors.")
+    return weights_file(path), None
 
 
-def _open_safetensors(path):
-    """The file, opened for reading single tensors; it must be whole."""
-    import safetensors
-
-    try:
-        return safetensors.safe_open(path, framework="numpy")
-    except safetensors.SafetensorError as error:
+def _given_activation(path, activation):
+    if activation is None:
         raise ValueError(
-            f"{path} is not a whole safetensors file ({error}); fetch it once more."
-        ) from error
+            f"{path} has no config beside it that tells its activation, and the wrong one makes "
+            "features that are nearly right; give activation='quick_gelu' for OpenAI's models, "
+            "'gelu' for most of open_clip's. (In a run: clip.activation.)"
+        )
+    return activation
 
 
 def _agreed(path, sizes, model):
@@ -162,11 +187,11 @@ def _check_tensors(path, naming, shapes, fresh):
     check_tensors(path, shapes, needed, naming.ignored)
 
 
-def _read_variables(file, naming, model, fresh):
+def _read_variables(stored, naming, model, fresh):
     """Tensors one after the other, so that there is never a second copy of the whole."""
 
     def read(source, leaf):
-        return jnp.asarray(source.read(leaf.shape, file.get_tensor))
+        return jnp.asarray(source.read(leaf.shape, stored.get))
 
     image, text, logit_scale = _map_sources(read, naming, fresh)
     # Compiled, so that nothing of a fresh model is made but its moments.
@@ -184,10 +209,15 @@ def _map_sources(function, naming, variables):
     )
 
 
-def _matching_tokenizer(path, model):
-    """The tokenizer of a file, which must have the ids of the model."""
-    sizes = model.sizes
-    tokenizer = read_tokenizer(path, sizes.context)
+def _matching_tokenizer(folder, model):
+    """The tokenizer of a folder, which must have the ids of the model."""
+    sizes, path = model.sizes, folder / "tokenizer.json"
+    merges = folder / "merges.txt"
+    if not path.is_file() and (folder / "vocab.json").is_file() and merges.is_file():
+        path = folder / "vocab.json"
+        tokenizer = read_merges(path, merges, sizes.context)
+    else:
+        tokenizer = read_tokenizer(path, sizes.context)
     if tokenizer.vocabulary > sizes.vocabulary or tokenizer.end_token != sizes.end_token:
         raise ValueError(
             f"{path} has {tokenizer.vocabulary} tokens and ends a text with {tokenizer.end_token}, "

@@ -5,12 +5,12 @@ what a library takes where a field is absent: configs are often saved without wh
 """
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from jaxpmi.models.clip import Clip
+from jaxpmi.weights.preprocessing import read_json_object
 
 # Sizes of ours: the field of `config.json`, and the default of the library transformers.
 HUGGING_FACE_SIZES = {
@@ -26,6 +26,8 @@ HUGGING_FACE_SIZES = {
     "text_depth": ("text_config.num_hidden_layers", 12),
     "text_num_heads": ("text_config.num_attention_heads", 8),
     "end_token": ("text_config.eos_token_id", 49407),
+    "mlp_width": ("vision_config.intermediate_size", 3072),
+    "text_mlp_width": ("text_config.intermediate_size", 2048),
 }
 # The end token in configs from before transformers 4.31, whatever it really was. Models saved with
 # it read a text at its highest id, and so does transformers to this day where it finds a 2.
@@ -49,6 +51,11 @@ OPEN_CLIP_SIZES = {
     "text_depth": ("model_cfg.text_cfg.layers", 12),
     "text_num_heads": ("model_cfg.text_cfg.heads", 8),
 }
+# Widths of its MLPs, as multiples of the tower's.
+OPEN_CLIP_MLPS = {
+    "mlp_width": ("model_cfg.vision_cfg.mlp_ratio", "width"),
+    "text_mlp_width": ("model_cfg.text_cfg.mlp_ratio", "text_width"),
+}
 OPEN_CLIP_HEAD_WIDTH = ("model_cfg.vision_cfg.head_width", 64)
 # What would change the features but not the names and shapes of the weights.
 OPEN_CLIP_FIXED = {
@@ -68,6 +75,10 @@ OPENAI_SHAPES = {
     "token_embedding.weight": ("vocabulary", "text_width"),
     "positional_embedding": ("context", "text_width"),
     "text_projection": ("text_width", "features"),
+}
+OPENAI_MLPS = {
+    "mlp_width": "visual.transformer.resblocks.0.mlp.c_fc.bias",
+    "text_mlp_width": "transformer.resblocks.0.mlp.c_fc.bias",
 }
 OPENAI_BLOCKS = {"depth": "visual.transformer.resblocks.", "text_depth": "transformer.resblocks."}
 OPENAI_HEAD_WIDTH = 64  # of both towers
@@ -121,8 +132,6 @@ def hugging_face_sizes(path: Path) -> dict[str, Any]:
     for field, value in HUGGING_FACE_FIXED.items():
         config.require(field, value, value)
     sizes = config.sizes(HUGGING_FACE_SIZES)
-    config.require("vision_config.intermediate_size", 3072, 4 * sizes["width"])
-    config.require("text_config.intermediate_size", 2048, 4 * sizes["text_width"])
     activations = ("quick_gelu", "gelu")
     activation = config.require("vision_config.hidden_act", "quick_gelu", *activations)
     config.require("text_config.hidden_act", "quick_gelu", activation)
@@ -145,6 +154,11 @@ def open_clip_sizes(path: Path) -> dict[str, Any]:
     head_width = config.sizes({"head_width": OPEN_CLIP_HEAD_WIDTH})["head_width"]
     sizes["num_heads"] = sizes["width"] // head_width
     sizes["end_token"] = sizes["vocabulary"] - 1
+    for size, (field, width) in OPEN_CLIP_MLPS.items():
+        ratio = config.get(field, 4.0)
+        if not isinstance(ratio, int | float) or not 0 < ratio < 100:
+            raise ValueError(f"{path} has {field} = {ratio!r}, but a number above 0 is expected.")
+        sizes[size] = int(sizes[width] * ratio)
     quick = config.require("model_cfg.quick_gelu", False, False, True)
     return {**sizes, "activation": "quick_gelu" if quick else "gelu"}
 
@@ -173,6 +187,7 @@ def openai_sizes(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, An
         )
     grid = round((sizes.pop("positions") - 1) ** 0.5)
     del sizes["channels"]
+    sizes |= {size: shapes[name][0] for size, name in OPENAI_MLPS.items() if shapes.get(name)}
     return {**sizes, "image_size": grid * sizes["patch_size"]}
 
 
@@ -188,7 +203,6 @@ def openai_conventions(path: Path, sizes: dict[str, Any]) -> dict[str, Any]:
         "num_heads": sizes["width"] // OPENAI_HEAD_WIDTH,
         "text_num_heads": sizes["text_width"] // OPENAI_HEAD_WIDTH,
         "end_token": sizes["vocabulary"] - 1,
-        "activation": "quick_gelu",
     }
 
 
@@ -199,8 +213,4 @@ def model_sizes(model: Clip) -> dict[str, Any]:
 
 
 def _read_config(path):
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON or of UTF-8
-        raise ValueError(f"{path} is not JSON ({error}); fetch it once more.") from error
-    return _Config(path, values)
+    return _Config(path, read_json_object(path))

@@ -11,6 +11,7 @@ import os
 import zipfile
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,20 @@ FORMAT_VERSION = 3  # raised whenever the meaning of the file changes
 _ABOUT = "about"  # the array that holds the JSON text
 _DAMAGE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, zlib.error)
 _DAMAGE += (zipfile.BadZipFile, NotImplementedError)  # whatever reading a damaged archive raises
+
+
+class SavedNetwork(NamedTuple):
+    """A network, and what builds its model: `save_network`'s arguments.
+
+    Attributes:
+      network: with its arrays.
+      config: what its model was built by.
+      kept: the channels that were kept of it; None: it is whole.
+    """
+
+    network: Network
+    config: ModelConfig
+    kept: Kept | None
 
 
 def save_network(
@@ -84,7 +99,12 @@ def load_network(path: str | os.PathLike) -> Network:
       FileNotFoundError: there is no such file.
       ValueError: it is damaged, something else, or of another version or an unknown backbone.
     """
-    path = Path(path)
+    return read_network(Path(path)).network
+
+
+def read_network(path: Path) -> SavedNetwork:
+    """As `load_network`, with all that `save_network` was given."""
+    path = path.expanduser()
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} does not exist or is no file; give the network.npz that a job wrote."
@@ -113,34 +133,38 @@ def load_network(path: str | os.PathLike) -> Network:
     fresh = _build(config, kept, shape, names, "head/bias" in arrays)
     _check_arrays(path, arrays, fresh)
     leaves = [jnp.asarray(arrays[name]) for name in _by_name(fresh)]
-    return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
+    network = jax.tree.unflatten(jax.tree.structure(fresh), leaves)
+    return SavedNetwork(network, config, kept)
 
 
-def given_network(model: ModelConfig) -> Network | None:
-    """The trained network that a factory makes; None: none is named."""
-    if model.factory is None:
-        return None
-    network = find(model.factory, {}, "model.factory")()
+def network_of_factory(model: ModelConfig, field: str = "model") -> Network:
+    """The trained network that a user's function makes, `module:name` in `model.weights`."""
+    network = find(model.weights, {}, f"{field}.weights")()
     if not isinstance(network, Network):
         raise ValueError(
-            f"model.factory='{model.factory}' returns a {type(network).__name__}; return a "
+            f"{field}.weights='{model.weights}' returns a {type(network).__name__}; return a "
             "Network, such as one of jaxpmi.from_nnx."
         )
     return network
 
 
 def _model_config(fields):
-    """As written; older files also say whose weights a network had."""
-    return ModelConfig(**{name: value for name, value in fields.items() if name != "weights"})
+    """As written; older files name a user's function `factory`, and as weights whose they were."""
+    fields = dict(fields)
+    if "factory" in fields:
+        fields["weights"] = fields.pop("factory")
+    elif ":" not in str(fields.get("weights")):
+        fields.pop("weights", None)
+    return ModelConfig(**fields)
 
 
 def _build(config, kept, image_shape, class_names, has_bias):
     """The network, with shapes and types in place of its arrays."""
-    given = given_network(config)
-    if given is None:
+    if config.weights is None:
         own = architecture(config.name, config.width)
         model, shapes = abstract_backbone(own, image_shape)
     else:
+        given = network_of_factory(config)
         model, shapes = given.model, given.variables
     (dim,) = block_input_shapes(model, shapes, image_shape)[-1]
 

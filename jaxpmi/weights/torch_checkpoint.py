@@ -1,8 +1,9 @@
 """Reads the tensors of a PyTorch state dict without PyTorch, and without running what it holds.
 
-A checkpoint is a pickle, and a pickle may call anything. This reader knows three kinds of names,
-`OrderedDict`, `_rebuild_tensor_v2` and the storage types, and gives its own meaning to the latter
-two: a description of where the numbers lie. Whatever else a file names is refused. Both of
+A checkpoint is a pickle, and a pickle may call anything. This reader knows few names:
+`OrderedDict`, `argparse.Namespace`, PyTorch's two functions that rebuild tensors and parameters,
+and the storage types; to all but the first it gives its own meaning: a description of where the
+numbers lie, and for a namespace nothing at all. Whatever else a file names is refused. Both of
 PyTorch's formats are read: zip archives, and the older sequence of pickles and raw storages.
 """
 
@@ -35,6 +36,10 @@ _DTYPES = {
 }
 
 
+# Under which names training scripts keep the weights among other things; averaged ones first.
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+
+
 class _Storage(NamedTuple):
     """A run of numbers in the file, which tensors are views of."""
 
@@ -60,7 +65,9 @@ def read_torch_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
     """Reads a file of `torch.save(model.state_dict(), path)`.
 
     Args:
-      path: a file of either format, of tensors by name and nothing else.
+      path: a file of either format, of tensors by name; also a training script's checkpoint, which
+        has them under `state_dict`, `model`, `model_ema` or `state_dict_ema` among other things.
+        The averaged ones (ema) count where there are both.
 
     Returns:
       A contiguous array per name, of the stored type (bfloat16 as that of ml_dtypes).
@@ -86,14 +93,22 @@ def read_torch_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes dicts, lists, numbers, strings and `_View`s, and nothing else."""
+    """Makes dicts, lists, numbers, strings and `_View`s, and nothing else; notes all storages."""
+
+    def __init__(self, file):
+        super().__init__(file)
+        self.storages = {}
 
     def find_class(self, module, name):
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
+        # A new function or class every time: a pickle may set attributes of what it is given.
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            # A new function every time: a pickle may set attributes of what it is given.
             return lambda *arguments: _rebuild_tensor(*arguments)
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return lambda tensor, *_: tensor
+        if (module, name) == ("argparse", "Namespace"):
+            return type("Settings", (), {})
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
         raise _Unreadable(f"it names {module}.{name}")
@@ -102,7 +117,10 @@ class _Unpickler(pickle.Unpickler):
         match pid:
             case ("storage", str(dtype), str(key), str(), int(size), *view):
                 if dtype in _DTYPES.values() and size >= 0 and view in ([], [None]):
-                    return _Storage(key, dtype, size)
+                    storage = _Storage(key, dtype, size)
+                    if self.storages.setdefault(key, storage) != storage:
+                        raise _Unreadable(f"the storage {key} is given two sizes")
+                    return storage
         raise _Unreadable(f"it refers to {pid!r} as a storage")
 
 
@@ -149,18 +167,22 @@ def _read_legacy(file):
     if _load(file) != _LEGACY_MAGIC or _load(file) != _LEGACY_PROTOCOL:
         raise _Unreadable("it starts with something else")
     _check_byte_order(_load(file)["little_endian"])
-    views, keys = _load(file), _load(file)
-    storages = {view.storage.key: view.storage for view in _checked(views).values()}
+    unpickler = _Unpickler(file)
+    views, keys = unpickler.load(), _load(file)
+    needed = {view.storage.key for view in _checked(views).values()}
     contents = {}
     for key in keys:
-        if key not in storages:
+        if key not in unpickler.storages:
             raise _Unreadable(f"no tensor is of its storage {key}")
-        size = _num_bytes(storages[key])
+        size = _num_bytes(unpickler.storages[key])
         (stored,) = struct.unpack("<q", file.read(8))
-        contents[key] = file.read(size)
-        if stored != storages[key].size or len(contents[key]) != size:
+        # What an optimiser keeps is passed over, but has to be there.
+        content = file.read(size)
+        if stored != unpickler.storages[key].size or len(content) != size:
             raise _Unreadable(f"the storage {key} has not {size} bytes")
-    if storages.keys() - contents.keys():
+        if key in needed:
+            contents[key] = content
+    if needed - contents.keys():
         raise _Unreadable("a storage is missing")
     return _read_tensors(views, lambda storage: contents[storage.key])
 
@@ -179,9 +201,12 @@ def _num_bytes(storage):
 
 
 def _checked(views):
-    """The given object, if it is a dict of tensors by name."""
+    """The given object, if it is a dict of tensors by name, or the one that it holds as weights."""
     if not isinstance(views, dict):
         raise _Unreadable(f"it holds a {type(views).__name__}, not tensors by name")
+    wrapped = next((views[name] for name in _WRAPPERS if isinstance(views.get(name), dict)), None)
+    if wrapped is not None:
+        views = wrapped
     for name, view in views.items():
         if not (isinstance(name, str) and isinstance(view, _View)):
             raise _Unreadable(f"{name!r} in it is no tensor")
@@ -193,8 +218,6 @@ def _read_tensors(views: Any, read_storage: Callable[[_Storage], bytes]) -> dict
     tensors = {}
     for name, view in _checked(views).items():
         storage = np.frombuffer(read_storage(view.storage), np.dtype(view.storage.dtype))
-        if storage.size != view.storage.size:
-            raise _Unreadable(f"the storage {view.storage.key} is given two sizes")
         strides = [stride * storage.itemsize for stride in view.strides]
         start = storage[view.offset :]
         tensors[name] = np.lib.stride_tricks.as_strided(start, view.shape, strides).copy()

@@ -21,8 +21,9 @@ from jaxpmi.blocks.blockwise import block_name
 class Layout(NamedTuple):
     """How a tensor of a file becomes a leaf of ours."""
 
-    convert: Callable[[np.ndarray], np.ndarray]
+    convert: Callable[..., np.ndarray]
     stored_shape: Callable[[tuple[int, ...]], tuple[int, ...]]  # in the file, of a leaf's shape
+    sized: bool = False  # convert also takes the leaf's shape
 
 
 SAME = Layout(lambda tensor: tensor, lambda shape: shape)
@@ -32,12 +33,6 @@ PATCHES = Layout(
     lambda tensor: tensor.transpose(2, 3, 1, 0).reshape(-1, len(tensor)),
     lambda shape: (shape[1], 3, *[math.isqrt(shape[0] // 3)] * 2),
 )
-# Convolutions, which PyTorch keeps as f32[out, in, size, size]; depthwise ones have in = 1.
-CONV = Layout(
-    lambda tensor: tensor.transpose(2, 3, 1, 0),
-    lambda shape: (shape[3], shape[2], *shape[:2]),
-)
-POINTWISE = Layout(lambda tensor: tensor[:, :, 0, 0].T, lambda shape: (*shape[::-1], 1, 1))
 
 
 class Source(NamedTuple):
@@ -61,7 +56,8 @@ class Source(NamedTuple):
         num_layers, shape = self._layers(leaf_shape)
         layers = np.empty((num_layers, *shape), np.float32)
         for i in range(num_layers):
-            parts = [self.layout.convert(get_tensor(name.format(i))) for name in self.names]
+            own = (shape,) if self.layout.sized else ()
+            parts = [self.layout.convert(get_tensor(name.format(i)), *own) for name in self.names]
             layers[i] = parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
         return layers.reshape(leaf_shape)
 
@@ -77,18 +73,25 @@ def check_tensors(
     needed: Mapping[str, tuple[int, ...]],
     ignored: Collection[str],
 ) -> None:
-    """Raises a `ValueError` that lists all names and shapes of a file that are not the needed."""
+    """Raises a `ValueError` that says which names and shapes of a file are not the needed."""
     missing = [name for name in needed if name not in found]
     extra = sorted(found.keys() - needed.keys() - set(ignored))
-    problems = [f"it lacks {', '.join(missing)}"] if missing else []
-    problems += [f"it also has {', '.join(extra)}"] if extra else []
-    problems += [
+    other = [
         f"{name} is {found[name]}, not {shape}"
         for name, shape in needed.items()
         if found.get(name, shape) != shape
     ]
+    problems = [f"it lacks {_some(missing)}"] if missing else []
+    problems += [f"it also has {_some(extra)}"] if extra else []
+    problems += [_some(other, "; ")] if other else []
     if problems:
         raise ValueError(f"{path} does not fit the model: {'; '.join(problems)}.")
+
+
+def _some(names, between=", ", most=4):
+    """The first of many names, and how many more there are."""
+    more = len(names) - most
+    return between.join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 class Naming(NamedTuple):

@@ -20,6 +20,7 @@ from benchmarks import vdfd as bench_vdfd
 from benchmarks.pmi_ratio import Setting
 from jaxpmi.config import Config
 from jaxpmi.config import FullModelConfig
+from jaxpmi.config import ModelConfig
 from jaxpmi.config.check import validate
 from jaxpmi.config.load import load_config
 from jaxpmi.data import imagenet_class_names
@@ -29,6 +30,8 @@ from jaxpmi.inversion.variants import InversionVariant
 from jaxpmi.models.init_network import init_backbone
 from jaxpmi.network import Head
 from jaxpmi.network import from_blocks
+from jaxpmi.weights import given
+from jaxpmi.weights.network_file import SavedNetwork
 
 COSTS = pmi_ratio.Costs(steps={"adam": 0.1, "lbfgs": 0.2}, noise=0.0, start={"a": 2.0}, fit=4.0)
 
@@ -218,7 +221,8 @@ def small_imagenet(monkeypatch):
         mean=(0.5,) * 3, std=(0.5,) * 3, image_shape=(32, 32, 3),
         class_names=imagenet_class_names(),
     )  # fmt: skip
-    monkeypatch.setattr(bench_pictures.invert, "load_efficientnet_lite0", lambda: network)
+    saved = SavedNetwork(network, ModelConfig("efficientnet_lite0"), None)
+    monkeypatch.setattr(given, "read_efficientnet_lite0", lambda: saved)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from rows import sized
 
 from jaxpmi.blocks import cost
 from jaxpmi.models import MODELS
-from jaxpmi.models import efficientnet_lite
+from jaxpmi.models import inverted_residual
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
 from jaxpmi.models.init_network import abstract_backbone
@@ -40,9 +40,9 @@ def test_every_block_of_a_stack_and_its_attention_count(depth):
 
 
 def test_depthwise_convolutions_written_as_sums_of_products_count():
-    block = piece(efficientnet_lite.InvertedResidual, 6, expansion=3, size=5, stride=2)
-    stem = piece(efficientnet_lite.Stem, 4)  # 16 x 16 pixels to 8 x 8
-    model = chain(stem, block, piece(efficientnet_lite.PooledConv, 10))
+    block = piece(inverted_residual.InvertedResidual, 6, expansion=3, size=5, stride=2)
+    stem = piece(inverted_residual.Stem, 4)  # 16 x 16 pixels to 8 x 8
+    model = chain(stem, block, piece(inverted_residual.PooledConv, 10))
     want = 64 * 27 * 4 + 64 * 4 * 12 + 16 * 25 * 12 + 16 * 12 * 6 + 16 * 6 * 10
     assert count(model, (16, 16, 3)) == want
 

@@ -26,7 +26,9 @@ from jaxpmi.jobs import invert
 from jaxpmi.models import MODELS
 from jaxpmi.models.init_network import init_network
 from jaxpmi.runs import session
+from jaxpmi.weights import given
 from jaxpmi.weights import network_file
+from jaxpmi.weights.network_file import SavedNetwork
 
 SIZE, BATCH = 16, 4
 
@@ -43,7 +45,8 @@ def small_imagenet():
         mean=(0.5,) * 3, std=(0.5,) * 3, head_std=1.0,
     )  # fmt: skip
     bias = jax.random.normal(jax.random.key(1), (1000,))
-    return network.replace(head=network.head._replace(bias=bias))
+    network = network.replace(head=network.head._replace(bias=bias))
+    return SavedNetwork(network, ModelConfig("short_lite"), None)
 
 
 def pictures_config(folder, method="deep_inversion", **changes):
@@ -65,9 +68,8 @@ def learning_config(folder, **changes):
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, image_size=SIZE),
-        model=ModelConfig(name="efficientnet_lite0"),
+        model=ModelConfig(name="efficientnet_lite0", weights="imagenet"),
         invert=InvertConfig(
-            weights="imagenet",
             classes=("goldfish", "207"),
             images_per_class=4,
             learn_data=True,
@@ -77,7 +79,9 @@ def learning_config(folder, **changes):
 
 @pytest.fixture
 def pretrained(monkeypatch):
-    monkeypatch.setattr(invert, "load_efficientnet_lite0", small_imagenet)
+    monkeypatch.setattr(given, "read_efficientnet_lite0", small_imagenet)
+    short = lambda image_shape, width, *, rngs: short_lite(image_shape, rngs=rngs)  # noqa: E731
+    monkeypatch.setitem(MODELS, "short_lite", short)
 
     def make(image_shape, width, *, rngs):
         return short_lite(image_shape, rngs=rngs)
@@ -200,7 +204,7 @@ def test_pictures_know_only_the_classes_of_the_network(pretrained, tmp_path):
     run, state = invert.begin(learning_config(tmp_path))
     assert run.stream.num_classes == 1000 + NUM_CLASSES == state.network.num_classes
     assert int(invert._known(run).sum()) == 1000
-    (kernel, bias), own = state.network.head, small_imagenet().head
+    (kernel, bias), own = state.network.head, small_imagenet().network.head
     np.testing.assert_array_equal(kernel[:, :1000], own.kernel)
     np.testing.assert_array_equal(bias[:1000], own.bias)
     assert 0 < jnp.abs(kernel[:, 1000:]).max() < 0.1 and not bias[1000:].any()

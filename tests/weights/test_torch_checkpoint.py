@@ -137,7 +137,7 @@ def test_nothing_that_outlives_the_reading_can_be_changed(changed):
         ({"data_pkl": None}, "it has 0 entries data.pkl, not 1"),
         ({"data_pkl": pickle.dumps([1])}, "it holds a list, not tensors by name"),
         ({"data_pkl": pickle.dumps({"epoch": 3})}, "'epoch' in it is no tensor"),
-        ({"data_pkl": pickle.dumps({"model": {}})}, "'model' in it is no tensor"),
+        ({"data_pkl": pickle.dumps({"model": 3})}, "'model' in it is no tensor"),
         ({"data_pkl": b""}, "Ran out of input"),
         ({"byteorder": b"big"}, "its numbers are not little-endian"),
     ],

@@ -58,10 +58,15 @@ def open_clip_run(config: Config) -> tuple[ClipRun, tuple[int, ...]]:
     names = [source.class_names[label] for label in (*order, *pretraining)]
     prompts = [t.format(name) for name in names for t in config.clip.templates]
     variant = CLIP_VARIANTS[config.clip.variant]
-    if config.clip.weights is not None:
-        loaded = load_clip(config.clip.weights, statistics_axis=variant.statistics_axis)
-        model, tokenizer = loaded.model, loaded.tokenizer
-        base = loaded.variables
+    mean, std = CLIP_MEAN, CLIP_STD
+    if config.model.weights is not None:
+        loaded = load_clip(
+            config.model.weights,
+            statistics_axis=variant.statistics_axis,
+            activation=config.clip.activation,
+            image_size=config.data.image_size,
+        )
+        model, base, tokenizer, mean, std = loaded
     else:
         context = 2 + max(len(prompt.split()) + 1 for prompt in prompts)
         tokenizer = word_tokenizer(prompts, context)
@@ -73,17 +78,20 @@ def open_clip_run(config: Config) -> tuple[ClipRun, tuple[int, ...]]:
             f"images are {source.image_shape}, but this CLIP takes {wanted}; set data.image_size "
             f"to {wanted[0]} and use RGB images."
         )
-    if config.clip.weights is None:
+    mean, std = config.data.mean or mean, config.data.std or std
+    if config.model.weights is None:
         labels = source.labels["train"]
         rows = np.flatnonzero(np.isin(labels, pretraining))
         place = np.full(source.num_classes, -1, np.int32)
         place[list(pretraining)] = np.arange(len(pretraining))
         images = source.read("train", rows)
-        base = _pretrained(config, model, images, place[labels[rows]], tokens[len(order) :])
+        base = _pretrained(
+            config, model, images, place[labels[rows]], tokens[len(order) :], mean, std
+        )
     mesh = make_mesh()
     tokens = replicate(jnp.asarray(tokens[: len(order)]), mesh)
     base = replicate(base, mesh)
-    moments = (replicate(jnp.asarray(x, jnp.float32), mesh) for x in _pixel_moments(config))
+    moments = (replicate(jnp.asarray(x, jnp.float32), mesh) for x in (mean, std))
     run = ClipRun(config, method, stream, mesh, model, base, tokens, *moments, variant, named)
     return run, order
 
@@ -152,7 +160,7 @@ def _split(config, names):
     unseen = [] if isinstance(wanted, int) else [_find(names, name) for name in wanted]
     rest = [label for label in range(len(names)) if label not in unseen]
     pretraining, count = (), wanted if isinstance(wanted, int) else 0
-    if config.clip.weights is None:
+    if config.model.weights is None:
         split = split_classes(
             [names[label] for label in rest],
             config.seed,
@@ -177,14 +185,9 @@ def _find(names, name):
     return lowered.index(name.lower())
 
 
-def _pixel_moments(config):
-    """Of pixels in [0, 1]: those given, or CLIP's."""
-    return config.data.mean or CLIP_MEAN, config.data.std or CLIP_STD
-
-
-def _pretrained(config, model, images, labels, tokens):
+def _pretrained(config, model, images, labels, tokens, mean, std):
     """A small CLIP trained on these images, or what an earlier process of this run trained."""
-    path, (mean, std) = Path(config.workdir) / PRETRAINED, _pixel_moments(config)
+    path = Path(config.workdir) / PRETRAINED
     fresh = jax.eval_shape(lambda key: init_clip(model, key), jax.random.key(0))
     leaves, treedef = jax.tree.flatten(fresh)
     # What the weights depend on: a file of other classes or settings is trained anew.

@@ -34,7 +34,7 @@ tfds.disable_progress_bar()
 ROOT = Path(__file__).parents[3]
 NAMES = ("clip_cifar100", "clip_imagenet_r", "clip_cub")
 WEIGHTS = ROOT / "tests/golden/hugging_face_gelu"  # 12 x 12 pixels, texts of 20 tokens
-SMALL = f"""--clip.weights {WEIGHTS} --data.image-size 12 --data.num-tasks 2
+SMALL = f"""--model.weights {WEIGHTS} --data.image-size 12 --data.num-tasks 2
   --data.class-order None --train.epochs 1 --train.batch-size 4
   --train.replay-batch-size 4 --cfs.num-epochs 1 --inversion.batch-size 8
   --inversion.images-per-task 8 --inversion.per-layer.num-steps 2
