@@ -51,7 +51,7 @@ def get_config() -> Config:
             source="tfds",
             name="cub200_2011",
             image_size=224,
-            num_tasks=NUM_TASKS,
+            tasks=NUM_TASKS,
             class_order=CLASS_ORDER,
             augment=AugmentConfig(crop_scale=(0.9, 1.0)),  # open_clip's, bicubic, no flip
         ),

@@ -29,7 +29,7 @@ def get_config():
     return Config(
         method="finetune",
         workdir="{workdir}",
-        data=DataConfig(source="npz", path="{data}", num_tasks=2),
+        data=DataConfig(source="npz", path="{data}", tasks=2),
         model=ModelConfig(name="resnet_small", width=4),
         train=TrainConfig(batch_size=8, replay_batch_size=8, epochs=1),
     )
@@ -118,9 +118,12 @@ COMMANDS = [
     ("CONFIG --data.class-order 0 1 1 2", "data.class_order names class 1 more than once"),
     ("CONFIG --data.class-order 0 1 2", "class_order lacks 3; it must hold each of 0..3 once"),
     ("CONFIG --data.class-order 0 1 2 3 4", "class_order has the unknown class(es) 4"),
-    ("CONFIG --data.num-tasks 3", "4 classes cannot be split into 3 tasks"),
-    ("CONFIG --data.num-tasks 4", "4 classes cannot be split into 4 tasks of equal size and at"),
-    ("CONFIG --data.first-task-classes 3", "choose another first_task_classes"),
+    ("CONFIG --data.tasks 3", "4 classes cannot be split into 3 tasks"),
+    ("CONFIG --data.tasks 4", "4 classes cannot be split into 4 tasks of equal size and at"),
+    ("CONFIG --data.tasks 3 2", "data.tasks=(3, 2) is of 5 classes, but there are 4; give sizes"),
+    ("CONFIG --data.tasks 3 1", "gives task 2 1 of the classes; expected 2 or more, as one class"),
+    ("CONFIG --data.tasks", "data.tasks=() has no task; give the number of tasks, or of the"),
+    ("CONFIG --data.class-order 0 1 2 cat", "names 'cat', which is none of the 4 classes ('0',"),
     ("CONFIG --data.num-classes 9", "num_classes=9 does not fit data set 'data'"),
     ("CONFIG --data.augment.crop-scale 1 0.9", "crop_scale=(1.0, 0.9) must ascend; give the"),
     (
@@ -259,7 +262,7 @@ from jaxpmi.config import *
 def get_config():
     return Config(
         workdir="{folder}/run",
-        data=DataConfig(source="npz", path="{folder}/data.npz", num_tasks=2),
+        data=DataConfig(source="npz", path="{folder}/data.npz", tasks=2),
         model=ModelConfig(name="clip"), train=TrainConfig(optimiser="adamw"),
         clip=ClipConfig(weights="{weights}"),
     )

@@ -33,16 +33,20 @@ def check_data(data: DataConfig) -> None:
         )
     if data.source in SCENE_KINDS:
         _check_scenes(data)
-    elif data.first_task_classes == 1:
+    elif isinstance(data.tasks, tuple) and data.tasks[:1] == (1,):
         raise ValueError(
-            "data.first_task_classes=1 is out of range; expected 2 or more, as one class of images "
-            "alone cannot be told from anything."
+            f"data.tasks={data.tasks} begins with 1 class, which alone cannot be told from "
+            "anything; give the first task 2 or more."
+        )
+    if data.tasks == ():
+        raise ValueError(
+            "data.tasks=() has no task; give the number of tasks, or of the classes of each."
         )
     order = data.class_order or ()
-    twice = sorted({label for label in order if order.count(label) > 1})
+    twice = [label for label in order if order.count(label) > 1]
     if twice:
         raise ValueError(
-            f"data.class_order names class {twice[0]} more than once; every class may come once."
+            f"data.class_order names class {twice[0]!r} more than once; every class may come once."
         )
     check_areas("data.augment.crop_scale", data.augment.crop_scale)
     if (data.mean is None) != (data.std is None):

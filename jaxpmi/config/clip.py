@@ -4,6 +4,7 @@ import dataclasses
 from typing import Annotated
 from typing import Literal
 
+from jaxpmi.config.places import PLACE
 from jaxpmi.config.ranges import AtLeast
 from jaxpmi.config.ranges import NonNegative
 from jaxpmi.config.ranges import Positive
@@ -55,7 +56,7 @@ class ClipConfig(Settings):
       name_only: classes of which only the name is known.
     """
 
-    weights: str | None = None
+    weights: Annotated[str | None, PLACE] = None
     variant: Literal["standard", "corrected", "published"] = "standard"
     pretraining: ClipPretrainingConfig = ClipPretrainingConfig()
     pretraining_classes: Annotated[int, AtLeast(1)] = 20

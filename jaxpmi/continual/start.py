@@ -12,6 +12,7 @@ import numpy as np
 from jaxpmi.blocks.blockwise import block_input_shapes
 from jaxpmi.config import Config
 from jaxpmi.config import ModelConfig
+from jaxpmi.continual.learners import Method
 from jaxpmi.continual.learners import find_method
 from jaxpmi.continual.losses import init_angle_projections
 from jaxpmi.continual.run import Run
@@ -47,10 +48,16 @@ HEAD_STD = 0.001  # of the classifier's initial weights, as in R-DFCIL and PMI; 
 def open_run(config: Config) -> tuple[Run, tuple[int, ...]]:
     """Opens the data set; also returns the class order."""
     source = open_source(config.data)
-    order = class_order(config.data, source.num_classes, config.seed)
-    tasks = split_tasks(order, config.data.num_tasks, config.data.first_task_classes)
-    stream = TaskStream(source, tasks, allow_past=find_method(config.method).all_data)
+    order = class_order(config.data, source.class_names, config.seed)
+    method = find_method(config.method)
+    tasks = split_tasks(order, config.data.tasks, least_later=least_classes(method))
+    stream = TaskStream(source, tasks, allow_past=method.all_data)
     return make_run(config, stream), order
+
+
+def least_classes(method: Method) -> int:
+    """The fewest classes of a later task: one alone is learnt beside images of older classes."""
+    return 1 if method.all_data or method.replay != "none" else 2
 
 
 def make_run(config: Config, stream: TaskStream | SceneStream) -> Run:

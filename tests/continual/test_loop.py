@@ -286,7 +286,7 @@ SWITCHES = {
 @pytest.mark.parametrize("name", SWITCHES)
 def test_switches_of_pmi(name, tmp_path):
     """Every value of every switch comes to its end in one of these runs, or in those above."""
-    config = tiny_config(tmp_path, data__num_tasks=2, train__epochs=4, **SWITCHES[name])
+    config = tiny_config(tmp_path, data__tasks=2, train__epochs=4, **SWITCHES[name])
     summary = experiment.run(config)
     (entry,) = summary["inversion"]["tasks"]
     assert entry["final_loss"] <= entry["initial_loss"] and entry["num_images"] == 16

@@ -42,7 +42,7 @@ def distill_config(folder, method="deep_inversion", **changes):
         folder,
         method,
         job="distill",
-        data__num_tasks=1,
+        data__tasks=1,
         deep_inversion=DeepInversionConfig(
             batch_size=BATCH, stage_steps=(3,), competition_weight=1.0, jitter_pixels=1
         ),

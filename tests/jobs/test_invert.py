@@ -52,7 +52,7 @@ def pictures_config(folder, method="deep_inversion", **changes):
         folder,
         method,
         job="invert",
-        data__num_tasks=1,
+        data__tasks=1,
         deep_inversion=DeepInversionConfig(batch_size=BATCH, stage_steps=(2,), jitter_pixels=1),
         invert=InvertConfig(classes=("0", "2", "5"), images_per_class=2),
         **changes,
@@ -205,7 +205,7 @@ def test_pictures_know_only_the_classes_of_the_network(pretrained, tmp_path):
     np.testing.assert_array_equal(bias[:1000], own.bias)
     assert 0 < jnp.abs(kernel[:, 1000:]).max() < 0.1 and not bias[1000:].any()
     assert run.config.data == dataclasses.replace(
-        DataConfig(source="npz", path=run.config.data.path, num_tasks=1), image_size=SIZE, rgb=True
+        DataConfig(source="npz", path=run.config.data.path, tasks=1), image_size=SIZE, rgb=True
     )
 
 

@@ -38,7 +38,7 @@ def prune_config(folder, method="deep_inversion", **changes):
         folder,
         method,
         job="prune",
-        data__num_tasks=1,
+        data__tasks=1,
         deep_inversion=DeepInversionConfig(
             batch_size=BATCH, stage_steps=(2,), competition_weight=1.0, jitter_pixels=1
         ),

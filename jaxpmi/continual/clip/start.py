@@ -17,6 +17,7 @@ from jaxpmi.continual.clip.train import clip_optimiser
 from jaxpmi.continual.clip.variants import CLIP_VARIANTS
 from jaxpmi.continual.learners import find_method
 from jaxpmi.continual.start import empty_replay
+from jaxpmi.continual.start import least_classes
 from jaxpmi.continual.start import most_replay_samples
 from jaxpmi.data import TaskStream
 from jaxpmi.data import class_order
@@ -47,9 +48,9 @@ def open_clip_run(config: Config) -> tuple[ClipRun, tuple[int, ...]]:
     check_names_are_words(source.class_names)
     check_class_names(source.class_names)
     pretraining, known, unseen = _split(config, source.class_names)
-    num_tasks, first = config.data.num_tasks, config.data.first_task_classes
-    tasks = split_tasks(known, num_tasks, first) + ((unseen,) if unseen else ())
     method = find_method(config.method)
+    tasks = split_tasks(known, config.data.tasks, least_later=least_classes(method))
+    tasks += (unseen,) if unseen else ()
     stream = TaskStream(source, tasks, allow_past=method.all_data, name_only=bool(unseen))
     named = TaskStream(source, (unseen,)) if unseen else None
     if named is not None:
@@ -161,7 +162,7 @@ def _split(config, names):
         )
         pretraining, known, drawn = ([rest[i] for i in part] for part in split)
     else:
-        order = class_order(config.data, len(names), config.seed)
+        order = class_order(config.data, names, config.seed)
         known = [label for label in order if label not in unseen]
         known, drawn = known[: len(known) - count], known[len(known) - count :]
     return tuple(pretraining), tuple(known), tuple(unseen or drawn)

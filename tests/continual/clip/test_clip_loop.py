@@ -23,7 +23,7 @@ SPACES = {"standard": [], "published_clip": EMBEDDINGS}
 NAMES = {"standard": "x", "published_clip": "patch_embeddings"}  # of the samples in a .npz
 # Only sizes; what kind of losses and starts the config chooses stays.
 SMALL = """--clip.pretraining.num-steps 4
-  --clip.pretraining-classes 34 --clip.name-only.classes 2 --data.num-tasks 2
+  --clip.pretraining-classes 34 --clip.name-only.classes 2 --data.tasks 2
   --train.epochs 1 --train.replay-batch-size 8 --clip.name-only.epochs 1
   --clip.name-only.images-per-class 8
   --cfs.num-epochs 1 --cfs.num-rounds 4 --inversion.images-per-task 16
