@@ -68,7 +68,7 @@ def folder_recipe(archives: list[Path]) -> Recipe:
         raise ValueError(f"got {len(archives)} folders; expected one folder of class folders.")
     root = archives[0].resolve()
     tree = folder_source.list_images(root)
-    facts = folder_source.inspect_images(tree, first_only=False)
+    facts = folder_source.inspect_images(tree)
     return Recipe(
         name=re.sub(r"\W+", "_", root.name.lower()),
         version="1.0.0",

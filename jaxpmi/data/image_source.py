@@ -3,8 +3,25 @@
 import dataclasses
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+
+MOST_NAMES = 100  # of what was passed over, to be told one by one
+
+
+class PassedOver(NamedTuple):
+    """What was found beside the data and not read."""
+
+    what: str  # a plural, such as "files that are no images"
+    count: int
+    names: tuple[str, ...]  # of the first of them
+
+    @classmethod
+    def of(cls, what: str, names: Sequence[str]) -> "PassedOver":
+        """Counts them, and keeps the first names."""
+        return cls(what, len(names), tuple(names[:MOST_NAMES]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -19,6 +36,8 @@ class ImageSource:
     image_shape: tuple[int, int, int]  # H, W, C; C is 1 (grey) or 3 (RGB)
     labels: Mapping[str, np.ndarray]  # split -> i32[N]
     reader: Callable[[str, np.ndarray], np.ndarray]  # (split, i64[n]) -> u8[n, H, W, C]
+    passed_over: tuple[PassedOver, ...] = ()
+    digest: str = ""  # of the pixels as they are stored, or of what stands for them
 
     @property
     def num_classes(self) -> int:

@@ -105,7 +105,7 @@ def _open_labels(file: SceneFile) -> "Image.Image":
             f"{where} is no label map (mode {image.mode}); expected a palette or 8-bit grey image "
             "whose pixels are label numbers, not colours."
         )
-    return decoding.convert(image, image.mode, where)
+    return decoding.decode_numbers(image, where)
 
 
 def _fit_labels(file: SceneFile, labels: "Image.Image", scene_size: tuple[int, int]) -> np.ndarray:
