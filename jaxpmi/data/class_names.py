@@ -11,6 +11,7 @@ import numpy as np
 from jaxpmi.data.image_source import ImageSource
 from jaxpmi.data.image_source import shorten
 
+TEXT = "utf-8-sig"  # of text files: UTF-8, with or without the mark that some editors put first
 HOW = "one name per line in the order of the labels, or lines such as 'n01443537 goldfish'"
 
 
@@ -42,11 +43,11 @@ def read_class_names(path: str, stored: Sequence[str]) -> tuple[str, ...]:
       FileNotFoundError: there is no such file.
       ValueError: it is no text, or names too few, too many or not all of the classes.
     """
-    file = Path(path).expanduser()
+    file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist or is no file; data.class_names is {HOW}.")
     try:
-        lines = [line for line in file.read_text("utf-8").splitlines() if line.strip()]
+        lines = [line for line in file.read_text(TEXT).splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is no UTF-8 text; data.class_names is {HOW}.") from error
     pairs = [line.split(maxsplit=1) for line in lines]

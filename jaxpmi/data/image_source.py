@@ -23,6 +23,10 @@ class PassedOver(NamedTuple):
         """Counts them, and keeps the first names."""
         return cls(what, len(names), tuple(names[:MOST_NAMES]))
 
+    def __str__(self) -> str:
+        shown, more = self.names[:3], " ..." if self.count > 3 else ""
+        return f"{self.count} {self.what} ({', '.join(map(repr, shown))}{more})"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageSource:

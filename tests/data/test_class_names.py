@@ -54,6 +54,8 @@ def named(tmp_path):
         # In any order, with lines of other classes.
         ("n01484850 white shark\nn01443537\tgoldfish\nn09 tench", ("goldfish", "white shark")),
         ("naïve\nfür", ("naïve", "für")),
+        ("\ufeffred fox\ncat", ("red fox", "cat")),  # V11: the mark that some editors put first
+        ("\ufeffn01484850 white shark\nn01443537 goldfish", ("goldfish", "white shark")),
     ],
 )
 def test_names_of_a_file(named, content, names):
