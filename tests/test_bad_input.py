@@ -195,7 +195,7 @@ NPZ_FILES = [
     (lambda path: path.write_bytes(b"hello"), "cannot be read as a .npz"),
     (lambda path: path.write_bytes(b""), "cannot be read as a .npz"),
     (lambda path: path.write_bytes(npy_bytes(X)), "is not a .npz file"),
-    (lambda path: np.savez(path, images=X), "lacks the array(s) x, y (it holds ['images'])"),
+    (lambda path: np.savez(path, images=X), "lacks the array(s) x, y (it holds 'images')"),
     (save_with(x=X / np.float32(255)), "x in"),
     (save_with(x=np.where(X > 9, X, np.nan)), "is float64 with NaN values; expected uint8"),
     (save_with(x=X.astype(np.int16) - 300), "is int16; expected uint8 pixels 0..255"),

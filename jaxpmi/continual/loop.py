@@ -22,10 +22,12 @@ from jaxpmi.continual.samples import evenly_spaced
 from jaxpmi.continual.start import fresh_auxiliary
 from jaxpmi.continual.start import fresh_network
 from jaxpmi.continual.start import initial_state
+from jaxpmi.continual.start import open_images
 from jaxpmi.continual.start import open_run
 from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.summary import summarise_clip_run
 from jaxpmi.continual.summary import summarise_run
+from jaxpmi.data import ImageSource
 from jaxpmi.inversion.variants import inversion_variant
 from jaxpmi.runs.phases import PhaseFn
 from jaxpmi.runs.phases import System
@@ -144,13 +146,13 @@ def _plot(summary, name, path, *, measure):
     write_accuracy_plot(path, matrix, title, measure=measure)
 
 
-def _begin_run(config: Config) -> tuple[Run, ContinualState]:
-    run, order = open_run(config)
+def _begin_run(config: Config, sources: dict[str, ImageSource]) -> tuple[Run, ContinualState]:
+    run, order = open_run(config, sources["data"])
     return run, initial_state(run, order)
 
 
-def _begin_clip_run(config: Config) -> tuple[ClipRun, ClipState]:
-    run, order = open_clip_run(config)
+def _begin_clip_run(config: Config, sources: dict[str, ImageSource]) -> tuple[ClipRun, ClipState]:
+    run, order = open_clip_run(config, sources["data"])
     return run, initial_clip_state(run, order)
 
 
@@ -169,12 +171,13 @@ def _num_tasks(run: Run) -> int:
 
 
 CLASS_INCREMENTAL = System(
-    _begin_run, _num_tasks, _begin_task, draw_replay, summarise_run, plot_accuracy
+    open_images, _begin_run, _num_tasks, _begin_task, draw_replay, summarise_run, plot_accuracy
 )
 SEGMENTATION = System(
-    segmentation.begin_segmentation, _num_tasks, _begin_task, draw_scenes,
-    segmentation.summarise_segmentation, plot_mious,
+    segmentation.open_scene_data, segmentation.begin_segmentation, _num_tasks, _begin_task,
+    draw_scenes, segmentation.summarise_segmentation, plot_mious,
 )  # fmt: skip
 CLIP = System(
-    _begin_clip_run, _num_tasks, _begin_clip_task, draw_replay, summarise_clip_run, plot_accuracy
-)
+    open_images, _begin_clip_run, _num_tasks, _begin_clip_task,
+    draw_replay, summarise_clip_run, plot_accuracy,
+)  # fmt: skip

@@ -7,6 +7,7 @@ the share that is both.
 
 import functools
 from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -30,6 +31,7 @@ from jaxpmi.continual.state import Network
 from jaxpmi.continual.summary import bytes_kept
 from jaxpmi.continual.summary import describe_run
 from jaxpmi.continual.summary import record_size
+from jaxpmi.data import SceneSource
 from jaxpmi.data import SceneStream
 from jaxpmi.data import open_scenes
 from jaxpmi.data import scene_tasks
@@ -40,9 +42,11 @@ from jaxpmi.sharding import shard_batch
 from jaxpmi.types import IGNORED_LABEL
 
 
-def begin_segmentation(config: Config) -> tuple[Run, ContinualState]:
-    """Opens the scenes, builds the model and fills the first state."""
-    source = open_scenes(config.data)
+def begin_segmentation(
+    config: Config, sources: Mapping[str, SceneSource] | None = None
+) -> tuple[Run, ContinualState]:
+    """Builds the model and fills the first state, on scenes that are opened (None: here)."""
+    source = (sources or open_scene_data(config))["data"]
     tasks = scene_tasks(config.data, source, config.seed)
     order = tuple(entry for task in tasks for entry in task)
     allow_past = find_method(config.method).all_data
@@ -53,6 +57,11 @@ def begin_segmentation(config: Config) -> tuple[Run, ContinualState]:
     unmeasured = jnp.full((stream.num_tasks, stream.num_classes), jnp.nan)
     state = initial_state(run, order)
     return run, state.replace(class_iou=replicate(unmeasured, run.mesh))
+
+
+def open_scene_data(config: Config) -> dict[str, SceneSource]:
+    """Opens the scenes of a run, under the name that summary.json calls them by."""
+    return {"data": open_scenes(config.data)}
 
 
 @jax.jit

@@ -24,6 +24,7 @@ from jaxpmi.continual.train import trainable_parts
 from jaxpmi.continual.vdfd.drift_penalty import fresh_class_graph
 from jaxpmi.continual.vdfd.gradient_records import empty_records
 from jaxpmi.continual.vdfd.gradient_records import regularised_tensors
+from jaxpmi.data import ImageSource
 from jaxpmi.data import SceneStream
 from jaxpmi.data import TaskStream
 from jaxpmi.data import channel_moments
@@ -45,9 +46,14 @@ HEAD_STD = 0.001  # of the classifier's initial weights, as in R-DFCIL and PMI; 
 # PyTorch's default, for the smaller one leaves the backbone without a gradient
 
 
-def open_run(config: Config) -> tuple[Run, tuple[int, ...]]:
-    """Opens the data set; also returns the class order."""
-    source = open_source(config.data)
+def open_images(config: Config) -> dict[str, ImageSource]:
+    """Opens the data set of a run, under the name that summary.json calls it by."""
+    return {"data": open_source(config.data)}
+
+
+def open_run(config: Config, source: ImageSource | None = None) -> tuple[Run, tuple[int, ...]]:
+    """A run on a data set (None: the config's); also returns the class order."""
+    source = open_source(config.data) if source is None else source
     order = class_order(config.data, source.class_names, config.seed)
     method = find_method(config.method)
     tasks = split_tasks(order, config.data.tasks, least_later=least_classes(method))

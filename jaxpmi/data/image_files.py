@@ -1,16 +1,24 @@
 """Files of images: which files are some, and what their headers say, read before anything else."""
 
 import concurrent.futures
+import contextlib
 import hashlib
 import os
 import time
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING
 from typing import NamedTuple
+from typing import TypeVar
 
 from jaxpmi.data import decoding
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 # A file with such a suffix is meant to be an image, so a broken one is an error. Any other file is
 # an image if its content is one of these formats.
@@ -82,7 +90,8 @@ def read_headers(files: Sequence[tuple[str, Path]]) -> ImageHeaders:
       ValueError: a file is no image, or is one that cannot be decoded right.
     """
     digest, channels, first, clash = hashlib.blake2b(digest_size=16), 1, None, ""
-    for (name, file), (header, sample) in zip(files, _read_all(files), strict=True):
+    found = read_all(read_header, [file for _, file in files])
+    for (name, file), (header, sample) in zip(files, found, strict=True):
         channels = max(channels, header.channels)
         first = first or (file, header.size)
         if header.size != first[1] and not clash:
@@ -93,11 +102,12 @@ def read_headers(files: Sequence[tuple[str, Path]]) -> ImageHeaders:
     return ImageHeaders(channels, None if clash else first[1], clash, digest.hexdigest())
 
 
-def _read_all(files) -> Iterator[tuple[decoding.Header, bytes]]:
+def read_all(read: Callable[[Item], Result], files: Sequence[Item]) -> Iterator[Result]:
+    """Yields `read(file)` of every file in order, from threads; says so if it takes its time."""
     since, due, done = time.monotonic(), SECONDS_BEFORE_A_WORD, 0
     chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
-    with concurrent.futures.ThreadPoolExecutor(min(THREADS, len(chunks))) as pool:
-        jobs = [pool.submit(lambda some: [read_header(f) for _, f in some], c) for c in chunks]
+    with concurrent.futures.ThreadPoolExecutor(min(THREADS, len(chunks) or 1)) as pool:
+        jobs = [pool.submit(lambda some: [*map(read, some)], chunk) for chunk in chunks]
         try:
             for job in jobs:
                 found = job.result()
@@ -113,6 +123,17 @@ def _read_all(files) -> Iterator[tuple[decoding.Header, bytes]]:
 
 def read_header(file: Path) -> tuple[decoding.Header, bytes]:
     """Returns what the header of one image says, and a short digest of its size and first bytes."""
+    with open_file(file) as (image, sample):
+        return decoding.read_header(image, str(file)), sample
+
+
+@contextlib.contextmanager
+def open_file(file: Path) -> Iterator[tuple["Image.Image", bytes]]:
+    """Opens an image file; also gives a short digest of its size, its first and its last bytes.
+
+    If these last ones are not the end of an image, all of it is decoded, which raises where it is
+    cut short.
+    """
     with file.open("rb") as opened:
         head = opened.read(HEAD)
         size = os.fstat(opened.fileno()).st_size
@@ -120,12 +141,9 @@ def read_header(file: Path) -> tuple[decoding.Header, bytes]:
         tail = opened.read(TAIL)
         opened.seek(0)
         image = decoding.open_image(opened, str(file))
-        header = decoding.read_header(image, str(file))
         if not tail.rstrip(b"\0\r\n").endswith(ENDS.get(image.format, b"")):
-            decoding.decode_numbers(_reopened(opened, file), str(file))
-    return header, hashlib.blake2b(head + size.to_bytes(8, "big") + tail, digest_size=16).digest()
-
-
-def _reopened(opened: BinaryIO, file: Path):
-    opened.seek(0)
-    return decoding.open_image(opened, str(file))
+            decoding.decode_numbers(image, str(file))
+            opened.seek(0)
+            image = decoding.open_image(opened, str(file))
+        what = head + size.to_bytes(8, "big") + tail
+        yield image, hashlib.blake2b(what, digest_size=16).digest()

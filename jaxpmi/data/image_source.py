@@ -1,7 +1,9 @@
 """ImageSource: what every kind of data set looks like to the rest of the project."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -51,6 +53,15 @@ class ImageSource:
     def read(self, split: str, indices: np.ndarray) -> np.ndarray:
         """Returns u8[n, H, W, C], the images at `indices` (i32[n]) of a split, pixels 0..255."""
         return self.reader(split, check_rows(self.name, self.labels, split, indices))
+
+
+def digest_arrays(arrays: Iterable[np.ndarray]) -> str:
+    """Returns a digest of the shapes and the bytes of arrays."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        digest.update(repr((array.shape, array.dtype.str)).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def check_rows(

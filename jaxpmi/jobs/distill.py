@@ -5,6 +5,7 @@ images made before, can (ADI, CMI, FastDFKD). The test images are read to measur
 """
 
 from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from jaxpmi.blocks.cost import count_parameters
 from jaxpmi.config import Config
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import phase_key
+from jaxpmi.continual.start import open_images
+from jaxpmi.data import ImageSource
 from jaxpmi.data import dataset_name
 from jaxpmi.jobs.diversity import measure_diversity
 from jaxpmi.jobs.methods import find_synthesiser
@@ -23,7 +26,7 @@ from jaxpmi.jobs.state import JobState
 from jaxpmi.jobs.state import first_state
 from jaxpmi.jobs.state import given_or_fresh
 from jaxpmi.jobs.state import measure_accuracy
-from jaxpmi.jobs.state import open_data
+from jaxpmi.jobs.state import one_task_run
 from jaxpmi.jobs.state import save_result
 from jaxpmi.jobs.state import teacher_phases
 from jaxpmi.jobs.student import Student
@@ -47,10 +50,10 @@ from jaxpmi.sharding import replicate
 NUM_MEASUREMENTS = 10  # of the student's accuracy, evenly spread over its training
 
 
-def begin(config: Config) -> tuple[Run, JobState]:
-    """Opens the data, makes teacher and student, and room for all images."""
+def begin(config: Config, sources: Mapping[str, ImageSource] | None = None) -> tuple[Run, JobState]:
+    """Makes teacher and student, and room for all images, on data sets (None: opened here)."""
     settings = config.distill
-    run = open_data(config)
+    run = one_task_run(config, sources or open_images(config))
     synthesiser = find_synthesiser(config.method)
     key_student, key_synthesiser = jax.random.split(jax.random.key(config.seed + 1))
     student = given_or_fresh(run, settings.student, key_student)
@@ -193,4 +196,4 @@ def _num_initial(config: Config) -> int:
     return settings.initial_batches + (0 if adapts else settings.rounds)
 
 
-DISTILL = System(begin, lambda run: 1, plan, draw_pool, summarise, report, save)
+DISTILL = System(open_images, begin, lambda run: 1, plan, draw_pool, summarise, report, save)

@@ -8,6 +8,7 @@ the new classes, and synthetic ones of the old.
 import dataclasses
 import functools
 from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +77,29 @@ class InvertRun(Run):
     real: ImageSource | None  # test images of the network's own classes, labelled as these
 
 
-def begin(config: Config) -> tuple[InvertRun, ContinualState]:
-    """Opens the data, makes or loads the network, and room for all pictures."""
-    config = _with_pixels_of(config) if config.invert.weights else config
-    return (_begin_pretrained if config.invert.weights else _begin_fresh)(config)
+def open_data(config: Config) -> dict[str, ImageSource]:
+    """Opens what is read: the data to learn, and test images of a pretrained network's classes."""
+    settings, sources = config.invert, {}
+    if settings.weights is None or settings.learn_data:
+        sources["data"] = open_source(_with_pixels_of(config).data)
+    if settings.weights is not None and settings.test_name is not None:
+        data = dataclasses.replace(
+            _with_pixels_of(config).data,
+            source="tfds",
+            name=settings.test_name,
+            path=settings.test_path,
+        )
+        sources["test_data"] = open_source(data)
+    return sources
+
+
+def begin(
+    config: Config, sources: Mapping[str, ImageSource] | None = None
+) -> tuple[InvertRun, ContinualState]:
+    """Makes or loads the network, and room for all pictures, on data sets (None: opened here)."""
+    sources = open_data(config) if sources is None else sources
+    make = _begin_pretrained if config.invert.weights else _begin_fresh
+    return make(_with_pixels_of(config), sources)
 
 
 def begin_task(run: InvertRun, task: int) -> list[tuple[str, PhaseFn]]:
@@ -237,9 +257,9 @@ def find_classes(wanted: tuple[str, ...], names: tuple[str, ...]) -> tuple[int, 
     return tuple(found)
 
 
-def _begin_fresh(config):
+def _begin_fresh(config, sources):
     """A network to be trained on all classes of the data."""
-    source = open_source(config.data)
+    source = sources["data"]
     everything = tuple(range(source.num_classes))
     stream = TaskStream(source, (everything,), allow_past=True)
     stream.begin(0)
@@ -249,7 +269,7 @@ def _begin_fresh(config):
     return run, _first_state(run, network)
 
 
-def _begin_pretrained(config):
+def _begin_pretrained(config, sources):
     """ImageNet's network; the classes of the data, where they are to be learnt, follow its own."""
     settings, size = config.invert, config.data.image_size
     network = load_efficientnet_lite0()
@@ -258,14 +278,10 @@ def _begin_pretrained(config):
     tasks_of = [tuple(range(len(names)))]
     source = known
     if settings.learn_data:
-        source = append_classes(known, open_source(config.data))
+        source = append_classes(known, sources["data"])
         tasks_of.append(tuple(range(len(names), source.num_classes)))
-    real = None
-    if settings.test_name is not None:
-        data = dataclasses.replace(
-            config.data, source="tfds", name=settings.test_name, path=settings.test_path
-        )
-        real = open_source(data)
+    real = sources.get("test_data")
+    if real is not None:
         real = relabel(real, imagenet_labels(real.class_names), names)
     stream = TaskStream(source, tuple(tasks_of))
     classes = find_classes(settings.classes, names)
@@ -306,7 +322,9 @@ def _first_state(run, network):
 
 
 def _with_pixels_of(config):
-    """The data as ImageNet's network takes them: in colour, of one size."""
+    """The data as ImageNet's network takes them, if it is given: in colour, of one size."""
+    if config.invert.weights is None:
+        return config
     size = config.data.image_size or 224
     data = dataclasses.replace(config.data, image_size=size, rgb=True, mean=None, std=None)
     return dataclasses.replace(config, data=data)
@@ -346,4 +364,6 @@ def _own_samples(run, state):
     return LabelledSamples(images.__getitem__, labels)
 
 
-INVERT = System(begin, lambda run: run.stream.num_tasks, begin_task, draw, summarise, save=save)
+INVERT = System(
+    open_data, begin, lambda run: run.stream.num_tasks, begin_task, draw, summarise, save=save
+)

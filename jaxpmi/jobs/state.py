@@ -1,5 +1,6 @@
 """What a job of one network carries, and how it begins: its data, its network, its first state."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from jaxpmi.continual.start import pixel_moments
 from jaxpmi.continual.state import Replay
 from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import trainable_parts
+from jaxpmi.data import ImageSource
 from jaxpmi.data import TaskStream
-from jaxpmi.data import open_source
 from jaxpmi.network import Network
 from jaxpmi.pruning import Kept
 from jaxpmi.runs.phases import PhaseFn
@@ -63,9 +64,9 @@ class JobState:
         return jax.tree.map(jnp.copy, self.network)
 
 
-def open_data(config: Config) -> Run:
-    """Opens the data set, all classes as one task in their own order."""
-    source = open_source(config.data)
+def one_task_run(config: Config, sources: Mapping[str, ImageSource]) -> Run:
+    """A run on a data set, all of whose classes are one task in their own order."""
+    source = sources["data"]
     stream = TaskStream(source, (tuple(range(source.num_classes)),), allow_past=True)
     stream.begin(0)
     return Run(config, EVERYTHING, stream, make_mesh())

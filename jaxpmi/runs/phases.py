@@ -43,7 +43,10 @@ class System(NamedTuple):
     whatever the phases need.
     """
 
-    begin: Callable[[Config], tuple[Any, Any]]  # the run and its first state
+    open_data: Callable[[Config], dict[str, Any]]  # the data sets that are read, by what they are
+    # called in summary.json, each as `jaxpmi.data.describe_source` takes it
+    begin: Callable[[Config, dict[str, Any]], tuple[Any, Any]]  # the run and its first state, on
+    # these data sets
     num_tasks: Callable[[Any], int]
     begin_task: Callable[[Any, int], list[tuple[str, PhaseFn]]]  # its phases, in order, by name
     draw: Callable[[Any, Any, str, Path], str]  # after a phase of that name: writes pictures below

@@ -19,6 +19,7 @@ from jaxpmi.continual.learners import find_method
 from jaxpmi.continual.start import empty_replay
 from jaxpmi.continual.start import least_classes
 from jaxpmi.continual.start import most_replay_samples
+from jaxpmi.data import ImageSource
 from jaxpmi.data import TaskStream
 from jaxpmi.data import class_order
 from jaxpmi.data import open_source
@@ -42,9 +43,16 @@ from jaxpmi.weights.clip import load_clip
 PRETRAINED = "pretrained.npz"  # in the workdir: a small CLIP, for processes that resume the run
 
 
-def open_clip_run(config: Config) -> tuple[ClipRun, tuple[int, ...]]:
-    """Opens data and weights, or trains a small CLIP; also returns the order of the classes."""
-    source = open_source(config.data)
+def open_clip_run(
+    config: Config, source: ImageSource | None = None
+) -> tuple[ClipRun, tuple[int, ...]]:
+    """Opens weights, or trains a small CLIP; also returns the order of the classes.
+
+    Args:
+      config: its settings.
+      source: the data set; None: the config's, opened here.
+    """
+    source = open_source(config.data) if source is None else source
     check_names_are_words(source.class_names)
     check_class_names(source.class_names)
     pretraining, known, unseen = _split(config, source.class_names)
