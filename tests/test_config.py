@@ -442,6 +442,20 @@ def test_settings_of_your_own_are_checked_and_described():
             {"data.source": "cityscapes", "data.path": "a", "data.scene_tasks": "classes"},
             "data.source='cityscapes' has no background that future classes could be",
         ),
+        (
+            {"data.features": ("img", "fine_label")},
+            r"data.features=\('img', 'fine_label'\) is not read by data.source='embedded', but",
+        ),
+        (
+            {"data.ground": 0, "data.source": "npz", "data.path": "a"},
+            "data.ground=0 is not read by data.source='npz', but by 'folder' and 'tfds'; set it",
+        ),
+        ({"data.tasks": (1, 9)}, r"data.tasks=\(1, 9\) begins with 1 class, which alone cannot be"),
+        ({"data.tasks": ()}, r"data.tasks=\(\) has no task; give the number of tasks, or of the"),
+        (
+            {"data.class_order": ("cat", 0, "cat")},
+            "data.class_order names class 'cat' more than once",
+        ),
         ({"data.class_order": (2, 0, 2, 1)}, "data.class_order names class 2 more than once"),
         ({"data.mean": (0.5,)}, r"data.mean=\(0.5,\) and data.std=None must be given together"),
         (

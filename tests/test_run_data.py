@@ -92,7 +92,7 @@ def test_the_same_data_elsewhere_are_the_same(again, capsys, finish):
     summary = experiment.run(again)
     out = capsys.readouterr().out
     assert ("this run has finished" in out) == finish and ("resuming at" in out) != finish
-    assert "data: passed over: 1 arrays ('about')" in out
+    assert "data: passed over: arrays (1): 'about'" in out
     assert before is None or summary == before
     assert "data: 6 classes of " in out and "classes: 0, 1, 2, 3, 4, 5" in out
     assert "48 (8 of each class) for training, 24 (4 of each class) for testing" in out
@@ -189,7 +189,7 @@ def test_the_fingerprint_of_a_folder_is_of_its_content(tmp_path):
     (other / "cat" / "notes.txt").write_text("passed over")
     facts = facts_of(other)
     assert facts.fingerprint == first
-    assert facts.lines()[-1] == "passed over: 1 files that are no images ('cat/notes.txt')"
+    assert facts.lines()[-1] == "passed over: files that are no images (1): 'cat/notes.txt'"
     splits = [folder(folder(tmp_path / n, split=n), split="test") for n in ("Train", "training")]
     assert facts_of(splits[0]).fingerprint == facts_of(splits[1]).fingerprint != first
 

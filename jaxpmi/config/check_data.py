@@ -16,6 +16,11 @@ NOT_FOR_SCENES = {  # field -> the value that asks for nothing
     "rgb": False,
     "num_classes": None,
     "class_names": None,
+    "ground": 255,
+}
+ONLY_FOR = {  # field -> the value that asks for nothing, and the sources that read it
+    "features": (None, ("tfds",)),
+    "ground": (255, ("folder", "tfds")),
 }
 
 
@@ -33,7 +38,13 @@ def check_data(data: DataConfig) -> None:
         )
     if data.source in SCENE_KINDS:
         _check_scenes(data)
-    elif isinstance(data.tasks, tuple) and data.tasks[:1] == (1,):
+    for name, (default, sources) in ONLY_FOR.items():
+        if getattr(data, name) != default and data.source not in sources:
+            raise ValueError(
+                f"data.{name}={getattr(data, name)!r} is not read by data.source='{data.source}', "
+                f"but by {' and '.join(map(repr, sources))}; set it to {default}."
+            )
+    if data.source not in SCENE_KINDS and isinstance(data.tasks, tuple) and data.tasks[:1] == (1,):
         raise ValueError(
             f"data.tasks={data.tasks} begins with 1 class, which alone cannot be told from "
             "anything; give the first task 2 or more."

@@ -182,8 +182,9 @@ def _list_split(
     for label, name in enumerate(class_names):
         images, none = image_files.find_images(root / name)
         if not images:
+            what = f" (of {len(none)} files, such as '{none[0].name}')" if none else ""
             raise ValueError(
-                f"{root / name} holds no image; add images to it or remove the folder."
+                f"{root / name} holds no image{what}; add images to it or remove the folder."
             )
         files += images
         labels += [label] * len(images)

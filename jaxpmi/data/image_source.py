@@ -26,8 +26,9 @@ class PassedOver(NamedTuple):
         return cls(what, len(names), tuple(names[:MOST_NAMES]))
 
     def __str__(self) -> str:
-        shown, more = self.names[:3], " ..." if self.count > 3 else ""
-        return f"{self.count} {self.what} ({', '.join(map(repr, shown))}{more})"
+        shown, more = self.names[:3], ", ..." if self.count > len(self.names[:3]) else ""
+        names = ", ".join(map(repr, shown)) + more if shown else ""
+        return f"{self.what} ({self.count})" + (f": {names}" if names else "")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxpmi.config import DataConfig
+from jaxpmi.config.places import expand
 from jaxpmi.data import decoding
 from jaxpmi.data.image_source import ImageSource
 from jaxpmi.data.image_source import PassedOver
@@ -73,7 +74,7 @@ def find_prepared(name: str, path: str | None) -> Path:
         import tensorflow_datasets as tfds
 
         path = tfds.core.constants.DATA_DIR
-    root = Path(path).expanduser()
+    root = Path(expand(str(path)))
     if (root / "features.json").is_file():
         return root
     folder, _, version = name.partition(":")
@@ -209,7 +210,7 @@ def _passed_over(builder, splits: dict[str, StoredSplit]) -> tuple[PassedOver, .
     used = [chosen.stored for chosen in splits.values()]
     unread = [name for name in builder.info.splits if name not in used]
     unlabelled = [
-        PassedOver("images without a label", chosen.size - len(chosen.rows), (chosen.stored,))
+        PassedOver(f"images of {chosen.stored} without a label", chosen.size - len(chosen.rows), ())
         for chosen in splits.values()
         if chosen.size > len(chosen.rows)
     ]

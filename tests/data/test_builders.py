@@ -162,8 +162,8 @@ def test_a_prepared_folder_is_what_the_folder_is(tmp_path, capsys):
     (root / "Train" / "a" / "notes.txt").write_text("about")
     assert run("folder", "--archive", root, "--data-dir", tmp_path / "data") == 0
     printed = capsys.readouterr().out
-    assert "passed over: 1 folders beside the splits ('more')" in printed
-    assert "passed over: 1 files that are no images ('Train/a/notes.txt')" in printed
+    assert "passed over: folders beside the splits (1): 'more'" in printed
+    assert "passed over: files that are no images (1): 'Train/a/notes.txt'" in printed
     prepared = opened("set", tmp_path / "data")
     folder = open_source(DataConfig(source="folder", path=str(root)))
     assert prepared.image_shape == folder.image_shape == (6, 8, 3)
@@ -236,7 +236,7 @@ def test_images_without_a_label_are_passed_over_and_counted(tmp_path):
     write_foreign(tmp_path, labels)
     source = opened("other", tmp_path)
     assert {split: len(part) for split, part in source.labels.items()} == {"train": 39, "test": 16}
-    assert source.passed_over == (("images without a label", 1, ("train",)),)
+    assert source.passed_over == (("images of train without a label", 1, ()),)
     for split in ("train", "test"):
         pixels = source.read(split, np.arange(len(source.labels[split])))[:, 0, 0, 0]
         np.testing.assert_array_equal(pixels, source.labels[split])
@@ -250,7 +250,7 @@ def test_some_unlabelled_test_images_do_not_make_the_split_give_way(tmp_path):
     assert sorted(source.labels["test"]) == [0, 1, 2]
     assert source.passed_over == (
         ("splits", 1, ("validation",)),
-        ("images without a label", 2, ("test",)),
+        ("images of test without a label", 2, ()),
     )
 
 

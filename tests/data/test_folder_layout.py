@@ -161,6 +161,14 @@ def test_files_that_are_no_images_are_named(tmp_path):
     }
 
 
+def test_a_class_of_other_files_is_refused(tmp_path):
+    save_classes(tmp_path, 2)
+    (tmp_path / "zebra").mkdir()
+    (tmp_path / "zebra" / "0.heic").write_bytes(b"of a format that Pillow does not read")
+    with pytest.raises(ValueError, match=r"zebra holds no image \(of 1 files, such as '0.heic'\)"):
+        opened(tmp_path)
+
+
 def test_only_some_names_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr("jaxpmi.data.image_source.MOST_NAMES", 2)
     save_classes(tmp_path, 2)

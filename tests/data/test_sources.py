@@ -184,7 +184,7 @@ def test_only_the_needed_arrays_are_read(path):
     source = open_source(npz(path, x=X, y=Y, meta=np.array([None]), info=np.array("text")))
     assert len(source.labels["train"]) + len(source.labels["test"]) == 6
     (entry,) = source.passed_over
-    assert entry == ("arrays", 2, ("meta", "info")) and str(entry) == "2 arrays ('meta', 'info')"
+    assert entry == ("arrays", 2, ("meta", "info")) and str(entry) == "arrays (2): 'meta', 'info'"
     both = npz(path, x_train=X, y_train=Y, x_test=X, y_test=Y, x=X, y=Y)
     assert open_source(both).passed_over == (("arrays", 2, ("x", "y")),)
     with pytest.raises(ValueError, match="^x_test in .* is an array of Python objects"):

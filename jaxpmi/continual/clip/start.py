@@ -198,7 +198,8 @@ def _pretrained(config, model, images, labels, tokens):
     leaves, treedef = jax.tree.flatten(fresh)
     # What the weights depend on: a file of other classes or settings is trained anew.
     recipe = repr((model.sizes, config.clip.pretraining, config.seed, mean, std))
-    digest = hashlib.sha256(recipe.encode() + labels.tobytes() + tokens.tobytes()).hexdigest()
+    parts = (recipe.encode(), images.tobytes(), labels.tobytes(), tokens.tobytes())
+    digest = hashlib.sha256(b"".join(parts)).hexdigest()
     if path.is_file():
         with np.load(path, allow_pickle=False) as arrays:
             if str(arrays.get("recipe")) == digest:
