@@ -41,7 +41,8 @@ def read_class_names(path: str, stored: Sequence[str]) -> tuple[str, ...]:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is no text, or names too few, too many or not all of the classes.
+      ValueError: it is no text, or names too few, too many or not all of the classes; or it has a
+        name per line where numbers in the stored names are in another order than people count.
     """
     file = Path(path)
     if not file.is_file():
@@ -57,6 +58,7 @@ def read_class_names(path: str, stored: Sequence[str]) -> tuple[str, ...]:
             raise ValueError(
                 f"{file} has {len(lines)} name(s) for {len(stored)} classes; give {HOW}."
             )
+        _check_order(file, stored)
         return tuple(line.strip() for line in lines)
     names = dict(pairs)
     missing = [name for name in stored if name not in names]
@@ -64,6 +66,25 @@ def read_class_names(path: str, stored: Sequence[str]) -> tuple[str, ...]:
         problem = f"no line for {shorten(missing)}" if missing else "two lines for a class"
         raise ValueError(f"{file} has {problem}; give every class one line.")
     return tuple(names[name].strip() for name in stored)
+
+
+def _check_order(file: Path, stored: Sequence[str]) -> None:
+    """Raises if whoever names the classes line by line may have another order in mind.
+
+    Texts sort as class1, class10, class2; people count.
+    """
+    by_text = sorted(stored)
+    if list(stored) == by_text != sorted(by_text, key=_counting):
+        raise ValueError(
+            f"{file} has one name per line, but the classes are in the order {shorten(by_text)}, "
+            f"not in that of their numbers; give lines such as '{by_text[0]} a name' instead."
+        )
+
+
+def _counting(name: str) -> list[tuple[bool, int | str]]:
+    """Sorts numbers within names as numbers."""
+    parts = re.split(r"(\d+)", name)
+    return [(part.isdecimal(), int(part) if part.isdecimal() else part) for part in parts]
 
 
 def imagenet_class_names() -> tuple[str, ...]:

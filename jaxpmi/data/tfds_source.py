@@ -44,7 +44,7 @@ def open_tfds(config: DataConfig) -> ImageSource:
     image_key, label_key = find_features(builder, folder, config.features)
     shape = builder.info.features[image_key].shape
     shape = (*_image_size(shape, config, folder), shape[-1])
-    splits = _labelled_splits(builder, folder, label_key)
+    splits = _labelled_splits(builder, folder, (image_key, label_key))
     labels = {split: chosen.labels for split, chosen in splits.items()}
     names, labels = _used_classes(builder.info.features[label_key], labels)
     records = {split: _raw_records(builder, chosen.stored) for split, chosen in splits.items()}
@@ -181,21 +181,21 @@ class StoredSplit(NamedTuple):
     labels: np.ndarray  # i32[N]
 
 
-def _labelled_splits(builder, folder: Path, label_key: str) -> dict[str, StoredSplit]:
+def _labelled_splits(builder, folder: Path, keys: tuple[str, str]) -> dict[str, StoredSplit]:
     """Chooses the stored splits for 'train' and 'test': of the latter the first with labels."""
     stored = [name for name in builder.info.splits if builder.info.splits[name].num_examples]
     found = {}
     for split, candidates in (("train", ("train",)), ("test", ("test", "validation"))):
         for name in candidates:
             if split not in found and name in stored:
-                labels = _read_labels(builder, folder, name, label_key)
+                labels = _read_labels(builder, folder, name, keys)
                 rows = np.flatnonzero(labels >= 0)
                 if len(rows):  # a test split without labels has -1 (ImageNet's)
                     found[split] = StoredSplit(name, len(labels), rows, labels[rows])
     if "train" in stored and "train" not in found:
         size = builder.info.splits["train"].num_examples
         raise ValueError(
-            f"{folder} has {size} images in its split 'train', none of which has a {label_key} of "
+            f"{folder} has {size} images in its split 'train', none of which has a {keys[1]} of "
             "0 or more; choose another label by data.features."
         )
     if "train" not in found and "test" in found:  # test only (ImageNet-R): divided by the caller
@@ -230,11 +230,14 @@ def _digest(builder, stored: dict[str, str], image_key: str) -> str:
     return digest.hexdigest()
 
 
-def _read_labels(builder, folder: Path, split: str, label_key: str) -> np.ndarray:
-    """Returns i64[N], all labels of a stored split; one scan, then a cache file beside the data."""
+def _read_labels(builder, folder: Path, split: str, keys: tuple[str, str]) -> np.ndarray:
+    """Returns all labels [N] of a stored split; one scan, then a cache file beside the data.
+
+    The scan looks at the headers of the images as well, so that none fails in a later task.
+    """
     info = builder.info.splits[split]
     files = [[Path(file).name, Path(file).stat().st_size] for file in info.filepaths]
-    fingerprint = json.dumps([str(builder.info.version), info.num_examples, label_key, files])
+    fingerprint = json.dumps([str(builder.info.version), info.num_examples, keys, files])
     cache = folder / f"jaxpmi_labels_{split}.npz"
     try:
         with cache.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -245,8 +248,11 @@ def _read_labels(builder, folder: Path, split: str, label_key: str) -> np.ndarra
                 return arrays["labels"]
     except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile):
         pass  # no cache, or a damaged one: scan
-    records = _raw_records(builder, split)
-    labels = np.asarray([record[label_key] for record in records], np.int64)
+    labels = np.empty(info.num_examples, np.int64)
+    for i, record in enumerate(_raw_records(builder, split)):
+        where = f"record {i} of split '{split}' in {folder}"
+        decoding.read_header(decoding.open_image(record[keys[0]], where), where)
+        labels[i] = record[keys[1]]
     _write_cache(cache, labels=labels, fingerprint=np.asarray(fingerprint))
     return labels
 

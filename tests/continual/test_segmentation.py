@@ -298,6 +298,7 @@ WHOLE = [(method, "classes") for method in ("joint", "finetune", "dfd", "vdfd")]
 def test_the_summary_and_the_files(method, by, finished):
     config, summary, programs = finished(method, by)
     num_tasks = config.data.tasks
+    assert len(summary["data"]["images_of_domains"]["train"]) == len(summary["data"]["domains"])
     matrix = np.asarray(summary["miou_matrix"], float)
     assert matrix.shape == (num_tasks, num_tasks)
     learned = np.tril(np.ones_like(matrix)) > 0

@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jaxpmi.config import DataConfig
+from jaxpmi.data import describe_source
 from jaxpmi.data import open_source
 from jaxpmi.data import tfds_source
 
@@ -260,6 +261,34 @@ def test_a_training_split_without_labels_is_refused(tmp_path):
         ValueError, match="2 images in its split 'train', none of which has a label"
     ):
         opened("other", tmp_path)
+
+
+def test_every_record_is_looked_at_once(tmp_path, monkeypatch):
+    """V17: what cannot be decoded ends a run at its beginning, not in a later task."""
+    encoded = fake_archives.encoded
+
+    def one_of_sixteen_bits(value, image_format, size, mode):
+        return encoded(value, image_format, size, "I;16" if value == 3 else mode)
+
+    monkeypatch.setattr(fake_archives, "encoded", one_of_sixteen_bits)
+    write_foreign(tmp_path, {"train": [0, 1, 2, 3], "test": [0, 1, 2, 3]})
+    with pytest.raises(
+        ValueError, match="^record . of split 'train' .* more than 8 bits per pixel"
+    ):
+        opened("other", tmp_path)
+
+
+def test_the_fingerprint_of_a_prepared_set_is_of_its_content(cifar100, tmp_path):
+    """V3 and V19 for TFDS sets."""
+    edited(cifar100, tmp_path / "there")
+    first = describe_source(opened("cifar100", tmp_path / "there")).fingerprint
+    folder = edited(cifar100, tmp_path)
+    assert describe_source(opened("cifar100", tmp_path)).fingerprint == first
+    shard = next(folder.glob("*test*array_record*"))
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 1
+    shard.write_bytes(content)
+    assert describe_source(opened("cifar100", tmp_path)).fingerprint != first
 
 
 # V23: which features are read.

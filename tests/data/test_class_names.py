@@ -79,6 +79,27 @@ def test_wrong_file(named, content, message):
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
 
 
+@pytest.mark.parametrize(
+    ("stored", "clear"),
+    [
+        (("class1", "class10", "class2"), False),  # as texts sort; people count
+        (("class1", "class2", "class10"), True),  # the data set has an order of its own
+        (("c01", "c02", "c10"), True),
+        (("10", "9", "x"), False),
+    ],
+)
+def test_one_name_per_line_where_the_order_is_not_clear(named, stored, clear):
+    """V10's kind: names in the order of numbers for folders in that of texts."""
+    path = named("one\ntwo\nthree")
+    if clear:
+        assert read_class_names(path, stored) == ("one", "two", "three")
+        return
+    with pytest.raises(ValueError, match=f"in the order '{stored[0]}', .*; give lines such as"):
+        read_class_names(path, stored)
+    lines = "".join(f"{name} word{name}\n" for name in stored)
+    assert read_class_names(named(lines), stored) == tuple(f"word{name}" for name in stored)
+
+
 def test_missing_file(tmp_path):
     for path in (tmp_path / "no.txt", tmp_path):
         with pytest.raises(FileNotFoundError, match="does not exist or is no file; data.class_na"):

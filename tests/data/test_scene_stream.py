@@ -202,6 +202,10 @@ def test_tasks_without_scenes_or_background_are_errors(monkeypatch):
         (dict(scene_tasks="domains", tasks=3), ((0,), (1,), (2,))),
         (dict(scene_tasks="domains", tasks=(2, 1)), ((0, 1), (2,))),
         (dict(scene_tasks="domains", tasks=3, class_order=(2, 0, 1)), ((2,), (0,), (1,))),
+        (
+            dict(scene_tasks="domains", tasks=3, class_order=("west", "North", 1)),
+            ((2,), (0,), (1,)),
+        ),
     ],
 )
 def test_scene_tasks(changes, tasks):

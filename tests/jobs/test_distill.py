@@ -79,6 +79,7 @@ def test_the_summary_tells_teacher_student_and_diversity(method, finished):
     workdir = Path(config.workdir)
     assert json.loads((workdir / "summary.json").read_text()) == summary
     assert (summary["job"], summary["method"]) == ("distill", method)
+    assert json.loads((workdir / "data.json").read_text())["data"] == summary["data"]
     assert 0.0 <= summary["student_accuracy"] <= 1.0 and 0.0 <= summary["teacher_accuracy"] <= 1.0
     ratio = summary["student_accuracy"] / summary["teacher_accuracy"]
     np.testing.assert_allclose(summary["student_of_teacher"], ratio)

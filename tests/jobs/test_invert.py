@@ -173,6 +173,8 @@ def test_real_images_are_measured_where_they_are_given(pretrained, tmp_path, mon
     monkeypatch.setattr(invert, "evaluate", evaluate_by_five)
     summary = experiment.run(dataclasses.replace(config, invert=settings))
     assert "imagenette" in opened
+    facts = summary["data"], summary["test_data"]
+    assert [len(each["classes"]) for each in facts] == [NUM_CLASSES, 6]
     # Twice, before and after learning: never more than a batch, and every image once.
     assert rows == [*range(24)] * 2 and max(sizes) == 5
     assert summary["own_accuracy_measured_on"] == invert.REAL_IMAGES

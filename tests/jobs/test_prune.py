@@ -67,6 +67,7 @@ def test_the_summary_tells_accuracy_size_and_speed(finished):
     config, summary, _ = finished
     assert json.loads((Path(config.workdir) / "summary.json").read_text()) == summary
     assert (summary["job"], summary["method"]) == ("prune", "deep_inversion")
+    assert len(summary["data"]["fingerprint"]) == 32
     for name in ("accuracy_before", "accuracy_after"):
         assert 0.0 <= summary[name] <= 1.0
     for name in ("filters", "parameters", "flops"):

@@ -58,6 +58,7 @@ def test_the_summary_tells_of_tasks_and_of_names(finished):
     assert summary["num_tasks"] == 2 and len(summary["accuracy_matrix"]) == 2
     assert summary["dataset"] == "coloured_digits" and len(summary["class_order"]) == 6
     assert len(summary["zero_shot_accuracy"]) == 2
+    assert len(summary["data"]["classes"]) == 40 and len(summary["data"]["mean"]) == 3
     unseen = summary["unseen_classes"]
     assert len(unseen["names"]) == 2 and len(unseen["accuracy_of_tasks_after"]) == 2
     for name in ("zero_shot", "after_tasks", "accuracy", "upper_bound"):
