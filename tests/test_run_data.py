@@ -95,7 +95,7 @@ def test_the_same_data_elsewhere_are_the_same(again, capsys, finish):
     assert "data: passed over: arrays (1): 'about'" in out
     assert before is None or summary == before
     assert "data: 6 classes of " in out and "classes: 0, 1, 2, 3, 4, 5" in out
-    assert "48 (8 of each class) for training, 24 (4 of each class) for testing" in out
+    assert "48 for training (8 of each class) and 24 for testing (4 of each class)" in out
 
 
 CHANGES = {
@@ -207,7 +207,7 @@ def test_the_console_is_told_of_few_classes_and_the_summary_of_all(tmp_path):
     save(tmp_path / "29" / "more.png", 1)
     facts = facts_of(tmp_path)
     numbers, names = facts.lines()
-    assert numbers.startswith("30 classes of 8x8 grey images: 91 (3 to 4 of a class) for training")
+    assert numbers.startswith("30 classes of 8x8 grey images, 91 for training (3 to 4 of a class)")
     assert names == "classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 20 more"
     told = facts.to_dict()
     assert (

@@ -58,11 +58,11 @@ class DataFacts:
         height, width, channels = self.image_shape
         colour = "grey" if channels == 1 else "colour"
         unit = "class" if self.groups is self.class_names else "domain"
-        parts = [f"{_said(counts, unit)} for {split}ing" for split, counts in self.counts.items()]
+        parts = [_said(counts, f"{split}ing", unit) for split, counts in self.counts.items()]
         names, more = self.class_names[:MOST_CLASSES], len(self.class_names) - MOST_CLASSES
         return [
-            f"{len(self.class_names)} classes of {width}x{height} {colour} images: "
-            f"{', '.join(parts)}; fingerprint {self.fingerprint}",
+            f"{len(self.class_names)} classes of {width}x{height} {colour} images, "
+            f"{' and '.join(parts)}; fingerprint {self.fingerprint}",
             f"classes: {', '.join(names)}" + (f" and {more} more" if more > 0 else ""),
             *(f"passed over: {entry}" for entry in self.passed_over),
         ]
@@ -92,8 +92,8 @@ def _fingerprint(source, groups: Sequence[str], labels: Mapping[str, np.ndarray]
     return digest.hexdigest()
 
 
-def _said(counts: Sequence[int], unit: str) -> str:
-    """Such as `400 (100 of each class)`, or `7 (3 to 4 of a class)`."""
+def _said(counts: Sequence[int], purpose: str, unit: str) -> str:
+    """Such as `40 for training (10 of each class)`, or `7 for testing (3 to 4 of a class)`."""
     low, high = min(counts, default=0), max(counts, default=0)
     each = f"{low} of each {unit}" if low == high else f"{low} to {high} of a {unit}"
-    return f"{sum(counts)} ({each})"
+    return f"{sum(counts)} for {purpose} ({each})"
