@@ -129,7 +129,7 @@ def train_problem(seed: int, *, model: str = "resnet_small", quick: bool = False
     config = dataclasses.replace(
         config,
         seed=seed,
-        data=dataclasses.replace(config.data, num_tasks=1, num_classes=2 if quick else None),
+        data=dataclasses.replace(config.data, tasks=1, num_classes=2 if quick else None),
         train=dataclasses.replace(config.train, epochs=1 if quick else config.train.epochs),
         inversion=dataclasses.replace(config.inversion, targets="gaussian"),
     )

@@ -13,9 +13,9 @@ Settings are those of the released code (Tong et al., NeurIPS 2025), except that
   - the loss terms are added; the released code multiplies two of them (--losses.recipe published).
 
 Other splits, as published:
-  5 tasks   --data.num-tasks 5 --losses.body-learning-rate 0.005
+  5 tasks   --data.tasks 5 --losses.body-learning-rate 0.005
             --inversion.base-images 6000 --inversion.images-per-task 5000
-  20 tasks  --data.num-tasks 20 --losses.ft-weight 1.0
+  20 tasks  --data.tasks 20 --losses.ft-weight 1.0
             --inversion.base-images 2000 --inversion.images-per-task 1000
 
 Expected result: not measured here. Published last accuracy of PMI + CFS, in percent, for 5, 10, 20
@@ -53,7 +53,7 @@ def get_config() -> Config:
         data=DataConfig(
             source="tfds",
             name="cifar100",
-            num_tasks=10,
+            tasks=10,
             class_order=CLASS_ORDER,
             mean=(0.5071, 0.4867, 0.4408),
             std=(0.2675, 0.2565, 0.2761),

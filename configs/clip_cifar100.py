@@ -27,7 +27,7 @@ There is no option for these:
     rounded up to whole batches: up to 8 of a class, out of 160 drawn by CFS, not 5 out of 100.
 
 Open set, the last ten classes by name only:
-  --data.num-tasks 9 --clip.name-only.classes 10 --inversion.full-model.learning-rate 0.1
+  --data.tasks 9 --clip.name-only.classes 10 --inversion.full-model.learning-rate 0.1
 As published, except that names are inverted and learnt with the weights of the tasks (there
 alpha_rf 0.02, alpha_pr 0, no distillation), all in one batch, and compared in one prompt, not 18;
 in their ten passes the learning rate falls to 0, where there its schedule would have thirty.
@@ -69,11 +69,11 @@ def get_config() -> Config:
             source="tfds",
             name="cifar100",
             image_size=224,
-            num_tasks=NUM_TASKS,
+            tasks=NUM_TASKS,
             class_order=CLASS_ORDER,
             augment=AugmentConfig(crop_scale=(0.9, 1.0)),  # open_clip's, bicubic, no flip
         ),
-        model=ModelConfig(name="clip"),
+        model=ModelConfig(name="clip", weights="clip-vit-base-patch16"),
         train=TrainConfig(
             epochs=3,
             batch_size=64,
@@ -90,7 +90,6 @@ def get_config() -> Config:
             ft_weight=0.001,
         ),
         clip=ClipConfig(
-            weights="clip-vit-base-patch16",
             variant="corrected",
             templates=("a bad photo of a {}.",),
             name_only=NameOnlyConfig(

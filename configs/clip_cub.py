@@ -51,11 +51,11 @@ def get_config() -> Config:
             source="tfds",
             name="cub200_2011",
             image_size=224,
-            num_tasks=NUM_TASKS,
+            tasks=NUM_TASKS,
             class_order=CLASS_ORDER,
             augment=AugmentConfig(crop_scale=(0.9, 1.0)),  # open_clip's, bicubic, no flip
         ),
-        model=ModelConfig(name="clip"),
+        model=ModelConfig(name="clip", weights="clip-vit-base-patch16"),
         train=TrainConfig(
             epochs=10,
             batch_size=64,
@@ -72,7 +72,6 @@ def get_config() -> Config:
             ft_weight=0.1,
         ),
         clip=ClipConfig(
-            weights="clip-vit-base-patch16",
             variant="corrected",
             templates=("a bad photo of a {}.",),
         ),

@@ -26,7 +26,7 @@ configs/clip_cifar100.py; of a class up to 6 samples are made, out of 300 drawn 
 250.
 
 Open set, the last twenty classes by name only:
-  --data.num-tasks 9 --clip.name-only.classes 20 --inversion.full-model.learning-rate 0.1
+  --data.tasks 9 --clip.name-only.classes 20 --inversion.full-model.learning-rate 0.1
   --clip.templates "a bad photo of a {}."
 As published, except that names are inverted and learnt with the weights of the tasks (there
 alpha_rf 0.02, alpha_pr 0, lambda_hkd 0.05), all in one batch, and compared in one prompt, not 7; in
@@ -70,12 +70,12 @@ def get_config() -> Config:
             source="tfds",
             name="imagenet_r",
             image_size=224,
-            num_tasks=NUM_TASKS,
+            tasks=NUM_TASKS,
             class_order=CLASS_ORDER,
             test_fraction=0.2,
             augment=AugmentConfig(crop_scale=(0.9, 1.0)),  # open_clip's, bicubic, no flip
         ),
-        model=ModelConfig(name="clip"),
+        model=ModelConfig(name="clip", weights="clip-vit-base-patch16"),
         train=TrainConfig(
             epochs=3,
             batch_size=64,
@@ -92,7 +92,6 @@ def get_config() -> Config:
             ft_weight=0.001,
         ),
         clip=ClipConfig(
-            weights="clip-vit-base-patch16",
             variant="corrected",
             templates=("itap of a {}.",),
             name_only=NameOnlyConfig(

@@ -22,9 +22,7 @@ def get_config() -> Config:
     """See the module's first lines."""
     return Config(
         workdir="runs/clip_tiny",
-        data=DataConfig(
-            source="coloured_digits", num_tasks=4, augment=AugmentConfig(crop_padding=2)
-        ),
+        data=DataConfig(source="coloured_digits", tasks=4, augment=AugmentConfig(crop_padding=2)),
         model=ModelConfig(name="clip"),
         train=TrainConfig(
             epochs=30, optimiser="adamw", learning_rate=1e-3, weight_decay=0.0, warmup_steps=10

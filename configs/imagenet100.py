@@ -42,7 +42,7 @@ def get_config() -> Config:
             source="tfds",
             name="imagenet100",
             image_size=224,
-            num_tasks=10,
+            tasks=10,
             mean=(0.485, 0.456, 0.406),
             std=(0.229, 0.224, 0.225),
             augment=AugmentConfig(crop_padding=28, flip=True),

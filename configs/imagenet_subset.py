@@ -40,7 +40,7 @@ def get_config() -> Config:
         job="invert",
         method="deep_inversion",
         workdir="runs/imagenet_subset",
-        data=DataConfig(image_size=128, num_tasks=1),
+        data=DataConfig(image_size=128, tasks=1),
         model=ModelConfig(name="efficientnet_lite0", width=32, weights="imagenet"),
         train=TrainConfig(
             epochs=1, batch_size=64, replay_batch_size=32, learning_rate=0.01, weight_decay=1e-4

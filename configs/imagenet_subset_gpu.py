@@ -27,7 +27,7 @@ def get_config() -> Config:
         job="invert",
         method="deep_inversion",
         workdir="runs/imagenet_subset_gpu",
-        data=DataConfig(image_size=224, num_tasks=1),
+        data=DataConfig(image_size=224, tasks=1),
         model=ModelConfig(name="efficientnet_lite0", width=32, weights="imagenet"),
         train=TrainConfig(
             epochs=10, batch_size=64, replay_batch_size=64, learning_rate=0.01, weight_decay=1e-4

@@ -23,7 +23,7 @@ def get_config() -> Config:
         job="distill",
         method="cmi",
         workdir="runs/mnist_distill",
-        data=DataConfig(num_tasks=1, augment=AugmentConfig(crop_padding=4)),
+        data=DataConfig(tasks=1, augment=AugmentConfig(crop_padding=4)),
         model=ModelConfig(width=8),
         train=TrainConfig(epochs=10),
         deep_inversion=DeepInversionConfig(

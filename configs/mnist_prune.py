@@ -21,7 +21,7 @@ def get_config() -> Config:
         job="prune",
         method="deep_inversion",
         workdir="runs/mnist_prune",
-        data=DataConfig(num_tasks=1, augment=AugmentConfig(crop_padding=4)),
+        data=DataConfig(tasks=1, augment=AugmentConfig(crop_padding=4)),
         model=ModelConfig(width=8),
         train=TrainConfig(epochs=10),
         deep_inversion=DeepInversionConfig(

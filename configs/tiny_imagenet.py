@@ -12,8 +12,8 @@ Class order: the released code's numbers are line numbers of the archive's wnids
 are numbered otherwise, as by sorted wnid, the tasks hold other classes than the published ones.
 
 Other splits, as published:
-  5 tasks   --data.num-tasks 5 --inversion.base-images 6000 --inversion.images-per-task 5000
-  20 tasks  --data.num-tasks 20 --losses.ft-weight 1.0
+  5 tasks   --data.tasks 5 --inversion.base-images 6000 --inversion.images-per-task 5000
+  20 tasks  --data.tasks 20 --losses.ft-weight 1.0
             --inversion.base-images 2000 --inversion.images-per-task 1000
 
 Expected result: not measured here. Published last accuracy of PMI + CFS, in percent, for 5, 10, 20
@@ -56,7 +56,7 @@ def get_config() -> Config:
         data=DataConfig(
             source="tfds",
             name="tiny_imagenet",
-            num_tasks=10,
+            tasks=10,
             class_order=CLASS_ORDER,
             mean=(0.4803, 0.4481, 0.3976),
             std=(0.2764, 0.2688, 0.2816),

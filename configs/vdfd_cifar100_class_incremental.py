@@ -32,7 +32,7 @@ def get_config() -> Config:
         data=DataConfig(
             source="tfds",
             name="cifar100",
-            num_tasks=10,
+            tasks=10,
             class_order=tuple(range(100)),
             mean=(0.507, 0.487, 0.441),
             std=(0.267, 0.256, 0.276),

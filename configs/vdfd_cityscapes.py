@@ -3,8 +3,8 @@
   python launch/run.py --config configs/vdfd_cityscapes.py --data.path DATA
 
 DATA holds leftImg8bit/ and gtFine/, as they come. All 19 classes are labelled in every task, and a
-fifth of every city is held out for testing. With --data.num-tasks 11 the setting is the published
-11-1, with --data.first-task-classes 1 --data.num-tasks 21 it is 1-1.
+fifth of every city is held out for testing. With --data.tasks 11 1 1 1 1 1 1 1 1 1 1 the setting is
+the published 11-1, with --data.tasks 21 it is 1-1.
 
 Rates, batch, epochs and the weight of the penalty are the published ones (Li et al., TPAMI 2023);
 the code was never released, and these things differ or are our reading of it:
@@ -33,8 +33,7 @@ def get_config() -> Config:
             source="cityscapes",
             scene_tasks="domains",
             scene_size=(256, 512),
-            first_task_classes=11,
-            num_tasks=3,
+            tasks=(11, 5, 5),
             mean=(0.485, 0.456, 0.406),
             std=(0.229, 0.224, 0.225),
             augment=AugmentConfig(crop_padding=32, flip=True),

@@ -11,9 +11,9 @@ Results over seeds: docs/results.md.
   python launch/run.py --config configs/vdfd_digit_scenes.py --data.scene-tasks domains
 
 instead changes the grounds under the digits (black, white, noise, stripes), all digits labelled
-in all tasks, as Cityscapes changes cities; it needs --data.num-tasks 4 --data.first-task-classes 1,
-or --data.num-tasks 3 --data.first-task-classes 2 --data.class-order 0 2 3 1 for black and noise,
-then stripes, then white.
+in all tasks, as Cityscapes changes cities; it needs --data.tasks 4, or
+--data.tasks 2 1 1 --data.class-order black noise stripes white for black and noise, then stripes,
+then white.
 """
 
 from jaxpmi.config import AugmentConfig
@@ -35,8 +35,7 @@ def get_config() -> Config:
             scene_size=(32, 32),
             num_scenes=1500,
             num_classes=6,
-            first_task_classes=4,
-            num_tasks=3,
+            tasks=(4, 1, 1),
             augment=AugmentConfig(crop_padding=2),
         ),
         model=ModelConfig(name="encoder_decoder", width=16),

@@ -29,7 +29,7 @@ def get_config() -> Config:
         data=DataConfig(
             source="tfds",
             name="tiny_imagenet",
-            num_tasks=25,
+            tasks=25,
             class_order=tuple(range(200)),
             mean=(0.485, 0.456, 0.406),
             std=(0.229, 0.224, 0.225),

@@ -6,7 +6,7 @@ VOC2012 holds JPEGImages/, SegmentationClass/ and ImageSets/, as they come; with
 SegmentationClassAug/ and ImageSets/Segmentation/trainaug.txt there are 10,582 training images
 instead of 1,464. In the scenes of a task whatever is of another class, old or future, is labelled
 background (the overlapped 15-1 protocol of MiB and PLOP); 19-1 is the setting with
---data.first-task-classes 19 --data.num-tasks 2 instead.
+--data.tasks 19 1 instead.
 
 VDFD was not published on it. Batch, epochs, schedule and decay are those of MiB and PLOP, the
 penalty's weight that of VDFD's Cityscapes; what is kept is that of configs/vdfd_digit_scenes.py,
@@ -33,8 +33,7 @@ def get_config() -> Config:
             source="voc",
             scene_size=(256, 256),
             class_order=tuple(range(20)),
-            first_task_classes=15,
-            num_tasks=6,
+            tasks=(15, 1, 1, 1, 1, 1),
             mean=(0.485, 0.456, 0.406),
             std=(0.229, 0.224, 0.225),
             augment=AugmentConfig(crop_padding=32, flip=True),

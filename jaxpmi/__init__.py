@@ -33,6 +33,8 @@ from jaxpmi.config import PruneConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.config import VdfdConfig
 from jaxpmi.config.load import load_config
+from jaxpmi.data import DataFacts
+from jaxpmi.data import describe_source
 from jaxpmi.data import imagenet_class_names
 from jaxpmi.data import open_source
 from jaxpmi.features.cfs import CfsModel
@@ -117,6 +119,7 @@ __all__ = [
     "CmiConfig",
     "Config",
     "DataConfig",
+    "DataFacts",
     "DeepInversionConfig",
     "DistillConfig",
     "FullModelConfig",
@@ -155,6 +158,7 @@ __all__ = [
     "count_multiply_adds",
     "deep_inversion",
     "denormalise",
+    "describe_source",
     "distill",
     "distill_steps",
     "draw_features",

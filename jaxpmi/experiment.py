@@ -10,11 +10,13 @@ from jaxpmi.continual.clip.start import PRETRAINED
 from jaxpmi.continual.loop import CLASS_INCREMENTAL
 from jaxpmi.continual.loop import CLIP
 from jaxpmi.continual.loop import SEGMENTATION
+from jaxpmi.data import describe_source
 from jaxpmi.jobs.distill import DISTILL
 from jaxpmi.jobs.invert import INVERT
 from jaxpmi.jobs.prune import PRUNE
 from jaxpmi.runs.phases import System
 from jaxpmi.runs.session import Session
+from jaxpmi.runs.session import check_workdir
 from jaxpmi.runs.session import finished_summary
 from jaxpmi.sharding import make_mesh
 
@@ -29,14 +31,34 @@ def run(config: Config) -> dict[str, Any]:
       NonFiniteLossError: where a loss became NaN or infinite.
     """
     validate(config, make_mesh().size)
-    summary = finished_summary(config)
+    check_workdir(config)  # before the data are looked at, which may take minutes
+    system = _system(config)
+    inputs, data = _open_inputs(config, system)
+    summary = finished_summary(config, data)
     if summary is not None:
         return summary
-    system = _system(config)
     if system is CLIP and config.model.weights is None:
         if not (Path(config.workdir) / PRETRAINED).is_file():
             print("training a small CLIP, about a minute ...", flush=True)
-    return Session(config, system).finish()
+    return Session(config, system, inputs, data).finish()
+
+
+def _open_inputs(config: Config, system: System) -> tuple[Any, dict[str, Any] | None]:
+    """Opens data sets and weights, says what was read, and returns both.
+
+    Of a finished run whose data are no longer there only the summary is left: None twice.
+    """
+    try:
+        inputs = system.open_inputs(config)
+    except FileNotFoundError as error:
+        if not (Path(config.workdir) / "summary.json").is_file():
+            raise
+        print(f"the data could not be compared with those of the run: {error}", flush=True)
+        return None, None
+    facts = {name: describe_source(source) for name, source in inputs.sources.items()}
+    for name, of in facts.items():
+        print("\n".join(f"{name.replace('_', ' ')}: {line}" for line in of.lines()), flush=True)
+    return inputs, {name: of.to_dict() for name, of in facts.items()}
 
 
 def _system(config: Config) -> System:

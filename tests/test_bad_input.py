@@ -29,7 +29,7 @@ def get_config():
     return Config(
         method="finetune",
         workdir="{workdir}",
-        data=DataConfig(source="npz", path="{data}", num_tasks=2),
+        data=DataConfig(source="npz", path="{data}", tasks=2),
         model=ModelConfig(name="resnet_small", width=4),
         train=TrainConfig(batch_size=8, replay_batch_size=8, epochs=1),
     )
@@ -111,16 +111,19 @@ COMMANDS = [
         "CONFIG --method vdfd --model.name clip",
         "method='vdfd' is not made for model.name='clip'; use one of joint, finetune, pmi.",
     ),
-    ("CONFIG --model.name vgg", "model.name='vgg' is unknown; use one of resnet_small"),
+    ("CONFIG --model.name zzz", "model.name='zzz' is unknown; use one of resnet_small"),
     ("CONFIG --method pmi --inversion.targets label", "inversion.targets='label' has no target"),
     ("CONFIG --data.source embedded", "is not read by data.source='embedded'"),
     ("CONFIG --data.source folder --data.path None", "data.source='folder' needs data.path"),
     ("CONFIG --data.class-order 0 1 1 2", "data.class_order names class 1 more than once"),
     ("CONFIG --data.class-order 0 1 2", "class_order lacks 3; it must hold each of 0..3 once"),
     ("CONFIG --data.class-order 0 1 2 3 4", "class_order has the unknown class(es) 4"),
-    ("CONFIG --data.num-tasks 3", "4 classes cannot be split into 3 tasks"),
-    ("CONFIG --data.num-tasks 4", "4 classes cannot be split into 4 tasks of equal size and at"),
-    ("CONFIG --data.first-task-classes 3", "choose another first_task_classes"),
+    ("CONFIG --data.tasks 3", "4 classes cannot be split into 3 tasks"),
+    ("CONFIG --data.tasks 4", "4 classes cannot be split into 4 tasks of equal size and at"),
+    ("CONFIG --data.tasks 3 2", "data.tasks=(3, 2) is of 5 classes, but there are 4; give sizes"),
+    ("CONFIG --data.tasks 3 1", "gives task 2 1 of the classes; expected 2 or more, as one class"),
+    ("CONFIG --data.tasks", "data.tasks=() has no task; give the number of tasks, or of the"),
+    ("CONFIG --data.class-order 0 1 2 cat", "names 'cat', which is none of the 4 classes ('0',"),
     ("CONFIG --data.num-classes 9", "num_classes=9 does not fit data set 'data'"),
     ("CONFIG --data.augment.crop-scale 1 0.9", "crop_scale=(1.0, 0.9) must ascend; give the"),
     (
@@ -192,7 +195,7 @@ NPZ_FILES = [
     (lambda path: path.write_bytes(b"hello"), "cannot be read as a .npz"),
     (lambda path: path.write_bytes(b""), "cannot be read as a .npz"),
     (lambda path: path.write_bytes(npy_bytes(X)), "is not a .npz file"),
-    (lambda path: np.savez(path, images=X), "lacks the array(s) x, y (it holds ['images'])"),
+    (lambda path: np.savez(path, images=X), "lacks the array(s) x, y (it holds 'images')"),
     (save_with(x=X / np.float32(255)), "x in"),
     (save_with(x=np.where(X > 9, X, np.nan)), "is float64 with NaN values; expected uint8"),
     (save_with(x=X.astype(np.int16) - 300), "is int16; expected uint8 pixels 0..255"),
@@ -259,7 +262,7 @@ from jaxpmi.config import *
 def get_config():
     return Config(
         workdir="{folder}/run",
-        data=DataConfig(source="npz", path="{folder}/data.npz", num_tasks=2),
+        data=DataConfig(source="npz", path="{folder}/data.npz", tasks=2),
         model=ModelConfig(name="clip", weights="{weights}"), train=TrainConfig(optimiser="adamw"),
     )
 """

@@ -105,7 +105,7 @@ def small_config(path, folder, *options):
     """A config in small, on data of noise."""
     num_classes, *image_shape = SHAPES[path.stem]
     write_data(folder / "data.npz", num_classes, *image_shape)
-    tasks = ["--data.num-tasks", str(num_classes // CLASSES)]
+    tasks = ["--data.tasks", str(num_classes // CLASSES)]
     config = load_config(path, [*SMALL, "--data.path", str(folder / "data.npz"), *tasks, *options])
     validate(config)
     return config, tuple(image_shape)
@@ -131,7 +131,7 @@ def test_two_steps_and_one_record_of_scenes(path, monkeypatch):
         monkeypatch.setattr(digit_scenes, name, value)
     small = """--data.source digit_scenes --data.path None --data.mean None --data.std None
       --data.scene-size 16 16 --data.num-scenes 8 --data.num-classes 10 --data.class-order None
-      --data.first-task-classes None --data.num-tasks 2 --model.width 2 --train.epochs 2
+      --data.tasks 2 --model.width 2 --train.epochs 2
       --train.batch-size 8"""
     config = load_config(path, small.split())
     validate(config)

@@ -12,7 +12,7 @@ import jaxpmi
 PATH = Path(__file__).parents[1] / "launch/colab_tpu.ipynb"
 
 # The main job with less of everything; the notebook takes its options from the environment.
-LESS = """--data.num-classes 4 --data.num-tasks 2 --data.image-size 14 --model.width 4
+LESS = """--data.num-classes 4 --data.tasks 2 --data.image-size 14 --model.width 4
   --train.epochs 1 --cfs.num-epochs 1 --inversion.batch-size 48
   --inversion.images-per-task 48
   --inversion.full-model.num-steps 4"""

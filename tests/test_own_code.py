@@ -124,7 +124,7 @@ def test_ways_to_make_images_of_ones_own_teach_a_student(tiny, tmp_path):
         tmp_path,
         "own_code:grey",
         job="distill",
-        data__num_tasks=1,
+        data__tasks=1,
         deep_inversion=DeepInversionConfig(batch_size=tiny_run.BATCH),
         distill=DistillConfig(
             student=ModelConfig(name="tiny", width=2), rounds=2, steps_per_round=2,
@@ -142,7 +142,7 @@ def test_a_job_takes_a_network_as_it_is_and_its_file_is_read(tiny, tmp_path):
         tmp_path,
         "deep_inversion",
         job="invert",
-        data__num_tasks=1,
+        data__tasks=1,
         model=ModelConfig(weights="own_code:six_classes"),
         deep_inversion=DeepInversionConfig(batch_size=tiny_run.BATCH, stage_steps=(2,)),
     )
@@ -183,7 +183,7 @@ def test_factories_that_return_no_network(tiny, tmp_path, factory, message):
 
 def test_a_network_of_other_classes_is_refused(tiny, tmp_path):
     config = tiny_run.tiny_config(
-        tmp_path, "deep_inversion", job="prune", data__num_tasks=1,
+        tmp_path, "deep_inversion", job="prune", data__tasks=1,
         data__num_classes=4, model=ModelConfig(weights="own_code:six_classes"),
     )  # fmt: skip
     with pytest.raises(ValueError, match=r"model.weights is a network of .* and 6 classes, but"):

@@ -22,7 +22,7 @@ PAGES = {
 MAX_README_LINES = 150
 
 # A page's run is the whole job of minutes; here it is the same calls with less of everything.
-LESS = """--train.epochs 1 --data.num-classes 4 --data.num-tasks 2 --cfs.num-epochs 1
+LESS = """--train.epochs 1 --data.num-classes 4 --data.tasks 2 --cfs.num-epochs 1
   --inversion.batch-size 16 --inversion.images-per-task 16
   --inversion.full-model.num-steps 2""".split()
 

@@ -73,7 +73,7 @@ def tiny_config(folder, method="pmi", **changes):
     config = Config(
         method=method,
         workdir=str(folder / "run"),
-        data=DataConfig(source="npz", path=str(path), num_tasks=NUM_TASKS),
+        data=DataConfig(source="npz", path=str(path), tasks=NUM_TASKS),
         model=ModelConfig(name="tiny", width=4),
         train=TrainConfig(batch_size=BATCH, replay_batch_size=BATCH, epochs=1),
         cfs=CfsConfig(num_epochs=1, num_rounds=4),

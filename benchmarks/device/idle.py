@@ -44,7 +44,7 @@ def measure(
       overrides: of the config.
     """
     config = load_config(str(CONFIGS / "mnist.py"), list(overrides))
-    run, state = CLASS_INCREMENTAL.begin(config)
+    run, state = CLASS_INCREMENTAL.begin(config, CLASS_INCREMENTAL.open_inputs(config))
     for task in (0, 1):
         for index, (name, phase) in enumerate(CLASS_INCREMENTAL.begin_task(run, task)):
             position = {"task": task, "phase": index, "step": 0}

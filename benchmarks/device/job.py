@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # What a rehearsal makes of it: two tasks of two classes, hardly trained.
 QUICK = (
-    "--data.num-classes 4 --data.num-tasks 2 --train.epochs 1 --inversion.images-per-task 16 "
+    "--data.num-classes 4 --data.tasks 2 --train.epochs 1 --inversion.images-per-task 16 "
     "--inversion.batch-size 16 --train.batch-size 16 --train.replay-batch-size 16 "
     "--inversion.full-model.num-steps 2 --cfs.num-epochs 1"
 ).split()

@@ -16,6 +16,11 @@ NOT_FOR_SCENES = {  # field -> the value that asks for nothing
     "rgb": False,
     "num_classes": None,
     "class_names": None,
+    "ground": 255,
+}
+ONLY_FOR = {  # field -> the value that asks for nothing, and the sources that read it
+    "features": (None, ("tfds",)),
+    "ground": (255, ("folder", "tfds")),
 }
 
 
@@ -33,16 +38,26 @@ def check_data(data: DataConfig) -> None:
         )
     if data.source in SCENE_KINDS:
         _check_scenes(data)
-    elif data.first_task_classes == 1:
+    for name, (default, sources) in ONLY_FOR.items():
+        if getattr(data, name) != default and data.source not in sources:
+            raise ValueError(
+                f"data.{name}={getattr(data, name)!r} is not read by data.source='{data.source}', "
+                f"but by {' and '.join(map(repr, sources))}; set it to {default}."
+            )
+    if data.source not in SCENE_KINDS and isinstance(data.tasks, tuple) and data.tasks[:1] == (1,):
         raise ValueError(
-            "data.first_task_classes=1 is out of range; expected 2 or more, as one class of images "
-            "alone cannot be told from anything."
+            f"data.tasks={data.tasks} begins with 1 class, which alone cannot be told from "
+            "anything; give the first task 2 or more."
+        )
+    if data.tasks == ():
+        raise ValueError(
+            "data.tasks=() has no task; give the number of tasks, or of the classes of each."
         )
     order = data.class_order or ()
-    twice = sorted({label for label in order if order.count(label) > 1})
+    twice = [label for label in order if order.count(label) > 1]
     if twice:
         raise ValueError(
-            f"data.class_order names class {twice[0]} more than once; every class may come once."
+            f"data.class_order names class {twice[0]!r} more than once; every class may come once."
         )
     check_areas("data.augment.crop_scale", data.augment.crop_scale)
     if (data.mean is None) != (data.std is None):

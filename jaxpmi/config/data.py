@@ -4,12 +4,14 @@ import dataclasses
 from typing import Annotated
 from typing import Literal
 
+from jaxpmi.config.places import PLACE
 from jaxpmi.config.ranges import AtLeast
 from jaxpmi.config.ranges import Fraction
 from jaxpmi.config.ranges import NonNegative
 from jaxpmi.config.ranges import OpenFraction
 from jaxpmi.config.ranges import Positive
 from jaxpmi.config.ranges import PositiveFraction
+from jaxpmi.config.ranges import Range
 from jaxpmi.config.settings import Settings
 
 DataSource = Literal[
@@ -53,17 +55,20 @@ class DataConfig(Settings):
         images with a class per pixel, of several embedded digits), voc (PASCAL VOC 2012) or
         cityscapes (street scenes of 21 cities).
       name: tfds only: data-set name, e.g. cifar100.
+      features: tfds only: the names of its image and of its label; None: those that it declares, or
+        the only ones of their kind.
       path: of the file (npz) or folder (folder, tfds, voc, cityscapes).
       image_size: resize to image_size x image_size pixels; None: as stored.
       rgb: three equal channels instead of one, where images are grey.
+      ground: grey value that transparent pixels are laid over; 255: white.
       num_classes: use only the first num_classes labels, of scenes that of digit_scenes alone;
         None: all.
-      num_tasks: tasks the classes (or the domains of scenes) are split into.
-      first_task_classes: classes (or domains) of a larger first task; None: equal tasks.
+      tasks: how many tasks of equal size; or the number of classes (domains of scenes) of each.
       class_names: text file of one name per line, or of lines such as "n01443537 goldfish"; None:
         the data set's own names, with spaces for underscores.
-      class_order: explicit class (or domain) order; None: drawn from the seed, of domains as they
-        come; of scenes' classes 0 is the first after the background.
+      class_order: all classes (or domains) in the order of learning, by number or by name; None:
+        drawn from the seed, of domains as they come; of scenes' classes 0 is the first after the
+        background.
       test_fraction: held out per class (city) where the source has no test split.
       mean: per channel, of pixels in [0, 1]; None: of task 0.
       std: per channel, of pixels in [0, 1]; None: of task 0.
@@ -75,14 +80,15 @@ class DataConfig(Settings):
 
     source: DataSource = "embedded"
     name: str = "mnist5k"
-    path: str | None = None
+    features: tuple[str, str] | None = None
+    path: Annotated[str | None, PLACE] = None
     image_size: Annotated[int | None, AtLeast(1)] = None
     rgb: bool = False
+    ground: Annotated[int, Range(0, 255)] = 255
     num_classes: Annotated[int | None, AtLeast(2)] = None
-    num_tasks: Annotated[int, AtLeast(1)] = 5
-    first_task_classes: Annotated[int | None, AtLeast(1)] = None
-    class_names: str | None = None
-    class_order: Annotated[tuple[int, ...] | None, NonNegative] = None
+    tasks: Annotated[int | tuple[int, ...], AtLeast(1)] = 5
+    class_names: Annotated[str | None, PLACE] = None
+    class_order: Annotated[tuple[int | str, ...] | None, NonNegative] = None
     test_fraction: Annotated[float, OpenFraction] = 0.2
     mean: Annotated[tuple[float, ...] | None, Fraction] = None
     std: Annotated[tuple[float, ...] | None, Positive] = None

@@ -14,6 +14,7 @@ from jaxpmi.config.inversion import InversionConfig
 from jaxpmi.config.jobs import DistillConfig
 from jaxpmi.config.jobs import InvertConfig
 from jaxpmi.config.jobs import PruneConfig
+from jaxpmi.config.places import PLACE
 from jaxpmi.config.ranges import AtLeast
 from jaxpmi.config.ranges import Range
 from jaxpmi.config.settings import Settings
@@ -54,7 +55,7 @@ class Config(Settings):
     job: Literal["continual", "distill", "prune", "invert"] = "continual"
     method: str = "pmi"
     seed: Annotated[int, Range(0, 2**32 - 1)] = 0
-    workdir: str = "runs/default"
+    workdir: Annotated[str, PLACE] = "runs/default"
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()

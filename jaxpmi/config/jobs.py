@@ -5,6 +5,7 @@ from typing import Annotated
 from typing import Literal
 
 from jaxpmi.config.data import AugmentConfig
+from jaxpmi.config.places import PLACE
 from jaxpmi.config.ranges import AtLeast
 from jaxpmi.config.ranges import NonNegative
 from jaxpmi.config.ranges import OpenFraction
@@ -83,5 +84,5 @@ class InvertConfig(Settings):
     images_per_class: Annotated[int, AtLeast(1)] = 4
     learn_data: bool = False
     test_name: str | None = None
-    test_path: str | None = None
+    test_path: Annotated[str | None, PLACE] = None
     trainable: Literal["all", "last_block", "head"] = "all"

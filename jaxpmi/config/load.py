@@ -19,8 +19,10 @@ from jaxpmi.config.settings import describe
 from jaxpmi.config.settings import leaves
 from jaxpmi.config.settings import unfinished
 
-# Fields that may change between two runs in one workdir: none of them changes a result.
+# Fields that may change between two runs in one workdir: none of them changes a result. Where the
+# data lie is one: what they are is compared by itself.
 MAY_DIFFER = ("workdir", "save_images", "checkpoint_every")
+MAY_DIFFER += ("data.path", "data.class_names", "invert.test_path")
 
 ABSENT = "(absent)"  # stands for a field that one of two configs does not have
 

@@ -15,6 +15,8 @@ from typing import Any
 from typing import Literal
 from typing import NamedTuple
 
+from jaxpmi.config.places import Place
+from jaxpmi.config.places import expand
 from jaxpmi.config.ranges import Range
 
 _unfinished = contextvars.ContextVar("unfinished", default=False)
@@ -24,7 +26,8 @@ class Settings:
     """Base of a frozen dataclass whose fields are checked whenever one is made.
 
     A subclass describes its fields in a section `Attributes:` of its docstring, and gives numbers
-    a marker of `jaxpmi.config.ranges`; the docstring is completed with these ranges.
+    a marker of `jaxpmi.config.ranges`; the docstring is completed with these ranges. Fields with
+    the marker of `jaxpmi.config.places` are paths, in which `~` is expanded.
     """
 
     def __init_subclass__(cls, **arguments: Any):
@@ -33,6 +36,10 @@ class Settings:
             cls.__doc__ = _with_ranges(cls)
 
     def __post_init__(self):
+        for name in _places(type(self)):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                object.__setattr__(self, name, expand(value))  # frozen, but only now made
         if not _unfinished.get():
             check_fields(self, f"{type(self).__name__}.")
 
@@ -73,6 +80,14 @@ def annotations(owner: type) -> dict[str, tuple[Any, Range | None]]:
         markers = [m for m in hint.__metadata__ if isinstance(m, Range)] if marked else []
         found[name] = (hint.__origin__ if marked else hint, markers[0] if markers else None)
     return found
+
+
+@functools.cache
+def _places(owner: type) -> tuple[str, ...]:
+    """Returns the fields that are paths."""
+    hints = typing.get_type_hints(owner, include_extras=True)
+    markers = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
+    return tuple(name for name, of in markers.items() if any(isinstance(m, Place) for m in of))
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Annotated
 from typing import Literal
 
+from jaxpmi.config.places import PLACE
 from jaxpmi.config.ranges import AtLeast
 from jaxpmi.config.ranges import FractionBelowOne
 from jaxpmi.config.ranges import NonNegative
@@ -29,7 +30,7 @@ class ModelConfig(Settings):
 
     name: str = "resnet_small"
     width: Annotated[int, AtLeast(1)] = 8
-    weights: str | None = None
+    weights: Annotated[str | None, PLACE] = None
 
 
 @dataclasses.dataclass(frozen=True)

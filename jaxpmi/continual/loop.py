@@ -12,6 +12,7 @@ from jaxpmi.continual import segmentation
 from jaxpmi.continual import task as tasks
 from jaxpmi.continual.clip import task as clip_task
 from jaxpmi.continual.clip.start import initial_clip_state
+from jaxpmi.continual.clip.start import open_clip_data
 from jaxpmi.continual.clip.start import open_clip_run
 from jaxpmi.continual.clip.state import ClipRun
 from jaxpmi.continual.clip.state import ClipState
@@ -19,10 +20,12 @@ from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import class_masks
 from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.samples import evenly_spaced
+from jaxpmi.continual.start import Inputs
 from jaxpmi.continual.start import blocks_of
 from jaxpmi.continual.start import fresh_auxiliary
 from jaxpmi.continual.start import fresh_network
 from jaxpmi.continual.start import initial_state
+from jaxpmi.continual.start import open_images
 from jaxpmi.continual.start import open_run
 from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.summary import summarise_clip_run
@@ -147,13 +150,13 @@ def _plot(summary, name, path, *, measure):
     write_accuracy_plot(path, matrix, title, measure=measure)
 
 
-def _begin_run(config: Config) -> tuple[Run, ContinualState]:
-    run, order = open_run(config)
+def _begin_run(config: Config, inputs: Inputs) -> tuple[Run, ContinualState]:
+    run, order = open_run(config, inputs)
     return run, initial_state(run, order)
 
 
-def _begin_clip_run(config: Config) -> tuple[ClipRun, ClipState]:
-    run, order = open_clip_run(config)
+def _begin_clip_run(config: Config, inputs: Inputs) -> tuple[ClipRun, ClipState]:
+    run, order = open_clip_run(config, inputs)
     return run, initial_clip_state(run, order)
 
 
@@ -172,12 +175,13 @@ def _num_tasks(run: Run) -> int:
 
 
 CLASS_INCREMENTAL = System(
-    _begin_run, _num_tasks, _begin_task, draw_replay, summarise_run, plot_accuracy
+    open_images, _begin_run, _num_tasks, _begin_task, draw_replay, summarise_run, plot_accuracy
 )
 SEGMENTATION = System(
-    segmentation.begin_segmentation, _num_tasks, _begin_task, draw_scenes,
-    segmentation.summarise_segmentation, plot_mious,
+    segmentation.open_scene_data, segmentation.begin_segmentation, _num_tasks, _begin_task,
+    draw_scenes, segmentation.summarise_segmentation, plot_mious,
 )  # fmt: skip
 CLIP = System(
-    _begin_clip_run, _num_tasks, _begin_clip_task, draw_replay, summarise_clip_run, plot_accuracy
-)
+    open_clip_data, _begin_clip_run, _num_tasks, _begin_clip_task,
+    draw_replay, summarise_clip_run, plot_accuracy,
+)  # fmt: skip

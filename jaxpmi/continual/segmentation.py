@@ -23,6 +23,7 @@ from jaxpmi.continual.run import class_masks
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.samples import padded_batches
 from jaxpmi.continual.samples import scene_samples
+from jaxpmi.continual.start import Inputs
 from jaxpmi.continual.start import initial_state
 from jaxpmi.continual.start import make_run
 from jaxpmi.continual.start import with_given_network
@@ -41,10 +42,10 @@ from jaxpmi.sharding import shard_batch
 from jaxpmi.types import IGNORED_LABEL
 
 
-def begin_segmentation(config: Config) -> tuple[Run, ContinualState]:
-    """Opens the scenes, builds or reads the model and fills the first state."""
-    config, given = with_given_network(config)
-    source = open_scenes(config.data)
+def begin_segmentation(config: Config, inputs: Inputs | None = None) -> tuple[Run, ContinualState]:
+    """Builds the model and fills the first state, on what was read (None: it is read here)."""
+    config, sources, given = inputs or open_scene_data(config)
+    source = sources["data"]
     tasks = scene_tasks(config.data, source, config.seed)
     order = tuple(entry for task in tasks for entry in task)
     allow_past = find_method(config.method).all_data
@@ -57,6 +58,12 @@ def begin_segmentation(config: Config) -> tuple[Run, ContinualState]:
     unmeasured = jnp.full((stream.num_tasks, stream.num_classes), jnp.nan)
     state = initial_state(run, order)
     return run, state.replace(class_iou=replicate(unmeasured, run.mesh))
+
+
+def open_scene_data(config: Config) -> Inputs:
+    """Reads a given network, and opens the scenes of a run."""
+    config, given = with_given_network(config)
+    return Inputs(config, {"data": open_scenes(config.data)}, given)
 
 
 @jax.jit

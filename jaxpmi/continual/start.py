@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jaxpmi.blocks.blockwise import block_input_shapes
 from jaxpmi.config import SCENE_KINDS
 from jaxpmi.config import Config
 from jaxpmi.config import ModelConfig
+from jaxpmi.continual.learners import Method
 from jaxpmi.continual.learners import find_method
 from jaxpmi.continual.losses import init_angle_projections
 from jaxpmi.continual.run import Run
@@ -46,22 +48,40 @@ HEAD_STD = 0.001  # of the classifier's initial weights, as in R-DFCIL and PMI; 
 # PyTorch's default, for the smaller one leaves the backbone without a gradient
 
 
-def open_run(config: Config) -> tuple[Run, tuple[int, ...]]:
-    """Opens the data set, reads a given network; also returns the class order."""
+class Inputs(NamedTuple):
+    """What a run begins with; of the data sets no pixels are read yet.
+
+    Attributes:
+      config: the settings; with a given network `model` says what that is built by, and images are
+        as it takes them where nothing else is set: of its size, and in colour if it sees colours.
+      sources: the data sets, by what summary.json calls them.
+      given: the trained network that `model.weights` names, if any.
+    """
+
+    config: Config
+    sources: dict[str, Any]
+    given: SavedNetwork | None
+
+
+def open_images(config: Config) -> Inputs:
+    """Reads a given network, and opens the data set of a run."""
     config, given = with_given_network(config)
-    source = open_source(config.data)
-    order = class_order(config.data, source.num_classes, config.seed)
-    tasks = split_tasks(order, config.data.num_tasks, config.data.first_task_classes)
-    stream = TaskStream(source, tasks, allow_past=find_method(config.method).all_data)
+    return Inputs(config, {"data": open_source(config.data)}, given)
+
+
+def open_run(config: Config, inputs: Inputs | None = None) -> tuple[Run, tuple[int, ...]]:
+    """A run on what was read (None: it is read here); also returns the class order."""
+    config, sources, given = inputs or open_images(config)
+    source = sources["data"]
+    order = class_order(config.data, source.class_names, config.seed)
+    method = find_method(config.method)
+    tasks = split_tasks(order, config.data.tasks, least_later=least_classes(method))
+    stream = TaskStream(source, tasks, allow_past=method.all_data)
     return make_run(config, stream, given), order
 
 
 def with_given_network(config: Config) -> tuple[Config, SavedNetwork | None]:
-    """Reads the network that `model.weights` names, if any.
-
-    Also returns the config in which `model` says what it is built by, and images are as it takes
-    them where nothing else is set: of its size, and in colour if it sees colours.
-    """
+    """Reads the network that `model.weights` names, if any; see `Inputs`."""
     given = given_network(config.model, config.data, "model")
     if given is None:
         return config, None
@@ -70,6 +90,11 @@ def with_given_network(config: Config) -> tuple[Config, SavedNetwork | None]:
     if data.image_size is None and height == width and data.source not in SCENE_KINDS:
         data = dataclasses.replace(data, image_size=height)
     return dataclasses.replace(config, model=given.config, data=data), given
+
+
+def least_classes(method: Method) -> int:
+    """The fewest classes of a later task: one alone is learnt beside images of older classes."""
+    return 1 if method.all_data or method.replay != "none" else 2
 
 
 def make_run(

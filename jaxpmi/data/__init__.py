@@ -4,6 +4,8 @@ from jaxpmi.data.batches import channel_moments
 from jaxpmi.data.batches import epoch_batches
 from jaxpmi.data.class_names import imagenet_class_names
 from jaxpmi.data.class_names import imagenet_labels
+from jaxpmi.data.facts import DataFacts
+from jaxpmi.data.facts import describe_source
 from jaxpmi.data.image_source import ImageSource
 from jaxpmi.data.image_source import append_classes
 from jaxpmi.data.image_source import relabel
@@ -20,6 +22,7 @@ from jaxpmi.data.stream import class_order
 from jaxpmi.data.stream import split_tasks
 
 __all__ = [
+    "DataFacts",
     "ImageSource",
     "PastDataError",
     "SceneSource",
@@ -29,6 +32,7 @@ __all__ = [
     "channel_moments",
     "class_order",
     "dataset_name",
+    "describe_source",
     "epoch_batches",
     "imagenet_class_names",
     "imagenet_labels",

@@ -78,23 +78,33 @@ def rgb_jpeg(data: bytes, where: str) -> bytes:
     image = decoding.open_image(data, where)
     if image.format == "JPEG" and image.mode in ("L", "RGB"):
         return data
-    return _encode(image.convert("RGB"), "JPEG", quality=100, subsampling=0)
+    pixels = decoding.decode_image(data, 3, None, where)
+    return _encode(_as_image(pixels), "JPEG", quality=100, subsampling=0)
 
 
 def png_or_jpeg(data: bytes, where: str) -> bytes:
-    """Returns the image as it is if it is an 8-bit png or jpeg, else encoded anew as a png."""
+    """Returns the image as it is if any reader decodes it alike, else encoded anew as a png.
+
+    That is a png or jpeg of 8 bits that stands upright and has no transparent pixel; these are
+    laid over white.
+    """
     image = decoding.open_image(data, where)
-    if image.format in ("PNG", "JPEG") and image.mode in ("L", "RGB"):
+    plain = image.mode in ("L", "RGB") and not decoding.is_transparent(image)
+    if image.format in ("PNG", "JPEG") and plain and decoding.orientation(image, where) == 1:
         return data
-    channels = 1 if image.mode in decoding.GREY_MODES else 3
+    channels = decoding.read_header(image, where).channels
     return png(decoding.decode_image(data, channels, None, where))
 
 
 def png(pixels) -> bytes:
     """Encodes u8[H, W, C] as a png."""
+    return _encode(_as_image(pixels), "PNG")
+
+
+def _as_image(pixels):
     from PIL import Image
 
-    return _encode(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels), "PNG")
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
 def _encode(image, image_format: str, **options) -> bytes:

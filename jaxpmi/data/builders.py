@@ -10,6 +10,7 @@ import re
 import tempfile
 from pathlib import Path
 
+from jaxpmi.config.places import expand
 from jaxpmi.data import folder_source
 from jaxpmi.data.archive import Examples
 from jaxpmi.data.archive import Recipe
@@ -43,7 +44,9 @@ def prepare(
     """
     if kind != "imagenet" and (val_labels or classes):
         raise ValueError(f"--val-labels and --classes are for imagenet; leave them out for {kind}.")
-    archives = [Path(archive).expanduser() for archive in archives]
+    archives = [Path(expand(str(archive))) for archive in archives]
+    val_labels = val_labels and Path(expand(str(val_labels)))
+    classes = classes and Path(expand(str(classes)))
     missing = [str(archive) for archive in archives if not archive.exists()]
     if missing:
         raise FileNotFoundError(f"archive {missing[0]} does not exist; check the path.")
@@ -68,13 +71,15 @@ def folder_recipe(archives: list[Path]) -> Recipe:
         raise ValueError(f"got {len(archives)} folders; expected one folder of class folders.")
     root = archives[0].resolve()
     tree = folder_source.list_images(root)
-    facts = folder_source.inspect_images(tree, first_only=False)
+    headers = folder_source.inspect_images(tree)
+    for entry in tree.passed_over:
+        print(f"passed over: {entry}")
     return Recipe(
         name=re.sub(r"\W+", "_", root.name.lower()),
         version="1.0.0",
         description=f"Images of the folder {root.name}.",
         homepage="",
-        image_shape=(*(facts.size or (None, None)), facts.channels),
+        image_shape=(*(headers.size or (None, None)), headers.channels),
         encoding=None,
         labels={"label": tree.class_names},
         text="file_name",
@@ -100,7 +105,7 @@ def write_dataset(recipe: Recipe, data_dir: Path) -> Path:
             f"data-set name '{recipe.name}' must be lower-case letters, digits and underscores; "
             "give another with --name."
         )
-    data_dir = Path(data_dir).expanduser()
+    data_dir = Path(expand(str(data_dir)))
     folder = data_dir / recipe.name / recipe.version
     if folder.exists():
         raise ValueError(f"{folder} exists already; remove it or give another --name.")

@@ -56,7 +56,7 @@ def open_cityscapes(config: DataConfig) -> SceneSource:
     """
     if config.path is None:
         raise ValueError("data.source='cityscapes' needs data.path, the folder of leftImg8bit/.")
-    root = Path(config.path).expanduser()
+    root = Path(config.path)
     cities = _list_cities(root)
     files = [scene for scenes in cities.values() for scene in scenes]
     check_files(files, "unpack gtFine_trainvaltest.zip and leftImg8bit_trainvaltest.zip there.")

@@ -11,6 +11,7 @@ import numpy as np
 from jaxpmi.data.image_source import ImageSource
 from jaxpmi.data.image_source import shorten
 
+TEXT = "utf-8-sig"  # of text files: UTF-8, with or without the mark that some editors put first
 HOW = "one name per line in the order of the labels, or lines such as 'n01443537 goldfish'"
 
 
@@ -40,13 +41,14 @@ def read_class_names(path: str, stored: Sequence[str]) -> tuple[str, ...]:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is no text, or names too few, too many or not all of the classes.
+      ValueError: it is no text, or names too few, too many or not all of the classes; or it has a
+        name per line where numbers in the stored names are in another order than people count.
     """
-    file = Path(path).expanduser()
+    file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist or is no file; data.class_names is {HOW}.")
     try:
-        lines = [line for line in file.read_text("utf-8").splitlines() if line.strip()]
+        lines = [line for line in file.read_text(TEXT).splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is no UTF-8 text; data.class_names is {HOW}.") from error
     pairs = [line.split(maxsplit=1) for line in lines]
@@ -56,6 +58,7 @@ def read_class_names(path: str, stored: Sequence[str]) -> tuple[str, ...]:
             raise ValueError(
                 f"{file} has {len(lines)} name(s) for {len(stored)} classes; give {HOW}."
             )
+        _check_order(file, stored)
         return tuple(line.strip() for line in lines)
     names = dict(pairs)
     missing = [name for name in stored if name not in names]
@@ -63,6 +66,25 @@ def read_class_names(path: str, stored: Sequence[str]) -> tuple[str, ...]:
         problem = f"no line for {shorten(missing)}" if missing else "two lines for a class"
         raise ValueError(f"{file} has {problem}; give every class one line.")
     return tuple(names[name].strip() for name in stored)
+
+
+def _check_order(file: Path, stored: Sequence[str]) -> None:
+    """Raises if whoever names the classes line by line may have another order in mind.
+
+    Texts sort as class1, class10, class2; people count.
+    """
+    by_text = sorted(stored)
+    if list(stored) == by_text != sorted(by_text, key=_counting):
+        raise ValueError(
+            f"{file} has one name per line, but the classes are in the order {shorten(by_text)}, "
+            f"not in that of their numbers; give lines such as '{by_text[0]} a name' instead."
+        )
+
+
+def _counting(name: str) -> list[tuple[bool, int | str]]:
+    """Sorts numbers within names as numbers."""
+    parts = re.split(r"(\d+)", name)
+    return [(part.isdecimal(), int(part) if part.isdecimal() else part) for part in parts]
 
 
 def imagenet_class_names() -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from jaxpmi.data.archive import corrupt_archive_errors
 from jaxpmi.data.archive import require_members
 from jaxpmi.data.archive import rgb_jpeg
 from jaxpmi.data.archive import single_archive
+from jaxpmi.data.class_names import TEXT
 
 ROOT = "CUB_200_2011"
 ARCHIVE = "CUB_200_2011.tgz of https://www.vision.caltech.edu/datasets/cub_200_2011"
@@ -48,7 +49,7 @@ def cub_recipe(archives: list[Path]) -> Recipe:
 
 def _two_columns(path, tar, member):
     """Returns image number -> the rest of its line."""
-    text = tar.extractfile(member).read().decode("utf-8", "replace")
+    text = tar.extractfile(member).read().decode(TEXT, "replace")
     rows = [line.split() for line in text.splitlines() if line.strip()]
     if not rows or any(len(row) != 2 for row in rows):
         raise ValueError(

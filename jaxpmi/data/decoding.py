@@ -1,34 +1,93 @@
-"""Encoded images to uint8 arrays with Pillow: colour mode, size and centre crop."""
+"""Encoded images to uint8 arrays with Pillow: what a decoded picture is, for every source.
+
+- It stands upright, as viewers show it: turned and mirrored as its EXIF orientation says.
+- Where it is transparent, fully or in part, it is laid over one ground, a grey value.
+- Palettes, CMYK and other colour spaces become RGB; 1-bit and grey pictures, with or without alpha,
+  are grey.
+- More than 8 bits per channel are refused where they would be clipped. (Of 16-bit colour Pillow
+  itself gives the upper 8 bits.)
+- Of several frames it is the first.
+"""
 
 import concurrent.futures
 import io
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
+from typing import BinaryIO
+from typing import NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
     from PIL import Image
 
-GREY_MODES = ("1", "L")  # Pillow modes that stay one channel
+GREY_MODES = ("1", "L", "LA", "La")  # Pillow modes that are one channel, transparency aside
+ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
+ORIENTATION = 0x0112  # the EXIF tag; 1: upright
+SIDEWAYS = (5, 6, 7, 8)  # its values for which width and height change places
+WHITE = 255
 
 
-def open_image(data: bytes | Path, where: str) -> "Image.Image":
-    """Opens an encoded image (bytes or a file) and reads its header; `where` names it in errors."""
+class Header(NamedTuple):
+    """What is known of a picture before its pixels are decoded."""
+
+    channels: int  # 1 if it is grey, else 3
+    size: tuple[int, int]  # (height, width) as it stands upright
+
+
+def open_image(data: bytes | BinaryIO, where: str) -> "Image.Image":
+    """Opens an encoded image (bytes or an open file) and reads its header.
+
+    Args:
+      data: a whole png, jpeg, ... file.
+      where: names it in errors.
+
+    Raises:
+      ValueError: it is no image that Pillow knows.
+    """
     from PIL import Image
 
     try:
-        if isinstance(data, Path):  # opened by us: Pillow leaks the handle of a broken file
-            with data.open("rb") as file, Image.open(file) as image:
-                return image
-        return Image.open(io.BytesIO(data))
+        return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
     except Exception as error:  # Pillow's decoders raise some ten unrelated types
         raise ValueError(_unreadable(where, error)) from error
 
 
-def decode_image(data: bytes, channels: int, image_size: int | None, where: str) -> np.ndarray:
+def read_header(image: "Image.Image", where: str) -> Header:
+    """Returns the header of an opened image, or raises if its pixels could not be decoded right."""
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(
+            f"{where} has more than 8 bits per pixel (mode {image.mode}); "
+            "convert it to an 8-bit grey or RGB image."
+        )
+    turned = orientation(image, where)
+    if turned in SIDEWAYS and image.format == "TIFF":  # Pillow turns it itself, some versions late
+        image = convert(image, image.mode, where, upright=True)
+        turned = 1
+    width, height = image.size[::-1] if turned in SIDEWAYS else image.size
+    return Header(1 if image.mode in GREY_MODES else 3, (height, width))
+
+
+def orientation(image: "Image.Image", where: str) -> int:
+    """Returns how a camera was held, as EXIF tells it: 1 (upright, or not told) to 8."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # Pillow would decode all of it, to look for EXIF after the pixels
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except Exception as error:  # a damaged EXIF block, of some five types
+        raise ValueError(_unreadable(where, error)) from error
+    return found if found in range(1, 9) else 1
+
+
+def is_transparent(image: "Image.Image") -> bool:
+    """Whether an opened image has transparent pixels, or could have."""
+    return image.mode in ALPHA_MODES or "transparency" in image.info
+
+
+def decode_image(
+    data: bytes, channels: int, image_size: int | None, where: str, ground: int = WHITE
+) -> np.ndarray:
     """Decodes one image.
 
     Args:
@@ -36,34 +95,70 @@ def decode_image(data: bytes, channels: int, image_size: int | None, where: str)
       channels: 1 for grey, 3 for RGB.
       image_size: the short side is resized to it (bicubic) and the centre cropped; None: as stored.
       where: names the image in errors.
+      ground: 0..255, the grey value that transparent pixels are laid over.
 
     Returns:
       u8[H, W, C].
     """
     image = open_image(data, where)
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(
-            f"{where} has more than 8 bits per pixel (mode {image.mode}); "
-            "convert it to an 8-bit grey or RGB image."
-        )
-    image = convert(image, "L" if channels == 1 else "RGB", where)
+    read_header(image, where)
+    image = convert(image, "L" if channels == 1 else "RGB", where, ground=ground, upright=True)
     if image_size is not None:
         image = resize_and_crop(image, image_size)
     return np.asarray(image).reshape(image.height, image.width, channels)
 
 
-def convert(image: "Image.Image", mode: str, where: str) -> "Image.Image":
-    """Decodes the pixels of an opened image in another, or its own, Pillow mode."""
+def convert(
+    image: "Image.Image", mode: str, where: str, *, ground: int = WHITE, upright: bool = False
+) -> "Image.Image":
+    """Decodes the pixels of an opened image.
+
+    Args:
+      image: as `open_image` returns it.
+      mode: L or RGB.
+      where: names the image in errors.
+      ground: 0..255, the grey value that transparent pixels are laid over.
+      upright: whether to turn it as its EXIF orientation says; not where a label map of the same
+        pixels belongs to it.
+    """
+    from PIL import ImageOps
+
     try:
-        if "transparency" in image.info and image.mode != mode:  # a palette's needs this step;
-            image = image.convert("RGBA")  # alpha is dropped
+        if upright and orientation(image, where) != 1:
+            image = ImageOps.exif_transpose(image)
+        if is_transparent(image):
+            image = _lay_over(image, ground)
         return image.convert(mode)
     except Exception as error:  # as above; the pixels are decoded only here
         raise ValueError(_unreadable(where, error)) from error
 
 
+def decode_numbers(image: "Image.Image", where: str) -> "Image.Image":
+    """Decodes the pixels of an opened label map, whose numbers stay as they are stored."""
+    try:
+        image.load()
+    except Exception as error:  # as above
+        raise ValueError(_unreadable(where, error)) from error
+    return image
+
+
+def _lay_over(image, ground):
+    """An RGB image whose pixels are those of a transparent one over a ground of one grey."""
+    from PIL import Image
+
+    if image.mode == "La":  # premultiplied, which Pillow converts in this way only
+        image = image.convert("LA")
+    image = image.convert("RGBA")
+    plain = Image.new("RGBA", image.size, (ground, ground, ground, 255))
+    return Image.alpha_composite(plain, image).convert("RGB")
+
+
 def decode_images(
-    encoded: Sequence[bytes], shape: tuple[int, int, int], resize: bool, wheres: Sequence[str]
+    encoded: Sequence[bytes],
+    shape: tuple[int, int, int],
+    resize: bool,
+    wheres: Sequence[str],
+    ground: int = WHITE,
 ) -> np.ndarray:
     """Decodes many images in threads (Pillow frees the interpreter lock while it decodes).
 
@@ -72,6 +167,7 @@ def decode_images(
       shape: H, W, C of every result.
       resize: bring every image to H = W; otherwise one of another size is an error.
       wheres: n names for errors.
+      ground: 0..255, the grey value that transparent pixels are laid over.
 
     Returns:
       u8[n, H, W, C].
@@ -80,7 +176,7 @@ def decode_images(
     images = np.empty((len(encoded), *shape), np.uint8)
 
     def decode(i: int) -> None:
-        image = decode_image(encoded[i], shape[2], size, wheres[i])
+        image = decode_image(encoded[i], shape[2], size, wheres[i], ground)
         if image.shape != shape:
             raise ValueError(
                 f"{wheres[i]} is {image.shape[1]}x{image.shape[0]} pixels but {shape[1]}x{shape[0]}"

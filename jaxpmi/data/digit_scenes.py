@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxpmi.config import DataConfig
 from jaxpmi.data.coloured_digits import DIGITS
+from jaxpmi.data.image_source import digest_arrays
 from jaxpmi.data.image_source import keep_first_classes
 from jaxpmi.data.scene_source import SceneSource
 from jaxpmi.data.sources import open_embedded
@@ -66,6 +67,7 @@ def open_digit_scenes(config: DataConfig) -> SceneSource:
         domains=domains,
         reader=lambda split, indices: scenes[split][indices],
         label_reader=lambda split, indices: scenes[split][indices, ..., -1],
+        digest=digest_arrays(scenes.values()),
     )
 
 

@@ -1,6 +1,6 @@
 """A folder of images, one sub-folder per class, as an ImageSource."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,117 +8,185 @@ import numpy as np
 
 from jaxpmi.config import DataConfig
 from jaxpmi.data import decoding
+from jaxpmi.data import image_files
 from jaxpmi.data.image_source import ImageSource
+from jaxpmi.data.image_source import PassedOver
 from jaxpmi.data.image_source import shorten
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-TEST_FOLDERS = ("test", "val", "validation")  # in order of preference
+TRAIN_FOLDERS = ("train", "training")  # in any case
+TEST_FOLDERS = (("test", "testing"), ("val", "valid", "validation"))  # in order of preference
+SPLIT_FOLDERS = (*TRAIN_FOLDERS, *(name for names in TEST_FOLDERS for name in names))
 
 
 class ImageTree(NamedTuple):
-    """The image files of a folder, by split; classes are in sorted order."""
+    """The image files of a folder, by split."""
 
     class_names: tuple[str, ...]
-    files: dict[str, list[Path]]  # 'train' and, where there is one, 'test'
+    folders: dict[str, Path]  # 'train' and, where there is one, 'test'
+    files: dict[str, list[Path]]  # of these splits
     labels: dict[str, np.ndarray]  # i32[N] each
-
-
-class ImageFacts(NamedTuple):
-    """What the headers of all images say together."""
-
-    channels: int  # 1 if every image is grey, else 3
-    size: tuple[int, int] | None  # (height, width); None if they differ or were not compared
-    clash: str  # names two files of differing sizes
+    passed_over: tuple[PassedOver, ...]
 
 
 def open_folder(config: DataConfig) -> ImageSource:
     """Opens `config.path`: a folder of class folders, or one of train/ and test/ (or val/)."""
     if config.path is None:
         raise ValueError("data.source='folder' needs data.path, a folder of class folders.")
-    root = Path(config.path).expanduser()
+    root = Path(config.path)
     tree = list_images(root)
-    facts = inspect_images(tree, first_only=config.image_size is not None)
-    if facts.size is None and config.image_size is None:
-        raise ValueError(f"{facts.clash}; set data.image_size to bring all images to one size.")
-    height, width = facts.size if config.image_size is None else (config.image_size,) * 2
-    shape = (height, width, facts.channels)
+    headers = inspect_images(tree)
+    if headers.size is None and config.image_size is None:
+        raise ValueError(f"{headers.clash}; set data.image_size to bring all images to one size.")
+    height, width = headers.size if config.image_size is None else (config.image_size,) * 2
+    shape = (height, width, headers.channels)
 
     def reader(split: str, indices: np.ndarray) -> np.ndarray:
         files = [tree.files[split][i] for i in indices]
         encoded = [file.read_bytes() for file in files]
-        return decoding.decode_images(
-            encoded, shape, config.image_size is not None, [*map(str, files)]
-        )
+        resize, wheres = config.image_size is not None, [*map(str, files)]
+        return decoding.decode_images(encoded, shape, resize, wheres, config.ground)
 
-    return ImageSource(root.name, tree.class_names, shape, tree.labels, reader)
+    return ImageSource(
+        root.name, tree.class_names, shape, tree.labels, reader, tree.passed_over, headers.digest
+    )
 
 
 def list_images(root: Path) -> ImageTree:
-    """Lists the images of every class folder under `root` (or `root`/train and `root`/test)."""
+    """Lists the images of every class folder under `root`, or under its splits.
+
+    Splits are folders named train or training, and test, testing, val, valid or validation, in any
+    case, which hold class folders. Of several that are no training split, test comes before val;
+    the others are passed over. Classes are in the order of their names: as texts, or as numbers
+    where all names are numbers, so that 10 comes after 9.
+
+    Raises:
+      FileNotFoundError: there is no such folder.
+      ValueError: it has no class folders, a class folder without an image, splits of different
+        classes, or folders named as splits that cannot be read as some.
+    """
     if not root.is_dir():
         raise FileNotFoundError(
             f"{root} is not a folder; data.path must hold one folder per class."
         )
-    if not (root / "train").is_dir():
-        names, files, labels = _list_split(root)
-        return ImageTree(names, {"train": files}, {"train": labels})
-    names, files, labels = _list_split(root / "train")
-    tree = ImageTree(names, {"train": files}, {"train": labels})
-    # A test folder without class folders is unlabelled (ImageNet's is): the next one is tried.
-    candidates = (root / name for name in TEST_FOLDERS)
-    test = next((path for path in candidates if path.is_dir() and _sub_folders(path)), None)
-    if test is not None:
-        test_names, tree.files["test"], tree.labels["test"] = _list_split(test)
-        differing = sorted(set(names) ^ set(test_names))
-        if differing:
-            raise ValueError(
-                f"{root / 'train'} and {test} differ in the class folder(s) {shorten(differing)}; "
-                "both must have the same class folders."
-            )
-    return tree
+    folders = find_splits(root)
+    names = tuple(folder.name for folder in _class_folders(folders["train"]))
+    files, labels, others = {}, {}, []
+    for split, folder in folders.items():
+        files[split], labels[split], none = _list_split(folder, names)
+        others += [path.relative_to(root).as_posix() for path in none]
+    outside = {root, *folders.values()}
+    loose = [
+        entry.relative_to(root).as_posix()
+        for place in sorted(outside)
+        for entry in sorted(place.iterdir())
+        if entry.is_file() and not image_files.is_hidden(entry.name)
+    ]
+    unread = [] if folders["train"] == root else _sub_folders(root)
+    unread = [folder.name for folder in unread if folder not in outside]
+    passed_over = (
+        PassedOver.of("folders beside the splits", unread),
+        PassedOver.of("files outside the class folders", loose),
+        PassedOver.of("files that are no images", others),
+    )
+    return ImageTree(names, folders, files, labels, tuple(p for p in passed_over if p.count))
 
 
-def inspect_images(tree: ImageTree, first_only: bool) -> ImageFacts:
-    """Reads the image headers; `first_only` stops at the first colour image, sizes aside."""
-    channels, first, clash = 1, None, ""
-    for file, mode, size in _headers(file for split in tree.files.values() for file in split):
-        first = first or (file, size)
-        if mode not in decoding.GREY_MODES:
-            channels = 3
-        if size != first[1] and not clash:
-            clash = f"{first[0]} is {first[1][0]}x{first[1][1]} pixels but {file} is "
-            clash += f"{size[0]}x{size[1]}"
-        if channels == 3 and first_only:
-            break  # nothing more to learn, and the headers of a large folder take minutes
-    width, height = first[1]
-    return ImageFacts(channels, None if clash or first_only else (height, width), clash)
+def find_splits(root: Path) -> dict[str, Path]:
+    """Returns the folders of 'train' and 'test'; of 'train' alone, `root`, if it has no splits."""
+    folders = _sub_folders(root)
+    named = [folder for folder in folders if folder.name.lower() in SPLIT_FOLDERS]
+    classes = {folder: {entry.name for entry in _sub_folders(folder)} for folder in named}
+    train = [f for f in named if f.name.lower() in TRAIN_FOLDERS and len(classes[f]) > 1]
+    if not train:
+        _check_no_splits(root, folders, classes)
+        return {"train": root}
+    found = {"train": _only(root, train, "training")}
+    own = classes[found["train"]]
+    for names in TEST_FOLDERS:
+        # One without class folders has no labels (ImageNet's test images): the next is tried.
+        test = [f for f in named if f.name.lower() in names and classes[f]]
+        test = [f for f in test if classes[f] & own or len(classes[f]) > 1]
+        if test:
+            found["test"] = _only(root, test, "test")
+            _check_same_classes(found, own, classes[found["test"]])
+            return found
+    return found
 
 
-def _headers(files: Iterable[Path]) -> Iterable[tuple[Path, str, tuple[int, int]]]:
-    for file in files:
-        image = decoding.open_image(file, str(file))
-        yield file, image.mode, image.size
+def inspect_images(tree: ImageTree) -> image_files.ImageHeaders:
+    """Reads the headers of all images, whose names are those below their split's folder."""
+    files = [
+        (f"{split}/{file.relative_to(tree.folders[split]).as_posix()}", file)
+        for split, some in tree.files.items()
+        for file in some
+    ]
+    return image_files.read_headers(files)
+
+
+def _check_no_splits(root: Path, folders: list[Path], named: dict[Path, set[str]]) -> None:
+    """Raises if folders are named as splits that would be taken for classes."""
+    others = {folder.name for folder in folders} - {folder.name for folder in named}
+    nested = [folder for folder, classes in named.items() if classes & others]
+    looks = [folder.name for folder in nested or (named if not others else ())]
+    if looks:
+        raise ValueError(
+            f"{root} has the folder(s) {shorten(looks)}, which look like splits, but no train/ "
+            "with two or more class folders; put one folder per class into train/ (and into test/)."
+        )
+    if len(folders) == 1 and len(_sub_folders(folders[0])) > 1:
+        raise ValueError(
+            f"{root} holds only the folder '{folders[0].name}', which has folders of its own; set "
+            f"data.path to {folders[0]}."
+        )
+
+
+def _only(root: Path, folders: Sequence[Path], word: str) -> Path:
+    if len(folders) > 1:
+        names = shorten([folder.name for folder in folders])
+        raise ValueError(
+            f"{root} has the folders {names}, which all look like the {word} split; keep one there."
+        )
+    return folders[0]
+
+
+def _check_same_classes(splits: dict[str, Path], train: set[str], test: set[str]) -> None:
+    differing = sorted(train ^ test)
+    if differing:
+        raise ValueError(
+            f"{splits['train']} and {splits['test']} differ in the class folder(s) "
+            f"{shorten(differing)}; both must have the same class folders."
+        )
 
 
 def _sub_folders(path: Path) -> list[Path]:
-    folders = (entry for entry in path.iterdir() if entry.is_dir())
-    return sorted(entry for entry in folders if not entry.name.startswith("."))
+    """The folders in a folder; numbers in the order of numbers, if all of them are."""
+    folders = [entry for entry in path.iterdir() if entry.is_dir()]
+    folders = sorted(entry for entry in folders if not image_files.is_hidden(entry.name))
+    if all(folder.name.isascii() and folder.name.isdecimal() for folder in folders):
+        return sorted(folders, key=lambda folder: int(folder.name))
+    return folders
 
 
-def _list_split(root: Path) -> tuple[tuple[str, ...], list[Path], np.ndarray]:
-    """Lists (class names, image files, i32[N] labels) of a folder of class folders."""
+def _class_folders(root: Path) -> list[Path]:
     folders = _sub_folders(root)
     if not folders:
         raise ValueError(f"{root} has no sub-folders; expected one folder of images per class.")
-    files, labels = [], []
-    for label, folder in enumerate(folders):
-        found = sorted(
-            file
-            for file in folder.rglob("*")
-            if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-        )
-        if not found:
-            raise ValueError(f"{folder} holds no image; add images to it or remove the folder.")
-        files += found
-        labels += [label] * len(found)
-    return tuple(folder.name for folder in folders), files, np.asarray(labels, np.int32)
+    return folders
+
+
+def _list_split(
+    root: Path, class_names: Sequence[str]
+) -> tuple[list[Path], np.ndarray, list[Path]]:
+    """Lists the images of class folders, their labels i32[N], and the files that are no images."""
+    files, labels, others = [], [], []
+    for label, name in enumerate(class_names):
+        images, none = image_files.find_images(root / name)
+        if not images:
+            what = f" (of {len(none)} files, such as '{none[0].name}')" if none else ""
+            raise ValueError(
+                f"{root / name} holds no image{what}; add images to it or remove the folder."
+            )
+        files += images
+        labels += [label] * len(images)
+        others += none
+    return files, np.asarray(labels, np.int32), others

@@ -1,10 +1,34 @@
 """ImageSource: what every kind of data set looks like to the rest of the project."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+
+MOST_NAMES = 100  # of what was passed over, to be told one by one
+
+
+class PassedOver(NamedTuple):
+    """What was found beside the data and not read."""
+
+    what: str  # a plural, such as "files that are no images"
+    count: int
+    names: tuple[str, ...]  # of the first of them
+
+    @classmethod
+    def of(cls, what: str, names: Sequence[str]) -> "PassedOver":
+        """Counts them, and keeps the first names."""
+        return cls(what, len(names), tuple(names[:MOST_NAMES]))
+
+    def __str__(self) -> str:
+        shown, more = self.names[:3], ", ..." if self.count > len(self.names[:3]) else ""
+        names = ", ".join(map(repr, shown)) + more if shown else ""
+        return f"{self.what} ({self.count})" + (f": {names}" if names else "")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -19,6 +43,8 @@ class ImageSource:
     image_shape: tuple[int, int, int]  # H, W, C; C is 1 (grey) or 3 (RGB)
     labels: Mapping[str, np.ndarray]  # split -> i32[N]
     reader: Callable[[str, np.ndarray], np.ndarray]  # (split, i64[n]) -> u8[n, H, W, C]
+    passed_over: tuple[PassedOver, ...] = ()
+    digest: str = ""  # of the pixels as they are stored, or of what stands for them
 
     @property
     def num_classes(self) -> int:
@@ -28,6 +54,15 @@ class ImageSource:
     def read(self, split: str, indices: np.ndarray) -> np.ndarray:
         """Returns u8[n, H, W, C], the images at `indices` (i32[n]) of a split, pixels 0..255."""
         return self.reader(split, check_rows(self.name, self.labels, split, indices))
+
+
+def digest_arrays(arrays: Iterable[np.ndarray]) -> str:
+    """Returns a digest of the shapes and the bytes of arrays."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        digest.update(repr((array.shape, array.dtype.str)).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def check_rows(

@@ -12,6 +12,7 @@ from jaxpmi.data.archive import corrupt_archive_errors
 from jaxpmi.data.archive import require_members
 from jaxpmi.data.archive import rgb_jpeg
 from jaxpmi.data.archive import single_archive
+from jaxpmi.data.class_names import TEXT
 from jaxpmi.data.image_source import shorten
 
 TINY_ROOT = "tiny-imagenet-200"
@@ -26,7 +27,7 @@ def tiny_imagenet_recipe(archives: list[Path]) -> Recipe:
     with corrupt_archive_errors(path), zipfile.ZipFile(path) as archive:
         members = [name for name in archive.namelist() if name.endswith(".JPEG")]
         require_members(path, set(archive.namelist()), needed, TINY_ARCHIVE)
-        wnids, annotations = (archive.read(name).decode("utf-8", "replace") for name in needed)
+        wnids, annotations = (archive.read(name).decode(TEXT, "replace") for name in needed)
     names = tuple(sorted(wnids.split()))
     labels = {"train": {}, "validation": {}}
     for member in members:
@@ -138,7 +139,7 @@ def _read_words(path: Path) -> list[str]:
         raise FileNotFoundError(
             f"{path} does not exist; expected a text file of one wnid per line."
         )
-    return path.read_text(encoding="utf-8", errors="replace").split()
+    return path.read_text(TEXT, errors="replace").split()
 
 
 def _validation_labels(val: Path, val_labels: Path | None) -> dict[str, str]:

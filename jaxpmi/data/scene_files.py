@@ -1,6 +1,7 @@
 """Scenes that lie as two files each, a photograph and its label map, brought to one size."""
 
 import concurrent.futures
+import hashlib
 import os
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxpmi.data import decoding
+from jaxpmi.data import image_files
 from jaxpmi.data.image_source import shorten
 from jaxpmi.data.scene_source import SceneSource
 
@@ -48,6 +50,7 @@ def open_scene_files(
         resized: pixels by bilinear interpolation with antialiasing, labels to the nearest.
     """
     shape = (*scene_size, 3)
+    digest = _inspect(files)
 
     def read_labels(split: str, indices: np.ndarray) -> np.ndarray:
         return _map_files(read_label_map, [files[split][i] for i in indices], scene_size)
@@ -64,7 +67,29 @@ def open_scene_files(
         domains=domains,
         reader=read,
         label_reader=read_labels,
+        digest=digest,
     )
+
+
+def _inspect(files: Mapping[str, Sequence[SceneFile]]) -> str:
+    """Reads all headers, raises for a scene that could not be read; returns a digest of them."""
+    digest = hashlib.blake2b(digest_size=16)
+    for split, scenes in files.items():
+        for scene, sample in zip(scenes, image_files.read_all(_sample, scenes), strict=True):
+            names = f"{split}/{scene.image.name}/{scene.labels.name}\0"
+            digest.update(names.encode(errors="surrogateescape") + scene.table.tobytes() + sample)
+    return digest.hexdigest()
+
+
+def _sample(file: SceneFile) -> bytes:
+    """Checks the headers of one scene and returns a digest of its two files."""
+    with (
+        image_files.open_file(file.image) as (image, of_image),
+        image_files.open_file(file.labels) as (labels, of_labels),
+    ):
+        decoding.read_header(image, str(file.image))
+        _check_pair(file, image, labels)
+    return of_image + of_labels
 
 
 def check_files(files: Sequence[SceneFile], advice: str) -> None:
@@ -80,13 +105,8 @@ def read_scene(file: SceneFile, scene_size: tuple[int, int]) -> np.ndarray:
     from PIL import Image
 
     image = decoding.open_image(file.image.read_bytes(), str(file.image))
-    labels = _open_labels(file)
-    if image.size != labels.size:
-        sizes = [f"{width}x{height}" for width, height in (image.size, labels.size)]
-        raise ValueError(
-            f"{file.image} is {sizes[0]} pixels but its label map {file.labels} is {sizes[1]}; the "
-            "two must be of one size."
-        )
+    labels = decoding.open_image(file.labels.read_bytes(), str(file.labels))
+    _check_pair(file, image, labels)
     image = decoding.convert(image, "RGB", str(file.image))
     pixels = np.asarray(_fit(image, scene_size, Image.Resampling.BILINEAR))
     return np.concatenate([pixels, _fit_labels(file, labels, scene_size)[..., None]], axis=-1)
@@ -94,23 +114,34 @@ def read_scene(file: SceneFile, scene_size: tuple[int, int]) -> np.ndarray:
 
 def read_label_map(file: SceneFile, scene_size: tuple[int, int]) -> np.ndarray:
     """Returns u8[H, W]; a palette's colours are not looked at, only its numbers."""
-    return _fit_labels(file, _open_labels(file), scene_size)
+    labels = decoding.open_image(file.labels.read_bytes(), str(file.labels))
+    _check_labels(file, labels)
+    return _fit_labels(file, labels, scene_size)
 
 
-def _open_labels(file: SceneFile) -> "Image.Image":
-    where = str(file.labels)
-    image = decoding.open_image(file.labels.read_bytes(), where)
-    if image.mode not in LABEL_MODES:
+def _check_pair(file: SceneFile, image: "Image.Image", labels: "Image.Image") -> None:
+    """Raises unless the second is a label map of the first, as they are stored."""
+    _check_labels(file, labels)
+    if image.size != labels.size:
+        sizes = [f"{width}x{height}" for width, height in (image.size, labels.size)]
         raise ValueError(
-            f"{where} is no label map (mode {image.mode}); expected a palette or 8-bit grey image "
-            "whose pixels are label numbers, not colours."
+            f"{file.image} is {sizes[0]} pixels but its label map {file.labels} is {sizes[1]}; the "
+            "two must be of one size."
         )
-    return decoding.convert(image, image.mode, where)
+
+
+def _check_labels(file: SceneFile, labels: "Image.Image") -> None:
+    if labels.mode not in LABEL_MODES:
+        raise ValueError(
+            f"{file.labels} is no label map (mode {labels.mode}); expected a palette or 8-bit "
+            "grey image whose pixels are label numbers, not colours."
+        )
 
 
 def _fit_labels(file: SceneFile, labels: "Image.Image", scene_size: tuple[int, int]) -> np.ndarray:
     from PIL import Image
 
+    labels = decoding.decode_numbers(labels, str(file.labels))
     return file.table[np.asarray(_fit(labels, scene_size, Image.Resampling.NEAREST))]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from jaxpmi.data.image_source import PassedOver
 from jaxpmi.data.image_source import check_rows
 from jaxpmi.types import IGNORED_LABEL
 
@@ -32,6 +33,8 @@ class SceneSource:
     domains: Mapping[str, np.ndarray]  # split -> i32[N], each the domain of a scene
     reader: Callable[[str, np.ndarray], np.ndarray]  # (split, i64[n]) -> u8[n, H, W, C+1]
     label_reader: Callable[[str, np.ndarray], np.ndarray]  # (split, i64[n]) -> u8[n, H, W]
+    passed_over: tuple[PassedOver, ...] = ()
+    digest: str = ""  # of the scenes as they are stored, or of what stands for them
     _shows: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @property

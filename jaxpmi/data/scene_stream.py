@@ -34,15 +34,13 @@ def scene_tasks(config: DataConfig, source: SceneSource, seed: int) -> Tasks:
     `config.class_order` or as they come. A task may be of one class or domain.
     """
     if config.scene_tasks == "classes":
-        num_classes = source.num_classes - 1
-        order = [1 + label for label in class_order(config, num_classes, seed)]
+        names = source.class_names[1:]
+        order = [1 + label for label in class_order(config, names, seed)]
     elif config.class_order is not None:
-        order = class_order(config, len(source.domain_names), seed)
+        order = class_order(config, source.domain_names, seed)
     else:
         order = range(len(source.domain_names))
-    return split_tasks(
-        order, config.num_tasks, config.first_task_classes, least=1, unit=config.scene_tasks
-    )
+    return split_tasks(order, config.tasks, least=1, unit=config.scene_tasks)
 
 
 class SceneStream(Stream):

@@ -1,11 +1,14 @@
 """Class order and tasks: what a learner may see of a data set, and when."""
 
 import abc
+import difflib
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
 from jaxpmi.config import DataConfig
+from jaxpmi.data.class_names import readable_name
 from jaxpmi.data.image_source import ImageSource
 from jaxpmi.data.image_source import shorten
 
@@ -16,15 +19,17 @@ class PastDataError(PermissionError):
     """Raised when images are asked for that the learner may not see at this task."""
 
 
-def class_order(config: DataConfig, num_classes: int, seed: int) -> tuple[int, ...]:
-    """Returns the order in which the classes are learnt: config.class_order, or drawn from seed.
+def class_order(config: DataConfig, names: Sequence[str], seed: int) -> tuple[int, ...]:
+    """Returns the order in which classes (or domains) are learnt, as their labels.
 
-    The drawn order is `np.random.RandomState(seed).permutation(num_classes)`; seed 1993 with 100
-    classes is the order of iCaRL, PASS and ImageNet-100.
+    It is `config.class_order`, whose texts are names of classes and whose numbers are labels; or
+    drawn, `np.random.RandomState(seed).permutation(C)`: seed 1993 with 100 classes is the order of
+    iCaRL, PASS and ImageNet-100.
     """
+    num_classes = len(names)
     if config.class_order is None:
         return tuple(int(label) for label in np.random.RandomState(seed).permutation(num_classes))
-    order = tuple(config.class_order)
+    order = tuple(find_label(names, entry) for entry in config.class_order)
     duplicates = sorted({label for label in order if order.count(label) > 1})
     missing = sorted(set(range(num_classes)) - set(order))
     unknown = sorted(set(order) - set(range(num_classes)))
@@ -37,51 +42,100 @@ def class_order(config: DataConfig, num_classes: int, seed: int) -> tuple[int, .
     return order
 
 
+def find_label(names: Sequence[str], wanted: int | str) -> int:
+    """Returns the label of a class that is given by its label or by its name, whatever its case.
+
+    Raises:
+      ValueError: no class, or more than one, is called so.
+    """
+    if not isinstance(wanted, str):
+        return wanted
+    lowered = [name.lower() for name in names]
+    places = [label for label, name in enumerate(lowered) if name == readable_name(wanted).lower()]
+    if len(places) == 1:
+        return places[0]
+    if places:
+        raise ValueError(
+            f"data.class_order names '{wanted}', which classes {shorten(places)} are called; give "
+            "them by their numbers."
+        )
+    close = difflib.get_close_matches(wanted.lower(), lowered, n=1)
+    advice = f"did you mean '{names[lowered.index(close[0])]}'?" if close else "give a class of it."
+    raise ValueError(
+        f"data.class_order names '{wanted}', which is none of the {len(names)} classes "
+        f"({shorten(list(names), 3)}); {advice}"
+    )
+
+
 def split_tasks(
     order: Sequence[int],
-    num_tasks: int,
-    first_task_classes: int | None = None,
+    tasks: int | Sequence[int],
+    *,
     least: int = 2,
+    least_later: int | None = None,
     unit: str = "classes",
 ) -> Tasks:
-    """Cuts an order of classes (or domains) into tasks of equal size, but for the first one.
+    """Cuts an order of classes (or domains) into tasks.
 
-    Every task needs `least` classes or more: one class alone cannot be told from anything, unless
-    it is from the background of its scenes.
+    A first task of one class has nothing to tell it from, unless that is the background of its
+    scenes; a later one has the images of older classes, where a method replays them.
 
     Args:
       order: what the tasks are made of.
-      num_tasks: how many.
-      first_task_classes: entries of the first task; None: as many as of the others.
-      least: entries that a task needs.
+      tasks: how many, of equal size; or the size of each.
+      least: entries that the first task needs.
+      least_later: entries that each of the others needs; None: as many.
       unit: what an entry is called in an error, as a plural.
+
+    Raises:
+      ValueError: these tasks do not use up the order, or some are too small.
     """
-    num_classes, first = len(order), first_task_classes
-    valid = _task_counts(num_classes, first, least)
-    if num_tasks not in valid:
-        base = "" if first is None else f" after a first task of {first}"
-        advice = f"choose num_tasks from {valid}" if valid else "choose another first_task_classes"
+    later = least if least_later is None else least_later
+    if isinstance(tasks, int | np.integer):
+        sizes = _equal_sizes(len(order), int(tasks), least, later, unit)
+    else:
+        sizes = tuple(int(size) for size in tasks)
+        _check_sizes(sizes, len(order), least, later, unit)
+    edges = np.cumsum([0, *sizes]).tolist()
+    return tuple(tuple(order[start:end]) for start, end in itertools.pairwise(edges))
+
+
+def _equal_sizes(total, num_tasks, least, later, unit):
+    """The sizes of that many tasks of equal size."""
+    valid = [
+        n
+        for n in range(1, total + 1)
+        if total % n == 0 and total // n >= (least if n == 1 else max(least, later))
+    ]
+    if num_tasks in valid:
+        return (total // num_tasks,) * num_tasks
+    small = min(least, later)
+    text = f"{total} {unit} cannot be split into {num_tasks} tasks of equal size"
+    text += f" and at least {max(least, later)}" if num_tasks > 1 and least + later > 2 else ""
+    advice = f"choose data.tasks from {valid}"
+    size, rest = divmod(total, max(num_tasks, 1))
+    sizes = [size + (task < rest) for task in range(num_tasks)]
+    if sizes and sizes[0] >= least and size >= small and min(sizes[1:], default=later) >= later:
+        advice += f", or give the size of each, such as {' '.join(map(str, sizes))}"
+    raise ValueError(f"{text}; {advice}.")
+
+
+def _check_sizes(sizes, total, least, later, unit):
+    """Raises unless tasks of these sizes use up `total` entries and are large enough."""
+    if sum(sizes) != total:
         raise ValueError(
-            f"{num_classes} {unit} cannot be split into {num_tasks} tasks of equal size and "
-            f"at least {least}{base}; {advice}."
+            f"data.tasks={sizes} is of {sum(sizes)} {unit}, but there are {total}; give sizes that "
+            f"sum to {total}."
         )
-    if first is None:
-        first = num_classes // num_tasks
-    size = (num_classes - first) // max(num_tasks - 1, 1)
-    edges = [0] + [first + i * size for i in range(num_tasks)]
-    return tuple(tuple(order[start:end]) for start, end in zip(edges, edges[1:], strict=False))
-
-
-def _task_counts(num_classes: int, first: int | None, least: int) -> list[int]:
-    """Lists every valid number of tasks."""
-    if first is None:
-        return [n for n in range(1, num_classes // least + 1) if num_classes % n == 0]
-    rest = num_classes - first
-    if first < least or rest < 0:
-        return []
-    if rest == 0:
-        return [1]
-    return [1 + n for n in range(1, rest // least + 1) if rest % n == 0]
+    wanted = [least if task == 0 else later for task in range(len(sizes))]
+    small = [task for task, (size, low) in enumerate(zip(sizes, wanted, strict=True)) if size < low]
+    if small:
+        task = small[0]
+        raise ValueError(
+            f"data.tasks={sizes} gives task {task + 1} {sizes[task]} of the {unit}; expected "
+            f"{wanted[task]} or more, as one class alone cannot be told from anything: enlarge it, "
+            "or for a later task use a method that replays older classes."
+        )
 
 
 def learning_order(tasks: Tasks, known: range, unit: str) -> list[int]:

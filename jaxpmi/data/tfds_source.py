@@ -1,17 +1,23 @@
 """A TFDS image-classification data set, stored as ArrayRecord, read without tensorflow."""
 
+import hashlib
 import json
 import os
 import re
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxpmi.config import DataConfig
+from jaxpmi.config.places import expand
 from jaxpmi.data import decoding
 from jaxpmi.data.image_source import ImageSource
+from jaxpmi.data.image_source import PassedOver
+
+SAMPLE = 4096  # bytes at both ends of a file, for the fingerprint
 
 # Data-set name -> the arguments of launch/prepare.py that make it.
 PREPARE = {
@@ -27,25 +33,34 @@ PREPARE = {
 
 
 def open_tfds(config: DataConfig) -> ImageSource:
-    """Opens the prepared data set `config.name` under `config.path`, or at it."""
+    """Opens the prepared data set `config.name` under `config.path`, or at it.
+
+    Its image and its label are the features that `config.features` names, else those that it
+    declares, else the only ones of their kind; a label is a class, or a whole number of 0 or more.
+    Images whose label is below 0 have none, and are passed over.
+    """
     folder = find_prepared(config.name, config.path)
     builder = _open_builder(folder)
-    image_key, label_key = _supervised_keys(builder, folder)
-    channels = builder.info.features[image_key].shape[-1]
-    height, width = _image_size(builder.info.features[image_key].shape, config, folder)
-    shape = (height, width, channels)
-    splits, labels = _labelled_splits(builder, folder, label_key)
-    names = tuple(builder.info.features[label_key].names)
-    names, labels = _drop_absent_classes(names, labels)
-    records = {split: _raw_records(builder, stored) for split, stored in splits.items()}
+    image_key, label_key = find_features(builder, folder, config.features)
+    shape = builder.info.features[image_key].shape
+    shape = (*_image_size(shape, config, folder), shape[-1])
+    splits = _labelled_splits(builder, folder, (image_key, label_key))
+    labels = {split: chosen.labels for split, chosen in splits.items()}
+    names, labels = _used_classes(builder.info.features[label_key], labels)
+    records = {split: _raw_records(builder, chosen.stored) for split, chosen in splits.items()}
 
     def reader(split: str, indices: np.ndarray) -> np.ndarray:
-        rows = records[split].__getitems__([int(i) for i in indices])
-        wheres = [f"record {i} of split '{splits[split]}' in {folder}" for i in indices]
-        encoded = [row[image_key] for row in rows]
-        return decoding.decode_images(encoded, shape, config.image_size is not None, wheres)
+        rows = splits[split].rows[indices]
+        wheres = [f"record {i} of split '{splits[split].stored}' in {folder}" for i in rows]
+        encoded = [row[image_key] for row in records[split].__getitems__(rows.tolist())]
+        resize = config.image_size is not None
+        return decoding.decode_images(encoded, shape, resize, wheres, config.ground)
 
-    return ImageSource(builder.info.name, names, shape, labels, reader)
+    stored = {split: chosen.stored for split, chosen in splits.items()}
+    return ImageSource(
+        builder.info.name, names, shape, labels, reader,
+        _passed_over(builder, splits), _digest(builder, stored, image_key),
+    )  # fmt: skip
 
 
 def find_prepared(name: str, path: str | None) -> Path:
@@ -59,7 +74,7 @@ def find_prepared(name: str, path: str | None) -> Path:
         import tensorflow_datasets as tfds
 
         path = tfds.core.constants.DATA_DIR
-    root = Path(path).expanduser()
+    root = Path(expand(str(path)))
     if (root / "features.json").is_file():
         return root
     folder, _, version = name.partition(":")
@@ -99,26 +114,53 @@ def _open_builder(folder: Path):
     return builder
 
 
-def _supervised_keys(builder, folder: Path) -> tuple[str, str]:
-    """Returns the names of the image and the label feature, or raises if there are none such."""
+def find_features(builder, folder: Path, wanted: tuple[str, str] | None) -> tuple[str, str]:
+    """Returns the names of the image and of the label feature.
+
+    Raises:
+      ValueError: there are none such, or several of which none is declared as the one to be learnt.
+    """
     import tensorflow_datasets as tfds
 
-    image_key, label_key = (builder.info.supervised_keys or ("image", "label"))[:2]
-    features = dict(builder.info.features.items())
-    image, label = features.get(image_key), features.get(label_key)
-    if not isinstance(image, tfds.features.Image) or not isinstance(
-        label, tfds.features.ClassLabel
-    ):
+    features = dict(sorted(builder.info.features.items()))
+    images = [name for name, f in features.items() if isinstance(f, tfds.features.Image)]
+    classes = [name for name, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
+    numbers = [n for n, f in features.items() if n not in classes and _is_whole_number(f)]
+    labels = classes or numbers
+    declared = (*(builder.info.supervised_keys or ("image", "label")),)[:2]
+    if wanted is None and declared[0] in images and declared[1] in labels:
+        wanted = declared
+    if wanted is None and len(images) == len(labels) == 1:
+        wanted = images[0], labels[0]
+    if wanted is None and images and labels:
         raise ValueError(
-            f"{folder} has the features {sorted(features)} but not one image and one class label; "
+            f"{folder} has the image(s) {images} and the label(s) {labels}; name the two to "
+            f"be learnt, such as data.features={(images[0], labels[0])}."
+        )
+    if wanted is None:
+        raise ValueError(
+            f"{folder} has the features {sorted(features)} but not an image and a class label; "
             "expected an image-classification data set."
         )
+    if wanted[0] not in images or wanted[1] not in (*classes, *numbers):
+        raise ValueError(
+            f"data.features={wanted} must be an image and a label of {folder}; its images are "
+            f"{images} and its labels {[*classes, *numbers]}."
+        )
+    image = features[wanted[0]]
     if image.np_dtype != np.uint8 or image.shape[-1] not in (1, 3):
         raise ValueError(
             f"{folder} has {np.dtype(image.np_dtype)} images of shape {image.shape}; "
             "expected uint8 with 1 or 3 channels."
         )
-    return image_key, label_key
+    return wanted
+
+
+def _is_whole_number(feature) -> bool:
+    """Whether a feature is one whole number per example."""
+    kind = getattr(feature, "np_dtype", None)
+    whole = isinstance(kind, type | np.dtype) and np.issubdtype(kind, np.integer)
+    return whole and getattr(feature, "shape", None) == ()
 
 
 def _image_size(shape: tuple, config: DataConfig, folder: Path) -> tuple[int, int]:
@@ -130,30 +172,72 @@ def _image_size(shape: tuple, config: DataConfig, folder: Path) -> tuple[int, in
     return shape[0], shape[1]
 
 
-def _labelled_splits(
-    builder, folder: Path, label_key: str
-) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Chooses the stored splits for 'train' and 'test', and returns them with their labels."""
+class StoredSplit(NamedTuple):
+    """The labelled images of a stored split."""
+
+    stored: str  # its name
+    size: int  # of all its images, labelled or not
+    rows: np.ndarray  # i64[N], which of them are labelled
+    labels: np.ndarray  # i32[N]
+
+
+def _labelled_splits(builder, folder: Path, keys: tuple[str, str]) -> dict[str, StoredSplit]:
+    """Chooses the stored splits for 'train' and 'test': of the latter the first with labels."""
     stored = [name for name in builder.info.splits if builder.info.splits[name].num_examples]
-    splits, labels = {}, {}
+    found = {}
     for split, candidates in (("train", ("train",)), ("test", ("test", "validation"))):
         for name in candidates:
-            if split not in splits and name in stored:
-                found = _read_labels(builder, folder, name, label_key)
-                if found.min() >= 0:  # a test split without labels has -1 (ImageNet's)
-                    splits[split], labels[split] = name, found
-    if "train" not in splits and "test" in splits:  # test only (ImageNet-R): divided by the caller
-        splits["train"], labels["train"] = splits.pop("test"), labels.pop("test")
-    if not splits:
+            if split not in found and name in stored:
+                labels = _read_labels(builder, folder, name, keys)
+                rows = np.flatnonzero(labels >= 0)
+                if len(rows):  # a test split without labels has -1 (ImageNet's)
+                    found[split] = StoredSplit(name, len(labels), rows, labels[rows])
+    if "train" in stored and "train" not in found:
+        size = builder.info.splits["train"].num_examples
+        raise ValueError(
+            f"{folder} has {size} images in its split 'train', none of which has a {keys[1]} of "
+            "0 or more; choose another label by data.features."
+        )
+    if "train" not in found and "test" in found:  # test only (ImageNet-R): divided by the caller
+        found["train"] = found.pop("test")
+    if not found:
         raise ValueError(f"{folder} has the splits {stored}; expected train, test or validation.")
-    return splits, labels
+    return found
 
 
-def _read_labels(builder, folder: Path, split: str, label_key: str) -> np.ndarray:
-    """Returns i32[N], all labels of a stored split; one scan, then a cache file beside the data."""
+def _passed_over(builder, splits: dict[str, StoredSplit]) -> tuple[PassedOver, ...]:
+    """Splits that are not read, and images without a label in those that are."""
+    used = [chosen.stored for chosen in splits.values()]
+    unread = [name for name in builder.info.splits if name not in used]
+    unlabelled = [
+        PassedOver(f"images of {chosen.stored} without a label", chosen.size - len(chosen.rows), ())
+        for chosen in splits.values()
+        if chosen.size > len(chosen.rows)
+    ]
+    return (*([PassedOver.of("splits", unread)] if unread else []), *unlabelled)
+
+
+def _digest(builder, stored: dict[str, str], image_key: str) -> str:
+    """Returns a digest of the files of some splits: their sizes, first and last bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for split, name in stored.items():
+        for file in builder.info.splits[name].filepaths:
+            with Path(file).open("rb") as opened:
+                size = os.fstat(opened.fileno()).st_size
+                head = opened.read(SAMPLE)
+                opened.seek(max(size - SAMPLE, 0))
+                digest.update(f"{split} {image_key} {size}\0".encode() + head + opened.read(SAMPLE))
+    return digest.hexdigest()
+
+
+def _read_labels(builder, folder: Path, split: str, keys: tuple[str, str]) -> np.ndarray:
+    """Returns all labels [N] of a stored split; one scan, then a cache file beside the data.
+
+    The scan looks at the headers of the images as well, so that none fails in a later task.
+    """
     info = builder.info.splits[split]
     files = [[Path(file).name, Path(file).stat().st_size] for file in info.filepaths]
-    fingerprint = json.dumps([str(builder.info.version), info.num_examples, label_key, files])
+    fingerprint = json.dumps([str(builder.info.version), info.num_examples, keys, files])
     cache = folder / f"jaxpmi_labels_{split}.npz"
     try:
         with cache.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -164,8 +248,11 @@ def _read_labels(builder, folder: Path, split: str, label_key: str) -> np.ndarra
                 return arrays["labels"]
     except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile):
         pass  # no cache, or a damaged one: scan
-    records = _raw_records(builder, split)
-    labels = np.asarray([record[label_key] for record in records], np.int32)
+    labels = np.empty(info.num_examples, np.int64)
+    for i, record in enumerate(_raw_records(builder, split)):
+        where = f"record {i} of split '{split}' in {folder}"
+        decoding.read_header(decoding.open_image(record[keys[0]], where), where)
+        labels[i] = record[keys[1]]
     _write_cache(cache, labels=labels, fingerprint=np.asarray(fingerprint))
     return labels
 
@@ -187,17 +274,23 @@ def _raw_records(builder, split: str):
     """Returns the random-access records of a stored split with images left encoded."""
     import tensorflow_datasets as tfds
 
-    image_key = (builder.info.supervised_keys or ("image", "label"))[0]
-    decoders = {image_key: tfds.decode.SkipDecoding()}
+    features = builder.info.features.items()
+    images = [name for name, feature in features if isinstance(feature, tfds.features.Image)]
+    decoders = dict.fromkeys(images, tfds.decode.SkipDecoding())
     return builder.as_data_source(split, decoders=decoders)
 
 
-def _drop_absent_classes(
-    names: tuple[str, ...], labels: dict[str, np.ndarray]
+def _used_classes(
+    feature, labels: dict[str, np.ndarray]
 ) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """Renumbers the classes that have images 0..C-1 (ImageNet-R uses 200 of 1000 labels)."""
+    """Names the classes that have images, and renumbers them 0..C-1.
+
+    ImageNet-R, for instance, has images of 200 of its 1000 labels.
+    """
     present = np.unique(np.concatenate(list(labels.values())))
     renumbered = {
         split: np.searchsorted(present, values).astype(np.int32) for split, values in labels.items()
     }
-    return tuple(names[label] for label in present), renumbered
+    known = getattr(feature, "names", None)  # a plain number has none
+    names = tuple(str(label) if known is None else known[label] for label in present.tolist())
+    return names, renumbered

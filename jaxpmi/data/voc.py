@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxpmi.config import DataConfig
+from jaxpmi.data.class_names import TEXT
 from jaxpmi.data.scene_files import AS_STORED
 from jaxpmi.data.scene_files import SceneFile
 from jaxpmi.data.scene_files import check_files
@@ -45,7 +46,7 @@ def open_voc(config: DataConfig) -> SceneSource:
     """
     if config.path is None:
         raise ValueError("data.source='voc' needs data.path, the folder of JPEGImages/.")
-    root = Path(config.path).expanduser()
+    root = Path(config.path)
     lists = root / "ImageSets" / "Segmentation"
     if not lists.is_dir():
         raise FileNotFoundError(
@@ -75,7 +76,7 @@ def _list_files(root: Path, names: Path, labels: str) -> list[SceneFile]:
         raise FileNotFoundError(f"{names} does not exist; it must name one image per line.")
     files = [
         SceneFile(root / "JPEGImages" / f"{name}.jpg", root / labels / f"{name}.png", AS_STORED)
-        for name in names.read_text(encoding="utf-8").split()
+        for name in names.read_text(TEXT).split()
     ]
     if not files:
         raise ValueError(f"{names} names no image; it must name one per line.")

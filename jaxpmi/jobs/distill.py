@@ -17,6 +17,8 @@ from jaxpmi.blocks.cost import count_parameters
 from jaxpmi.config import Config
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import phase_key
+from jaxpmi.continual.start import Inputs
+from jaxpmi.continual.start import open_images
 from jaxpmi.data import dataset_name
 from jaxpmi.jobs.diversity import measure_diversity
 from jaxpmi.jobs.methods import find_synthesiser
@@ -24,7 +26,7 @@ from jaxpmi.jobs.state import JobState
 from jaxpmi.jobs.state import first_state
 from jaxpmi.jobs.state import given_or_fresh
 from jaxpmi.jobs.state import measure_accuracy
-from jaxpmi.jobs.state import open_data
+from jaxpmi.jobs.state import one_task_run
 from jaxpmi.jobs.state import save_result
 from jaxpmi.jobs.state import teacher_phases
 from jaxpmi.jobs.student import Student
@@ -57,11 +59,11 @@ class DistillRun(Run):
     given_student: SavedNetwork | None  # the trained network that the student begins as
 
 
-def begin(config: Config) -> tuple[DistillRun, JobState]:
-    """Opens the data, makes or reads teacher and student, and makes room for all images."""
+def begin(config: Config, inputs: Inputs | None = None) -> tuple[DistillRun, JobState]:
+    """Makes teacher and student, and room for all images, on what was read (None: read here)."""
     settings = config.distill
     given = given_network(settings.student, config.data, "distill.student")
-    run = open_data(config)
+    run = one_task_run(inputs or open_images(config))
     run = DistillRun(
         **{f.name: getattr(run, f.name) for f in dataclasses.fields(run)}, given_student=given
     )
@@ -209,4 +211,4 @@ def _num_initial(config: Config) -> int:
     return settings.initial_batches + (0 if adapts else settings.rounds)
 
 
-DISTILL = System(begin, lambda run: 1, plan, draw_pool, summarise, report, save)
+DISTILL = System(open_images, begin, lambda run: 1, plan, draw_pool, summarise, report, save)

@@ -26,6 +26,7 @@ from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.samples import put_samples
 from jaxpmi.continual.start import HEAD_STD
+from jaxpmi.continual.start import Inputs
 from jaxpmi.continual.start import with_given_network
 from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.state import Replay
@@ -77,10 +78,24 @@ class InvertRun(Run):
     real: ImageSource | None  # test images of the network's own classes, labelled as these
 
 
-def begin(config: Config) -> tuple[InvertRun, ContinualState]:
-    """Opens the data, makes or reads the network, and makes room for all pictures."""
+def open_inputs(config: Config) -> Inputs:
+    """Reads a given network; opens the data to learn, and test images of its own classes."""
     config, given = with_given_network(config)
-    return _begin_fresh(config) if given is None else _begin_given(config, given)
+    settings, sources = config.invert, {}
+    if given is None or settings.learn_data:
+        sources["data"] = open_source(config.data)
+    if given is not None and settings.test_name is not None:
+        data = dataclasses.replace(
+            config.data, source="tfds", name=settings.test_name, path=settings.test_path
+        )
+        sources["test_data"] = open_source(data)
+    return Inputs(config, sources, given)
+
+
+def begin(config: Config, inputs: Inputs | None = None) -> tuple[InvertRun, ContinualState]:
+    """Makes or takes the network, and room for all pictures, on what was read (None: read here)."""
+    inputs = inputs or open_inputs(config)
+    return _begin_fresh(inputs) if inputs.given is None else _begin_given(inputs)
 
 
 def begin_task(run: InvertRun, task: int) -> list[tuple[str, PhaseFn]]:
@@ -246,9 +261,9 @@ def labels_among(wanted: tuple[str, ...], names: tuple[str, ...]) -> np.ndarray:
     return np.asarray(find_classes(wanted, names), np.int32)
 
 
-def _begin_fresh(config):
+def _begin_fresh(inputs):
     """A network to be trained on all classes of the data."""
-    source = open_source(config.data)
+    config, source = inputs.config, inputs.sources["data"]
     everything = tuple(range(source.num_classes))
     stream = TaskStream(source, (everything,), allow_past=True)
     stream.begin(0)
@@ -258,8 +273,9 @@ def _begin_fresh(config):
     return run, _first_state(run, network)
 
 
-def _begin_given(config, given):
+def _begin_given(inputs):
     """A given network; the classes of the data, where they are to be learnt, follow its own."""
+    config, sources, given = inputs
     settings, network = config.invert, given.network
     names = network.class_names
     height, width, channels = network.image_shape
@@ -269,14 +285,10 @@ def _begin_given(config, given):
     tasks_of = [tuple(range(len(names)))]
     source = known
     if settings.learn_data:
-        source = append_classes(known, open_source(config.data))
+        source = append_classes(known, sources["data"])
         tasks_of.append(tuple(range(len(names), source.num_classes)))
-    real = None
-    if settings.test_name is not None:
-        data = dataclasses.replace(
-            config.data, source="tfds", name=settings.test_name, path=settings.test_path
-        )
-        real = open_source(data)
+    real = sources.get("test_data")
+    if real is not None:
         real = relabel(real, labels_among(real.class_names, names), names)
     stream = TaskStream(source, tuple(tasks_of))
     classes = find_classes(settings.classes, names)
@@ -354,4 +366,6 @@ def _own_samples(run, state):
     return LabelledSamples(images.__getitem__, labels)
 
 
-INVERT = System(begin, lambda run: run.stream.num_tasks, begin_task, draw, summarise, save=save)
+INVERT = System(
+    open_inputs, begin, lambda run: run.stream.num_tasks, begin_task, draw, summarise, save=save
+)

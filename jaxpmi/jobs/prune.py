@@ -24,6 +24,8 @@ from jaxpmi.config import Config
 from jaxpmi.config import PruneConfig
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import phase_key
+from jaxpmi.continual.start import Inputs
+from jaxpmi.continual.start import open_images
 from jaxpmi.continual.state import Replay
 from jaxpmi.data import dataset_name
 from jaxpmi.inversion.objectives import class_cross_entropy
@@ -32,7 +34,7 @@ from jaxpmi.jobs.speed import measure_speed_up
 from jaxpmi.jobs.state import JobState
 from jaxpmi.jobs.state import first_state
 from jaxpmi.jobs.state import measure_accuracy
-from jaxpmi.jobs.state import open_data
+from jaxpmi.jobs.state import one_task_run
 from jaxpmi.jobs.state import save_result
 from jaxpmi.jobs.state import teacher_phases
 from jaxpmi.jobs.student import Student
@@ -65,9 +67,9 @@ CHUNK_STEPS = 100  # of final tuning per compiled call
 SPEED_BATCH = 128  # images per batch, where speed is measured
 
 
-def begin(config: Config) -> tuple[Run, JobState]:
-    """Opens the data, makes the network, and room for all images."""
-    run = open_data(config)
+def begin(config: Config, inputs: Inputs | None = None) -> tuple[Run, JobState]:
+    """Makes the network, and room for all images, on data sets (None: opened here)."""
+    run = one_task_run(inputs or open_images(config))
     settings, synthesiser = config.prune, find_synthesiser(config.method)
     num_images = _num_batches(config) * synthesiser.batch_size(config)
     state = first_state(run, pool=empty_pool(run, num_images))
@@ -291,4 +293,4 @@ def _num_initial(config: Config) -> int:
     return -(-total // 2) if find_synthesiser(config.method).adapts else total
 
 
-PRUNE = System(begin, lambda run: 1, plan, draw_pool, summarise, save=save)
+PRUNE = System(open_images, begin, lambda run: 1, plan, draw_pool, summarise, save=save)

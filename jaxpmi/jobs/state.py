@@ -8,21 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpmi.config import Config
 from jaxpmi.config import ModelConfig
 from jaxpmi.continual import task as tasks
 from jaxpmi.continual.evaluation import evaluate
 from jaxpmi.continual.learners import METHODS
 from jaxpmi.continual.learners import first_phases
 from jaxpmi.continual.run import Run
+from jaxpmi.continual.start import Inputs
 from jaxpmi.continual.start import fresh_network
 from jaxpmi.continual.start import pixel_moments
-from jaxpmi.continual.start import with_given_network
 from jaxpmi.continual.state import Replay
 from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import trainable_parts
 from jaxpmi.data import TaskStream
-from jaxpmi.data import open_source
 from jaxpmi.network import Network
 from jaxpmi.pruning import Kept
 from jaxpmi.runs.phases import PhaseFn
@@ -64,10 +62,10 @@ class JobState:
         return jax.tree.map(jnp.copy, self.network)
 
 
-def open_data(config: Config) -> Run:
-    """Reads a given network; opens the data set, all classes as one task in their own order."""
-    config, given = with_given_network(config)
-    source = open_source(config.data)
+def one_task_run(inputs: Inputs) -> Run:
+    """A run on a data set, all of whose classes are one task in their own order."""
+    config, sources, given = inputs
+    source = sources["data"]
     stream = TaskStream(source, (tuple(range(source.num_classes)),), allow_past=True)
     stream.begin(0)
     return Run(config, EVERYTHING, stream, make_mesh(), given=given)

@@ -43,7 +43,9 @@ class System(NamedTuple):
     whatever the phases need.
     """
 
-    begin: Callable[[Config], tuple[Any, Any]]  # the run and its first state
+    open_inputs: Callable[[Config], Any]  # what is read: its `sources` are data sets, by what they
+    # are called in summary.json, each as `jaxpmi.data.describe_source` takes it
+    begin: Callable[[Config, Any], tuple[Any, Any]]  # the run and its first state, on these inputs
     num_tasks: Callable[[Any], int]
     begin_task: Callable[[Any, int], list[tuple[str, PhaseFn]]]  # its phases, in order, by name
     draw: Callable[[Any, Any, str, Path], str]  # after a phase of that name: writes pictures below

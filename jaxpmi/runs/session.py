@@ -4,11 +4,13 @@ What the tasks are made of is a `System`'s matter. Only here a run's numbers are
 """
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpmi.config import Config
 from jaxpmi.config.load import ABSENT
@@ -27,16 +29,25 @@ from jaxpmi.runs.writers import write_json
 from jaxpmi.sharding import replicate
 
 SECONDS_PER_LINE = 5.0  # between progress lines
+DATA_FILE = "data.json"  # in the workdir: what was read when the run began
 
 
-def finished_summary(config: Config) -> dict[str, Any] | None:
+def finished_summary(
+    config: Config, data: Mapping[str, Any] | None = None
+) -> dict[str, Any] | None:
     """Prints and returns the summary of a run that has finished; None of one that has not.
 
+    Args:
+      config: its settings.
+      data: name -> `DataFacts.to_dict` of every data set that is read; None: not compared.
+
     Raises:
-      ValueError: the workdir holds a run with another config.
+      ValueError: the workdir holds a run with another config, or on other data.
     """
     workdir = Path(config.workdir)
-    _check_workdir(workdir, config)
+    check_workdir(config)
+    if data is not None:
+        _check_data(workdir, data)
     finished = workdir / "summary.json"
     if not finished.is_file():
         return None
@@ -48,12 +59,22 @@ def finished_summary(config: Config) -> dict[str, Any] | None:
 class Session:
     """One process's share of a run: its writers, its checkpoints and where it is."""
 
-    def __init__(self, config: Config, system: System):
-        """Begins the run, or restores it from the last checkpoint in `config.workdir`."""
+    def __init__(self, config: Config, system: System, inputs: Any, data: Mapping[str, Any]):
+        """Begins the run, or restores it from the last checkpoint in `config.workdir`.
+
+        Args:
+          config: its settings.
+          system: what it is made of.
+          inputs: what was read, as `system.open_inputs` returns it.
+          data: what is told of each of its data sets, as `finished_summary` takes it.
+        """
         since = time.monotonic()
         self.config, self.workdir, self.system = config, Path(config.workdir), system
-        self.run, state = system.begin(config)
+        self.run, state = system.begin(config, inputs)
+        self.data = _with_moments(data, self.run, state)
         # Only now: a wrong data set must not leave a workdir behind that is taken.
+        if not (self.workdir / "config.json").is_file() or not (self.workdir / DATA_FILE).is_file():
+            write_json(self.workdir / DATA_FILE, self.data)
         write_json(self.workdir / "config.json", config_to_dict(config))
         self.checkpoints = Checkpointer(self.workdir / "checkpoints")
         restored = self.checkpoints.restore(state)
@@ -76,7 +97,7 @@ class Session:
             self.system.begin_task(self.run, self.num_tasks - 1)  # resumed after the last task
             summary = self.system.summarise(self.run, self.state, self.accounts)
             summary |= self.system.save(self.run, self.state, self.workdir)
-            summary = to_plain(summary)
+            summary = to_plain(summary | self.data)
             self.system.report(summary, self.workdir)
             write_json(self.workdir / "summary.json", summary)
         finally:
@@ -158,8 +179,9 @@ class Session:
         self.checkpoints.save(self.accounts.ticks, self.state, self.accounts.to_dict())
 
 
-def _check_workdir(workdir: Path, config: Config) -> None:
-    """Raises if the workdir holds a run with another config."""
+def check_workdir(config: Config) -> None:
+    """Raises a ValueError if the workdir holds a run with another config."""
+    workdir = Path(config.workdir)
     path = workdir / "config.json"
     if not path.is_file():
         return
@@ -177,6 +199,42 @@ def _check_workdir(workdir: Path, config: Config) -> None:
             f"workdir {workdir} holds a run with another config: {listed}; choose another "
             "--workdir or the same settings."
         )
+
+
+def _check_data(workdir: Path, data: Mapping[str, Any]) -> None:
+    """Raises if the workdir holds a run that began with other data, wherever they lay."""
+    if not (workdir / "config.json").is_file() or not (workdir / DATA_FILE).is_file():
+        return
+    began = read_json(workdir / DATA_FILE)
+    for name in {**began, **data}:
+        there, now = _facts(began, name), _facts(data, name)
+        if there.get("fingerprint") != now.get("fingerprint"):
+            raise ValueError(
+                f"the data are not those that this run began with: workdir {workdir} is of "
+                f"{_sizes(there)}, these are {_sizes(now)} of another fingerprint; give it the "
+                "same data, or choose another --workdir."
+            )
+
+
+def _facts(data, name):
+    facts = data.get(name)
+    return facts if isinstance(facts, Mapping) else {}
+
+
+def _sizes(facts):
+    """Such as `4 classes and 24 + 8 images`."""
+    images = facts.get("images", {})
+    counts = " + ".join(map(str, images.values())) if isinstance(images, Mapping) else ""
+    return f"{len(facts.get('classes', ()))} classes and {counts or 0} images"
+
+
+def _with_moments(data, run, state):
+    """The facts of the data that are learnt, with the moments that their pixels are given."""
+    network = getattr(state, "network", run)  # CLIP's run has its own
+    moments = {name: np.asarray(getattr(network, name)).tolist() for name in ("mean", "std")}
+    said = {name: ", ".join(f"{x:.4f}" for x in values) for name, values in moments.items()}
+    print(f"pixels are normalised by mean {said['mean']} and std {said['std']}", flush=True)
+    return {name: {**facts, **moments} for name, facts in data.items()}
 
 
 def _table(summary, workdir):

@@ -33,8 +33,9 @@ from jaxpmi.weights.weight_names import check_tensors
 
 FORMAT_VERSION = 3  # raised whenever the meaning of the file changes
 _ABOUT = "about"  # the array that holds the JSON text
+# Whatever reading a damaged archive raises.
 _DAMAGE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, zlib.error)
-_DAMAGE += (zipfile.BadZipFile, NotImplementedError)  # whatever reading a damaged archive raises
+_DAMAGE += (zipfile.BadZipFile, NotImplementedError, MemoryError)
 
 
 class SavedNetwork(NamedTuple):

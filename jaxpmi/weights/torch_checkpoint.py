@@ -8,8 +8,10 @@ PyTorch's formats are read: zip archives, and the older sequence of pickles and 
 """
 
 import collections
+import io
 import math
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections.abc import Callable
@@ -36,6 +38,7 @@ _DTYPES = {
 }
 
 
+MOST_COPIES = 8  # of a storage, as tensors that share it are copied
 # Under which names training scripts keep the weights among other things; averaged ones first.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 
@@ -146,20 +149,26 @@ def _read_zip(file):
             raise _Unreadable(f"it has {len(pickles)} entries data.pkl, not 1")
         folder = pickles[0].removesuffix("data.pkl")
         if f"{folder}byteorder" in archive.namelist():
-            _check_byte_order(archive.read(f"{folder}byteorder") == b"little")
-        with archive.open(pickles[0]) as entry:
-            views = _load(entry)
+            _check_byte_order(_read_entry(archive, f"{folder}byteorder") == b"little")
+        views = _load(io.BytesIO(_read_entry(archive, pickles[0])))
 
         def read_storage(storage: _Storage) -> bytes:
             name, size = f"{folder}data/{storage.key}", _num_bytes(storage)
             if name not in archive.namelist():
                 raise _Unreadable(f"the entry {name} is missing")
-            stored = archive.getinfo(name).file_size
-            if stored != size:
-                raise _Unreadable(f"the entry {name} has {stored} bytes, not {size}")
-            return archive.read(name)
+            content = _read_entry(archive, name)
+            if len(content) != size:
+                raise _Unreadable(f"the entry {name} has {len(content)} bytes, not {size}")
+            return content
 
         return _read_tensors(views, read_storage)
+
+
+def _read_entry(archive, name):
+    """An entry that is stored as it is, as PyTorch does: so it is no larger than the file."""
+    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+        raise _Unreadable(f"the entry {name} is packed")
+    return archive.read(name)
 
 
 def _read_legacy(file):
@@ -167,7 +176,7 @@ def _read_legacy(file):
     if _load(file) != _LEGACY_MAGIC or _load(file) != _LEGACY_PROTOCOL:
         raise _Unreadable("it starts with something else")
     _check_byte_order(_load(file)["little_endian"])
-    unpickler = _Unpickler(file)
+    unpickler = _checked_unpickler(file)
     views, keys = unpickler.load(), _load(file)
     needed = {view.storage.key for view in _checked(views).values()}
     contents = {}
@@ -188,7 +197,20 @@ def _read_legacy(file):
 
 
 def _load(file: IO[bytes]) -> Any:
-    return _Unpickler(file).load()
+    return _checked_unpickler(file).load()
+
+
+def _checked_unpickler(file):
+    """One for the pickle at which a file is, whose instructions have been looked at.
+
+    A pickle may put an object at any place of its memo, and Python makes a list as long as that.
+    """
+    start = file.tell()
+    for count, (instruction, argument, _) in enumerate(pickletools.genops(file)):
+        if instruction.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument) > count:
+            raise _Unreadable(f"it keeps an object at {argument}, after {count} instructions")
+    file.seek(start)
+    return _Unpickler(file)
 
 
 def _check_byte_order(little):
@@ -215,8 +237,12 @@ def _checked(views):
 
 def _read_tensors(views: Any, read_storage: Callable[[_Storage], bytes]) -> dict[str, np.ndarray]:
     """Contiguous copies of the views; storages that several share are read for each."""
-    tensors = {}
-    for name, view in _checked(views).items():
+    views, tensors = _checked(views), {}
+    stored = {view.storage.key: _num_bytes(view.storage) for view in views.values()}
+    sizes = (math.prod(v.shape) * np.dtype(v.storage.dtype).itemsize for v in views.values())
+    if sum(sizes) > MOST_COPIES * sum(stored.values()):
+        raise _Unreadable("its tensors are far larger than what is stored of them")
+    for name, view in views.items():
         storage = np.frombuffer(read_storage(view.storage), np.dtype(view.storage.dtype))
         strides = [stride * storage.itemsize for stride in view.strides]
         start = storage[view.offset :]

@@ -286,7 +286,7 @@ SWITCHES = {
 @pytest.mark.parametrize("name", SWITCHES)
 def test_switches_of_pmi(name, tmp_path):
     """Every value of every switch comes to its end in one of these runs, or in those above."""
-    config = tiny_config(tmp_path, data__num_tasks=2, train__epochs=4, **SWITCHES[name])
+    config = tiny_config(tmp_path, data__tasks=2, train__epochs=4, **SWITCHES[name])
     summary = experiment.run(config)
     (entry,) = summary["inversion"]["tasks"]
     assert entry["final_loss"] <= entry["initial_loss"] and entry["num_images"] == 16
@@ -302,6 +302,27 @@ def test_switches_of_pmi(name, tmp_path):
     if config.losses.recipe != "detached":
         wanted = "body/product" if config.losses.recipe == "published" else "body/angles"
     assert wanted in terms
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_later_task_of_one_class_needs_replay(method, tmp_path):
+    config = tiny_config(tmp_path, method, data__tasks=(2, 1, 3))
+    if method in (*INVERSION, *GENERATOR, "joint"):
+        assert open_run(config)[0].stream.task_classes(1) == range(2, 3)
+        return
+    with pytest.raises(ValueError, match="gives task 2 1 of the classes; expected 2 or more"):
+        open_run(config)
+
+
+def test_tasks_of_any_sizes_and_named_classes(tmp_path):
+    """A task of one class, between larger ones, is learnt beside images of older classes."""
+    names = tmp_path / "names.txt"
+    names.write_text("cat\nowl\ndog\nfox\nelk\njay\n")
+    order = ("jay", "cat", "owl", 2, "fox", "elk")
+    changes = dict(data__tasks=(2, 1, 3), data__class_order=order, data__class_names=str(names))
+    summary = experiment.run(tiny_config(tmp_path, "deep_inversion", **changes))
+    assert summary["class_order"] == [5, 0, 1, 2, 3, 4] and summary["num_tasks"] == 3
+    assert np.isfinite(np.array(summary["accuracy_matrix"], float)[np.tril_indices(3)]).all()
 
 
 @pytest.mark.parametrize(

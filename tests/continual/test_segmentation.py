@@ -250,7 +250,7 @@ def tiny(monkeypatch):
 
 def scene_config(folder, method="vdfd", **options):
     """Two steps or so a task; `data` are fields of its own, the rest of VDFD."""
-    data = {"num_tasks": 5, **options.pop("data", {})}
+    data = {"tasks": 5, **options.pop("data", {})}
     return Config(
         method=method,
         workdir=str(folder / "run"),
@@ -277,7 +277,7 @@ def finished(tmp_path_factory):
     def run(method="vdfd", by="classes"):
         with pytest.MonkeyPatch.context() as patch:
             set_up(patch)
-            data = {"scene_tasks": by, "num_tasks": 5 if by == "classes" else 4}
+            data = {"scene_tasks": by, "tasks": 5 if by == "classes" else 4}
             config = scene_config(tmp_path_factory.mktemp("run"), method, data=data)
             programs, work = [], session.Session._task
 
@@ -297,7 +297,8 @@ WHOLE = [(method, "classes") for method in ("joint", "finetune", "dfd", "vdfd")]
 @pytest.mark.parametrize(("method", "by"), [*WHOLE, ("joint", "domains"), ("vdfd", "domains")])
 def test_the_summary_and_the_files(method, by, finished):
     config, summary, programs = finished(method, by)
-    num_tasks = config.data.num_tasks
+    num_tasks = config.data.tasks
+    assert len(summary["data"]["images_of_domains"]["train"]) == len(summary["data"]["domains"])
     matrix = np.asarray(summary["miou_matrix"], float)
     assert matrix.shape == (num_tasks, num_tasks)
     learned = np.tril(np.ones_like(matrix)) > 0
@@ -333,7 +334,7 @@ def test_a_task_of_classes_is_judged_by_its_own(finished):
 
 def test_a_task_of_domains_is_judged_by_its_own_scenes(tmp_path):
     """With fresh weights, whose predictions have something of several classes."""
-    data = {"scene_tasks": "domains", "num_tasks": 4}
+    data = {"scene_tasks": "domains", "tasks": 4}
     run, state = segmentation.begin_segmentation(scene_config(tmp_path, data=data))
     for task in (0, 1):
         run.stream.begin(task)

@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jaxpmi.config import DataConfig
+from jaxpmi.data import describe_source
 from jaxpmi.data import open_source
 from jaxpmi.data import tfds_source
 
@@ -102,8 +103,8 @@ def test_tiny_imagenet(tmp_path):
 def test_imagenet(tmp_path, subset):
     train, val, labels = fake_archives.imagenet(tmp_path)
     arguments = ["imagenet", "--archive", val, "--archive", train, "--val-labels", labels]
-    if subset:
-        (tmp_path / "subset.txt").write_text(subset)
+    if subset:  # as some editors write it (V11)
+        (tmp_path / "subset.txt").write_text(subset, "utf-8-sig")
         arguments += ["--classes", tmp_path / "subset.txt", "--name", "imagenet2"]
     name = "imagenet2" if subset else "imagenet2012"
     assert run(*arguments, "--data-dir", tmp_path / "data") == 0
@@ -146,6 +147,30 @@ def image_folder(root, size=(8, 8), mode="L"):
         for i in range(5):
             Image.new(mode, size, i).save(root / name / f"{i}.{'png' if i else 'bmp'}")
     return root
+
+
+def test_a_prepared_folder_is_what_the_folder_is(tmp_path, capsys):
+    """Splits, black shapes on nothing, photographs on their side, files that are no images."""
+    root = tmp_path / "set"
+    for split, count in (("Train", 3), ("valid", 2), ("more", 1)):
+        for name in ("a", "b"):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGBA", (8, 6), (i, 0, 0, 255 * i)).save(root / split / name / f"{i}.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (6, 8), "red").save(root / "Train" / "a" / "turned", "JPEG", exif=exif)
+    (root / "Train" / "a" / "notes.txt").write_text("about")
+    assert run("folder", "--archive", root, "--data-dir", tmp_path / "data") == 0
+    printed = capsys.readouterr().out
+    assert "passed over: folders beside the splits (1): 'more'" in printed
+    assert "passed over: files that are no images (1): 'Train/a/notes.txt'" in printed
+    prepared = opened("set", tmp_path / "data")
+    folder = open_source(DataConfig(source="folder", path=str(root)))
+    assert prepared.image_shape == folder.image_shape == (6, 8, 3)
+    for split, count in (("train", 7), ("test", 4)):
+        both = [source.read(split, np.arange(count)) for source in (prepared, folder)]
+        assert sorted(map(np.ndarray.tobytes, both[0])) == sorted(map(np.ndarray.tobytes, both[1]))
 
 
 def test_folder(tmp_path):
@@ -199,9 +224,171 @@ def test_test_only_set_with_absent_classes_is_split(tmp_path):
 
 
 def test_not_a_classification_set(tmp_path):
-    write_foreign(tmp_path, {"train": [0, 1]}, label=tfds.features.Scalar(np.int64))
+    write_foreign(tmp_path, {"train": [0, 1]}, label=tfds.features.Scalar(np.float32))
     with pytest.raises(ValueError, match="expected an image-classification data set"):
         opened("other", tmp_path)
+
+
+# V4: labels of -1 stand for none.
+
+
+def test_images_without_a_label_are_passed_over_and_counted(tmp_path):
+    labels = {"train": [-1, *(i % 4 for i in range(1, 40))], "test": [i % 4 for i in range(16)]}
+    write_foreign(tmp_path, labels)
+    source = opened("other", tmp_path)
+    assert {split: len(part) for split, part in source.labels.items()} == {"train": 39, "test": 16}
+    assert source.passed_over == (("images of train without a label", 1, ()),)
+    for split in ("train", "test"):
+        pixels = source.read(split, np.arange(len(source.labels[split])))[:, 0, 0, 0]
+        np.testing.assert_array_equal(pixels, source.labels[split])
+
+
+def test_some_unlabelled_test_images_do_not_make_the_split_give_way(tmp_path):
+    write_foreign(
+        tmp_path, {"train": [0, 1, 2], "test": [-1, 0, 1, 2, -1], "validation": [0, 1, 2]}
+    )
+    source = opened("other", tmp_path)
+    assert sorted(source.labels["test"]) == [0, 1, 2]
+    assert source.passed_over == (
+        ("splits", 1, ("validation",)),
+        ("images of test without a label", 2, ()),
+    )
+
+
+def test_a_training_split_without_labels_is_refused(tmp_path):
+    write_foreign(tmp_path, {"train": [-1, -1], "test": [0, 1] * 5})
+    with pytest.raises(
+        ValueError, match="2 images in its split 'train', none of which has a label"
+    ):
+        opened("other", tmp_path)
+
+
+def test_every_record_is_looked_at_once(tmp_path, monkeypatch):
+    """V17: what cannot be decoded ends a run at its beginning, not in a later task."""
+    encoded = fake_archives.encoded
+
+    def one_of_sixteen_bits(value, image_format, size, mode):
+        return encoded(value, image_format, size, "I;16" if value == 3 else mode)
+
+    monkeypatch.setattr(fake_archives, "encoded", one_of_sixteen_bits)
+    write_foreign(tmp_path, {"train": [0, 1, 2, 3], "test": [0, 1, 2, 3]})
+    with pytest.raises(
+        ValueError, match="^record . of split 'train' .* more than 8 bits per pixel"
+    ):
+        opened("other", tmp_path)
+
+
+def test_the_fingerprint_of_a_prepared_set_is_of_its_content(cifar100, tmp_path):
+    """V3 and V19 for TFDS sets."""
+    edited(cifar100, tmp_path / "there")
+    first = describe_source(opened("cifar100", tmp_path / "there")).fingerprint
+    folder = edited(cifar100, tmp_path)
+    assert describe_source(opened("cifar100", tmp_path)).fingerprint == first
+    shard = next(folder.glob("*test*array_record*"))
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 1
+    shard.write_bytes(content)
+    assert describe_source(opened("cifar100", tmp_path)).fingerprint != first
+
+
+# V23: which features are read.
+
+NUMBER = tfds.features.Scalar(np.int64)
+SOME_CLASSES = tfds.features.ClassLabel(num_classes=4)
+
+
+def test_whole_numbers_are_labels(tmp_path):
+    write_foreign(tmp_path, {"train": [7, 30, 7, 200], "test": [200, 30, 7, -1]}, label=NUMBER)
+    source = opened("other", tmp_path)
+    assert source.class_names == ("7", "30", "200")
+    images = source.read("test", np.arange(3))[:, 0, 0, 0]
+    np.testing.assert_array_equal(images, np.array([7, 30, 200])[source.labels["test"]])
+
+
+@pytest.mark.parametrize(
+    ("features", "wanted", "found"),
+    [
+        ({"img": "image", "fine": SOME_CLASSES}, None, ("img", "fine")),
+        ({"img": "image", "fine": SOME_CLASSES, "id": NUMBER}, None, ("img", "fine")),
+        ({"img": "image", "id": NUMBER}, None, ("img", "id")),
+        ({"image": "image", "label": SOME_CLASSES, "coarse": SOME_CLASSES}, None, None),
+        (
+            {"image": "image", "label": SOME_CLASSES, "coarse": SOME_CLASSES},
+            ("image", "coarse"),
+            ("image", "coarse"),
+        ),
+        (
+            {"img": "image", "fine": SOME_CLASSES, "coarse": SOME_CLASSES},
+            ("img", "fine"),
+            ("img", "fine"),
+        ),
+        ({"img": "image", "fine": SOME_CLASSES, "id": NUMBER}, ("img", "id"), ("img", "id")),
+    ],
+)
+def test_features_by_name_or_kind(tmp_path, features, wanted, found):
+    write_features(tmp_path, features)
+    source = opened("other", tmp_path, features=wanted)
+    image, label = found or ("image", "label")
+    assert source.class_names == ("0", "1", "2", "3")
+    place = list(features).index(label)
+    first = source.read("train", np.arange(8))[:, 0, 0, 0]
+    np.testing.assert_array_equal((first + place) % 4, source.labels["train"])
+    other = opened("other", tmp_path, features=(image, label))
+    np.testing.assert_array_equal(other.labels["train"], source.labels["train"])
+
+
+@pytest.mark.parametrize(
+    ("features", "wanted", "message"),
+    [
+        (
+            {"img": "image", "fine": SOME_CLASSES, "coarse": SOME_CLASSES},
+            None,
+            r"the label\(s\) \['coarse', 'fine'\]; .* such as data.features=\('img', ",
+        ),
+        (
+            {"left": "image", "right": "image", "label": SOME_CLASSES},
+            None,
+            r"the image\(s\) \['left', 'right'\] and the label\(s\) \['label'\]; name",
+        ),
+        (
+            {"img": "image", "fine": SOME_CLASSES},
+            ("img", "label"),
+            r"data.features=\('img', 'label'\) must be an image and a label of .*; its",
+        ),
+    ],
+)
+def test_features_that_are_not_clear(tmp_path, features, wanted, message):
+    write_features(tmp_path, features)
+    with pytest.raises(ValueError, match=message):
+        opened("other", tmp_path, features=wanted)
+
+
+def write_features(tmp_path, features):
+    """Eight grey images, of value i % 4; a label is that plus its place among the features."""
+
+    class Other(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name, VERSION = "other", tfds.core.Version("1.0.0")
+
+        def _info(self):
+            image = tfds.features.Image(shape=(4, 4, 1))
+            kinds = {name: image if f == "image" else f for name, f in features.items()}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(kinds))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(), "test": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i in range(8):
+                image = fake_archives.encoded(i % 4, "PNG", (4, 4), "L")
+                yield (
+                    i,
+                    {
+                        name: image if f == "image" else (i + place) % 4
+                        for place, (name, f) in enumerate(features.items())
+                    },
+                )
+
+    Other(data_dir=tmp_path, file_format="array_record").download_and_prepare()
 
 
 def edited(data_dir, tmp_path, **fields):
@@ -329,6 +516,7 @@ def test_wrong_archives(tmp_path, capsys):
         (("tiny_imagenet", "--archive", tar), "is corrupt, truncated or no archive (BadZipFile)"),
         (("imagenet", "--archive", tar), "neither a tar of one tar per class nor"),
         (("folder", "--archive", tar), "is not a folder"),
+        (("cifar100", "--archive", "~/no/such"), "no/such does not exist; check"),
         (("cifar100", "--archive", tar, "--classes", junk), "are for imagenet; leave them out"),
         (("cifar100", "--archive", tar, "--name", "Bad-Name"), "'Bad-Name' must be lower-case"),
     ]

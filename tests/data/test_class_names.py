@@ -54,6 +54,8 @@ def named(tmp_path):
         # In any order, with lines of other classes.
         ("n01484850 white shark\nn01443537\tgoldfish\nn09 tench", ("goldfish", "white shark")),
         ("naïve\nfür", ("naïve", "für")),
+        ("\ufeffred fox\ncat", ("red fox", "cat")),  # V11: the mark that some editors put first
+        ("\ufeffn01484850 white shark\nn01443537 goldfish", ("goldfish", "white shark")),
     ],
 )
 def test_names_of_a_file(named, content, names):
@@ -75,6 +77,27 @@ def test_wrong_file(named, content, message):
     with pytest.raises(ValueError, match=message) as caught:
         read_class_names(named(content), WORDNET)
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("stored", "clear"),
+    [
+        (("class1", "class10", "class2"), False),  # as texts sort; people count
+        (("class1", "class2", "class10"), True),  # the data set has an order of its own
+        (("c01", "c02", "c10"), True),
+        (("10", "9", "x"), False),
+    ],
+)
+def test_one_name_per_line_where_the_order_is_not_clear(named, stored, clear):
+    """V10's kind: names in the order of numbers for folders in that of texts."""
+    path = named("one\ntwo\nthree")
+    if clear:
+        assert read_class_names(path, stored) == ("one", "two", "three")
+        return
+    with pytest.raises(ValueError, match=f"in the order '{stored[0]}', .*; give lines such as"):
+        read_class_names(path, stored)
+    lines = "".join(f"{name} word{name}\n" for name in stored)
+    assert read_class_names(named(lines), stored) == tuple(f"word{name}" for name in stored)
 
 
 def test_missing_file(tmp_path):

@@ -239,6 +239,32 @@ def test_path_is_needed(kind):
         open_scenes(DataConfig(source=kind))
 
 
+@pytest.mark.parametrize("kind", ["colours", "size", "damaged"])
+def test_every_scene_is_looked_at_when_the_data_are_opened(tmp_path, kind):
+    """V17: not when its turn comes, in some later task."""
+    voc_tree(tmp_path)
+    break_voc(tmp_path, kind)
+    with pytest.raises(ValueError, match="label map|readable"):
+        voc(tmp_path)
+
+
+def test_lists_may_begin_with_a_mark(tmp_path):
+    """V11: as some editors write UTF-8."""
+    voc_tree(tmp_path)
+    names(tmp_path, "train", "\ufeffa\nb\n")
+    assert voc(tmp_path).size("train") == 2
+
+
+def test_photographs_of_scenes_lie_as_their_label_maps_do(tmp_path):
+    voc_tree(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.repeat(np.uint8([[0] * 8] * 4 + [[200] * 8] * 4)[..., None], 3, -1)
+    Image.fromarray(pixels).save(tmp_path / "JPEGImages" / "c.jpg", exif=exif)
+    scene = voc(tmp_path).read("test", np.array([0]))[0]
+    assert scene[0, :, 0].max() < 50 and scene[-1, :, 0].min() > 150
+
+
 def test_reading_what_is_not_there():
     source = open_scenes(DataConfig(source="digit_scenes"))
     with pytest.raises(ValueError, match="no split 'val'; use one of"):

@@ -192,16 +192,20 @@ def test_tasks_without_scenes_or_background_are_errors(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "tasks"),
     [
-        (dict(num_tasks=4, class_order=(2, 3, 0, 1)), ((3,), (4,), (1,), (2,))),
-        (dict(num_tasks=2, class_order=(0, 1, 2, 3)), ((1, 2), (3, 4))),
-        (dict(num_tasks=3, first_task_classes=2, class_order=(0, 1, 2, 3)), ((1, 2), (3,), (4,))),
+        (dict(tasks=4, class_order=(2, 3, 0, 1)), ((3,), (4,), (1,), (2,))),
+        (dict(tasks=2, class_order=(0, 1, 2, 3)), ((1, 2), (3, 4))),
+        (dict(tasks=(2, 1, 1), class_order=(0, 1, 2, 3)), ((1, 2), (3,), (4,))),
         (
-            dict(num_tasks=4, first_task_classes=1, class_order=(0, 1, 2, 3)),
+            dict(tasks=(1, 1, 1, 1), class_order=(0, 1, 2, 3)),
             ((1,), (2,), (3,), (4,)),
         ),
-        (dict(scene_tasks="domains", num_tasks=3), ((0,), (1,), (2,))),
-        (dict(scene_tasks="domains", num_tasks=2, first_task_classes=2), ((0, 1), (2,))),
-        (dict(scene_tasks="domains", num_tasks=3, class_order=(2, 0, 1)), ((2,), (0,), (1,))),
+        (dict(scene_tasks="domains", tasks=3), ((0,), (1,), (2,))),
+        (dict(scene_tasks="domains", tasks=(2, 1)), ((0, 1), (2,))),
+        (dict(scene_tasks="domains", tasks=3, class_order=(2, 0, 1)), ((2,), (0,), (1,))),
+        (
+            dict(scene_tasks="domains", tasks=3, class_order=("west", "North", 1)),
+            ((2,), (0,), (1,)),
+        ),
     ],
 )
 def test_scene_tasks(changes, tasks):
@@ -210,12 +214,12 @@ def test_scene_tasks(changes, tasks):
 
 
 def test_the_order_of_classes_is_drawn_from_the_seed():
-    config = DataConfig(source="digit_scenes", num_tasks=1)
+    config = DataConfig(source="digit_scenes", tasks=1)
     for seed in (0, 1):
         drawn = np.random.RandomState(seed).permutation(4) + 1
         assert scene_tasks(config, source_of(), seed) == (tuple(drawn.tolist()),)
-    with pytest.raises(ValueError, match="4 classes cannot be split into 3 tasks .* at least 1;"):
-        scene_tasks(DataConfig(source="digit_scenes", num_tasks=3), source_of(), 0)
-    config = DataConfig(source="digit_scenes", scene_tasks="domains", num_tasks=2)
+    with pytest.raises(ValueError, match="be split into 3 tasks of equal size; choose"):
+        scene_tasks(DataConfig(source="digit_scenes", tasks=3), source_of(), 0)
+    config = DataConfig(source="digit_scenes", scene_tasks="domains", tasks=2)
     with pytest.raises(ValueError, match="3 domains cannot be split into 2 tasks"):
         scene_tasks(config, source_of(), 0)

@@ -155,7 +155,7 @@ X, Y = arrays()
         ({"x": np.zeros((6, 4, 4, 2), np.uint8), "y": Y}, r"has shape \(6, 4, 4, 2\)"),
         ({"x": X[:, :0], "y": Y}, "holds no pixel"),
         ({"x": X[:0], "y": Y[:0]}, "holds no pixel"),
-        ({"x": X, "y": Y.astype(object)}, "cannot be read as a .npz of plain arrays"),
+        ({"x": X, "y": Y.astype(object)}, "y in .* is an array of Python objects, which are never"),
         ({"x": X, "y": np.zeros(6, int)}, r"has 1 class\(es\); at least 2 are needed"),
         ({"x": X[:4], "y": Y[:4]}, r"no test images of class\(es\) '1', '2'; every class needs"),
         (
@@ -177,6 +177,18 @@ def test_npz_errors(path, content, message):
     with pytest.raises(ValueError, match=message) as error:
         open_source(config)
     assert str(error.value).endswith(".") and "\n" not in str(error.value)
+
+
+def test_only_the_needed_arrays_are_read(path):
+    """V18: what is beside them may be of objects, or damaged."""
+    source = open_source(npz(path, x=X, y=Y, meta=np.array([None]), info=np.array("text")))
+    assert len(source.labels["train"]) + len(source.labels["test"]) == 6
+    (entry,) = source.passed_over
+    assert entry == ("arrays", 2, ("meta", "info")) and str(entry) == "arrays (2): 'meta', 'info'"
+    both = npz(path, x_train=X, y_train=Y, x_test=X, y_test=Y, x=X, y=Y)
+    assert open_source(both).passed_over == (("arrays", 2, ("x", "y")),)
+    with pytest.raises(ValueError, match="^x_test in .* is an array of Python objects"):
+        open_source(npz(path, x_train=X, y_train=Y, x_test=X.astype(object), y_test=Y))
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5])

@@ -10,6 +10,8 @@ from jaxpmi.data import class_order
 from jaxpmi.data import open_source
 from jaxpmi.data import split_tasks
 
+NAMES = tuple(map(str, range(100)))
+
 
 @pytest.fixture(scope="module")
 def source():
@@ -18,18 +20,32 @@ def source():
 
 @pytest.fixture
 def stream(source):
-    return TaskStream(source, split_tasks(class_order(DataConfig(), 10, seed=3), 5))
+    return TaskStream(source, split_tasks(class_order(DataConfig(), NAMES[:10], seed=3), 5))
 
 
 def test_class_order_1993_and_seeds():
-    order = class_order(DataConfig(), 100, 1993)
+    order = class_order(DataConfig(), NAMES, 1993)
     assert order[:10] == (68, 56, 78, 8, 23, 84, 90, 65, 74, 76)
     assert sorted(order) == list(range(100)) and all(type(label) is int for label in order)
-    assert class_order(DataConfig(), 10, 0) == tuple(np.random.RandomState(0).permutation(10))
+    assert class_order(DataConfig(), NAMES[:10], 0) == tuple(
+        np.random.RandomState(0).permutation(10)
+    )
 
 
 def test_explicit_class_order():
-    assert class_order(DataConfig(class_order=(2, 0, 1)), 3, seed=0) == (2, 0, 1)
+    assert class_order(DataConfig(class_order=(2, 0, 1)), NAMES[:3], seed=0) == (2, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("order", "labels"),
+    [
+        (("Owl", "cat", "sea_cow"), (2, 0, 1)),  # as it is shown, or as its folder is called
+        (("sea cow", 2, "cat"), (1, 2, 0)),
+    ],
+)
+def test_class_order_by_name(order, labels):
+    names = ("cat", "sea cow", "owl")
+    assert class_order(DataConfig(class_order=order), names, seed=0) == labels
 
 
 @pytest.mark.parametrize(
@@ -38,52 +54,65 @@ def test_explicit_class_order():
         ((0, 1, 1), "class_order repeats 1 and lacks 2; it must hold each of 0..2 once"),
         ((0, 1), "class_order lacks 2;"),
         ((0, 1, 2, 7), r"has the unknown class\(es\) 7;"),
+        (("cat", "cow", "owl"), "names 'cow', which is none of the 3 classes .*; did you mean"),
+        (("Cat", 0, "dog"), "class_order repeats 0 and lacks 2; it must"),
+        ((0, 1, "zebra"), r"none of the 3 classes \('cat', 'dog', 'owl'\); give a class of it"),
     ],
 )
 def test_class_order_errors(order, message):
     with pytest.raises(ValueError, match=message):
-        class_order(DataConfig(class_order=order), 3, seed=0)
+        class_order(DataConfig(class_order=order), ("cat", "dog", "owl"), seed=0)
+
+
+def test_two_classes_of_one_name_need_numbers():
+    config = DataConfig(class_order=("crane", 0, 2))
+    with pytest.raises(ValueError, match="'crane', which classes 0, 1 are called; give them by"):
+        class_order(config, ("crane", "Crane", "owl"), seed=0)
 
 
 @pytest.mark.parametrize(
-    ("num_classes", "num_tasks", "first", "sizes"),
+    ("num_classes", "tasks", "sizes"),
     [
-        (100, 5, None, [20] * 5),
-        (100, 20, None, [5] * 20),
-        (10, 1, None, [10]),
-        (100, 6, 50, [50] + [10] * 5),
-        (100, 11, 50, [50] + [5] * 10),
-        (100, 21, 40, [40] + [3] * 20),
-        (10, 1, 10, [10]),
+        (100, 5, [20] * 5),
+        (100, 20, [5] * 20),
+        (10, 1, [10]),
+        (100, (50, 10, 10, 10, 10, 10), [50] + [10] * 5),
+        (10, (3, 2, 5), [3, 2, 5]),
+        (10, (10,), [10]),
     ],
 )
-def test_split_tasks(num_classes, num_tasks, first, sizes):
-    order = class_order(DataConfig(), num_classes, 0)
-    tasks = split_tasks(order, num_tasks, first)
+def test_split_tasks(num_classes, tasks, sizes):
+    order = class_order(DataConfig(), NAMES[:num_classes], 0)
+    tasks = split_tasks(order, tasks)
     assert [len(task) for task in tasks] == sizes
     assert tuple(label for task in tasks for label in task) == order
 
 
+@pytest.mark.parametrize(("tasks", "sizes"), [((2, 1, 1), [2, 1, 1]), (2, [2, 2])])
+def test_a_later_task_may_be_of_one_class(tasks, sizes):
+    assert [len(task) for task in split_tasks(range(4), tasks, least_later=1)] == sizes
+    with pytest.raises(ValueError, match="4 tasks .* choose data.tasks from .1, 2.*[^0-9]$"):
+        split_tasks(range(4), 4, least_later=1)  # the first would be of one class as well
+
+
 @pytest.mark.parametrize(
-    ("num_classes", "num_tasks", "first", "message"),
+    ("num_classes", "tasks", "message"),
     [
         (
             10,
             3,
-            None,
-            r"10 classes cannot be split into 3 tasks .* choose num_tasks from \[1, 2, 5\]",
+            r"10 classes .* 3 tasks .* from \[1, 2, 5\], or give the size of each, such as 4 3",
         ),
-        (10, 10, None, "at least 2; choose num_tasks from"),
-        (10, 0, None, "into 0 tasks"),
-        (10, 4, 5, r"after a first task of 5; choose num_tasks from \[2\]"),
-        (10, 2, 1, "first task of 1; choose another first_task_classes"),
-        (10, 2, 11, "choose another first_task_classes"),
-        (10, 1, 5, r"choose num_tasks from \[2\]"),
+        (10, 10, r"at least 2; choose data.tasks from \[1, 2, 5\].$"),
+        (10, 0, "into 0 tasks"),
+        (10, (5, 4), r"data.tasks=\(5, 4\) is of 9 classes, but there are 10; give sizes that"),
+        (10, (1, 9), "gives task 1 1 of the classes; expected 2 or more, as one class alone"),
+        (10, (8, 1, 1), "gives task 2 1 of the classes; .* use a method that replays"),
     ],
 )
-def test_split_tasks_errors(num_classes, num_tasks, first, message):
+def test_split_tasks_errors(num_classes, tasks, message):
     with pytest.raises(ValueError, match=message):
-        split_tasks(range(num_classes), num_tasks, first)
+        split_tasks(range(num_classes), tasks)
 
 
 def test_labels_are_the_position_in_the_order(source, stream):

@@ -42,7 +42,7 @@ def distill_config(folder, method="deep_inversion", **changes):
         folder,
         method,
         job="distill",
-        data__num_tasks=1,
+        data__tasks=1,
         deep_inversion=DeepInversionConfig(
             batch_size=BATCH, stage_steps=(3,), competition_weight=1.0, jitter_pixels=1
         ),
@@ -79,6 +79,7 @@ def test_the_summary_tells_teacher_student_and_diversity(method, finished):
     workdir = Path(config.workdir)
     assert json.loads((workdir / "summary.json").read_text()) == summary
     assert (summary["job"], summary["method"]) == ("distill", method)
+    assert json.loads((workdir / "data.json").read_text())["data"] == summary["data"]
     assert 0.0 <= summary["student_accuracy"] <= 1.0 and 0.0 <= summary["teacher_accuracy"] <= 1.0
     ratio = summary["student_accuracy"] / summary["teacher_accuracy"]
     np.testing.assert_allclose(summary["student_of_teacher"], ratio)

@@ -55,7 +55,7 @@ def pictures_config(folder, method="deep_inversion", **changes):
         folder,
         method,
         job="invert",
-        data__num_tasks=1,
+        data__tasks=1,
         deep_inversion=DeepInversionConfig(batch_size=BATCH, stage_steps=(2,), jitter_pixels=1),
         invert=InvertConfig(classes=("0", "2", "5"), images_per_class=2),
         **changes,
@@ -177,6 +177,8 @@ def test_real_images_are_measured_where_they_are_given(pretrained, tmp_path, mon
     monkeypatch.setattr(invert, "evaluate", evaluate_by_five)
     summary = experiment.run(dataclasses.replace(config, invert=settings))
     assert "imagenette" in opened
+    facts = summary["data"], summary["test_data"]
+    assert [len(each["classes"]) for each in facts] == [NUM_CLASSES, 6]
     # Twice, before and after learning: never more than a batch, and every image once.
     assert rows == [*range(24)] * 2 and max(sizes) == 5
     assert summary["own_accuracy_measured_on"] == invert.REAL_IMAGES
@@ -209,7 +211,7 @@ def test_pictures_know_only_the_classes_of_the_network(pretrained, tmp_path):
     np.testing.assert_array_equal(bias[:1000], own.bias)
     assert 0 < jnp.abs(kernel[:, 1000:]).max() < 0.1 and not bias[1000:].any()
     assert run.config.data == dataclasses.replace(
-        DataConfig(source="npz", path=run.config.data.path, num_tasks=1), image_size=SIZE, rgb=True
+        DataConfig(source="npz", path=run.config.data.path, tasks=1), image_size=SIZE, rgb=True
     )
 
 

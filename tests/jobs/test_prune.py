@@ -38,7 +38,7 @@ def prune_config(folder, method="deep_inversion", **changes):
         folder,
         method,
         job="prune",
-        data__num_tasks=1,
+        data__tasks=1,
         deep_inversion=DeepInversionConfig(
             batch_size=BATCH, stage_steps=(2,), competition_weight=1.0, jitter_pixels=1
         ),
@@ -67,6 +67,7 @@ def test_the_summary_tells_accuracy_size_and_speed(finished):
     config, summary, _ = finished
     assert json.loads((Path(config.workdir) / "summary.json").read_text()) == summary
     assert (summary["job"], summary["method"]) == ("prune", "deep_inversion")
+    assert len(summary["data"]["fingerprint"]) == 32
     for name in ("accuracy_before", "accuracy_after"):
         assert 0.0 <= summary[name] <= 1.0
     for name in ("filters", "parameters", "flops"):

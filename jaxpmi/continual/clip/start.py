@@ -16,7 +16,9 @@ from jaxpmi.continual.clip.state import ClipState
 from jaxpmi.continual.clip.train import clip_optimiser
 from jaxpmi.continual.clip.variants import CLIP_VARIANTS
 from jaxpmi.continual.learners import find_method
+from jaxpmi.continual.start import Inputs
 from jaxpmi.continual.start import empty_replay
+from jaxpmi.continual.start import least_classes
 from jaxpmi.continual.start import most_replay_samples
 from jaxpmi.data import TaskStream
 from jaxpmi.data import class_order
@@ -41,15 +43,25 @@ from jaxpmi.weights.clip import load_clip
 PRETRAINED = "pretrained.npz"  # in the workdir: a small CLIP, for processes that resume the run
 
 
-def open_clip_run(config: Config) -> tuple[ClipRun, tuple[int, ...]]:
-    """Opens data and weights, or trains a small CLIP; also returns the order of the classes."""
-    source = open_source(config.data)
+def open_clip_data(config: Config) -> Inputs:
+    """Opens the data set of a run; CLIP's weights are read when it begins."""
+    return Inputs(config, {"data": open_source(config.data)}, None)
+
+
+def open_clip_run(config: Config, inputs: Inputs | None = None) -> tuple[ClipRun, tuple[int, ...]]:
+    """Reads weights, or trains a small CLIP; also returns the order of the classes.
+
+    Args:
+      config: its settings.
+      inputs: what was opened; None: it is opened here.
+    """
+    source = (inputs or open_clip_data(config)).sources["data"]
     check_names_are_words(source.class_names)
     check_class_names(source.class_names)
     pretraining, known, unseen = _split(config, source.class_names)
-    num_tasks, first = config.data.num_tasks, config.data.first_task_classes
-    tasks = split_tasks(known, num_tasks, first) + ((unseen,) if unseen else ())
     method = find_method(config.method)
+    tasks = split_tasks(known, config.data.tasks, least_later=least_classes(method))
+    tasks += (unseen,) if unseen else ()
     stream = TaskStream(source, tasks, allow_past=method.all_data, name_only=bool(unseen))
     named = TaskStream(source, (unseen,)) if unseen else None
     if named is not None:
@@ -169,7 +181,7 @@ def _split(config, names):
         )
         pretraining, known, drawn = ([rest[i] for i in part] for part in split)
     else:
-        order = class_order(config.data, len(names), config.seed)
+        order = class_order(config.data, names, config.seed)
         known = [label for label in order if label not in unseen]
         known, drawn = known[: len(known) - count], known[len(known) - count :]
     return tuple(pretraining), tuple(known), tuple(unseen or drawn)
@@ -192,7 +204,8 @@ def _pretrained(config, model, images, labels, tokens, mean, std):
     leaves, treedef = jax.tree.flatten(fresh)
     # What the weights depend on: a file of other classes or settings is trained anew.
     recipe = repr((model.sizes, config.clip.pretraining, config.seed, mean, std))
-    digest = hashlib.sha256(recipe.encode() + labels.tobytes() + tokens.tobytes()).hexdigest()
+    parts = (recipe.encode(), images.tobytes(), labels.tobytes(), tokens.tobytes())
+    digest = hashlib.sha256(b"".join(parts)).hexdigest()
     if path.is_file():
         with np.load(path, allow_pickle=False) as arrays:
             if str(arrays.get("recipe")) == digest:

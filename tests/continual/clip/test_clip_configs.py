@@ -34,7 +34,7 @@ tfds.disable_progress_bar()
 ROOT = Path(__file__).parents[3]
 NAMES = ("clip_cifar100", "clip_imagenet_r", "clip_cub")
 WEIGHTS = ROOT / "tests/golden/hugging_face_gelu"  # 12 x 12 pixels, texts of 20 tokens
-SMALL = f"""--model.weights {WEIGHTS} --data.image-size 12 --data.num-tasks 2
+SMALL = f"""--model.weights {WEIGHTS} --data.image-size 12 --data.tasks 2
   --data.class-order None --train.epochs 1 --train.batch-size 4
   --train.replay-batch-size 4 --cfs.num-epochs 1 --inversion.batch-size 8
   --inversion.images-per-task 8 --inversion.per-layer.num-steps 2
@@ -114,8 +114,8 @@ def test_the_options_of_the_first_lines_are_understood_together(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_first_lines_say_how_much_is_replayed(name):
     config, text = config_of(name), " ".join(docstring_of(name).split())
-    per_task = len(config.data.class_order) // config.data.num_tasks
-    counts = {t: num_replay_images(config, t) for t in range(1, config.data.num_tasks)}
+    per_task = len(config.data.class_order) // config.data.tasks
+    counts = {t: num_replay_images(config, t) for t in range(1, config.data.tasks)}
     most = max(math.ceil(count / (per_task * t)) for t, count in counts.items())
     boost = config.cfs.oversampling
     assert re.search(rf"up to {most} \D*, out of {boost * most} drawn by CFS, not 5 out of", text)
@@ -129,7 +129,7 @@ def test_the_first_lines_say_how_much_is_replayed(name):
 def test_the_classes_are_split_as_published(name):
     data = config_of(name).data
     num_classes = 100 if name == "clip_cifar100" else 200
-    assert data.num_tasks == 10 and data.image_size == 224
+    assert data.tasks == 10 and data.image_size == 224
     assert data.class_order == tuple(np.random.RandomState(1993).permutation(num_classes))
     assert config_of(name).inversion.images_per_task == 5 * num_classes // 10
     assert data.augment.crop_scale == (0.9, 1.0) and not data.augment.flip

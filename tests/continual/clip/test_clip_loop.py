@@ -23,7 +23,7 @@ SPACES = {"standard": [], "published_clip": EMBEDDINGS}
 NAMES = {"standard": "x", "published_clip": "patch_embeddings"}  # of the samples in a .npz
 # Only sizes; what kind of losses and starts the config chooses stays.
 SMALL = """--clip.pretraining.num-steps 4
-  --clip.pretraining-classes 34 --clip.name-only.classes 2 --data.num-tasks 2
+  --clip.pretraining-classes 34 --clip.name-only.classes 2 --data.tasks 2
   --train.epochs 1 --train.replay-batch-size 8 --clip.name-only.epochs 1
   --clip.name-only.images-per-class 8
   --cfs.num-epochs 1 --cfs.num-rounds 4 --inversion.images-per-task 16
@@ -58,6 +58,7 @@ def test_the_summary_tells_of_tasks_and_of_names(finished):
     assert summary["num_tasks"] == 2 and len(summary["accuracy_matrix"]) == 2
     assert summary["dataset"] == "coloured_digits" and len(summary["class_order"]) == 6
     assert len(summary["zero_shot_accuracy"]) == 2
+    assert len(summary["data"]["classes"]) == 40 and len(summary["data"]["mean"]) == 3
     unseen = summary["unseen_classes"]
     assert len(unseen["names"]) == 2 and len(unseen["accuracy_of_tasks_after"]) == 2
     for name in ("zero_shot", "after_tasks", "accuracy", "upper_bound"):

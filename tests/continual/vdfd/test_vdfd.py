@@ -330,7 +330,7 @@ RUNS = {
         method="vdfd",
         losses__vdfd__variant="published_all_classes",
     ),
-    "unequal tasks": dict(method="vdfd", data__first_task_classes=2, data__num_tasks=2),
+    "unequal tasks": dict(method="vdfd", data__tasks=(2, 4)),
     "transformer": dict(method="vdfd", model__name="tiny_vit", train__optimiser="adam"),
 }
 
