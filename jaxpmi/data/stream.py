@@ -36,8 +36,11 @@ def class_order(config: DataConfig, names: Sequence[str], seed: int) -> tuple[in
     problems = (("repeats", duplicates), ("lacks", missing), ("has the unknown class(es)", unknown))
     found = [f"{word} {shorten(labels)}" for word, labels in problems if labels]
     if found:
+        named = any(str(label) in names for label in unknown)
+        hint = f" (numbers are labels, of which 0 is the class '{names[0]}')" if named else ""
         raise ValueError(
-            f"class_order {' and '.join(found)}; it must hold each of 0..{num_classes - 1} once."
+            f"class_order {' and '.join(found)}; it must hold each of 0..{num_classes - 1} "
+            f"once{hint}."
         )
     return order
 

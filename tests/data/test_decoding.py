@@ -1,6 +1,8 @@
 """What a decoded picture is: transparency, palettes, orientation, bits; V6 of the reports."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -120,6 +122,24 @@ def test_pictures_stand_upright(image_format, turned):
 def test_more_than_eight_bits_are_refused(image):
     with pytest.raises(ValueError, match="^it has more than 8 bits per pixel .mode [IF].*; conv"):
         decoded(image, 1, "TIFF")
+
+
+def test_of_sixteen_bit_colours_the_upper_half_is_read():
+    """Not clipped: 0x12ff is 0x12."""
+
+    def chunk(name, data):
+        check = zlib.crc32(name + data)
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", check)
+
+    for kind, values, want in (
+        (2, (0x12FF, 0x8000, 0xFFFF), [0x12, 0x80, 255]),
+        (4, (0, 0), [255]),
+    ):
+        header = struct.pack(">IIBBBBB", 1, 1, 16, kind, 0, 0, 0)
+        pixels = zlib.compress(b"\0" + struct.pack(f">{len(values)}H", *values))
+        data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+        data += chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+        assert decoding.decode_image(data, len(want), None, "it").ravel().tolist() == want
 
 
 def save_icons(root):

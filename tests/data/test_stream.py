@@ -64,6 +64,11 @@ def test_class_order_errors(order, message):
         class_order(DataConfig(class_order=order), ("cat", "dog", "owl"), seed=0)
 
 
+def test_numbers_are_labels_where_names_are_numbers_too():
+    with pytest.raises(ValueError, match="unknown class.* 9; .*, of which 0 is the class '7'"):
+        class_order(DataConfig(class_order=(0, 1, 9)), ("7", "8", "9"), seed=0)
+
+
 def test_two_classes_of_one_name_need_numbers():
     config = DataConfig(class_order=("crane", 0, 2))
     with pytest.raises(ValueError, match="'crane', which classes 0, 1 are called; give them by"):
