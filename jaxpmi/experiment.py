@@ -13,6 +13,7 @@ from jaxpmi.continual.loop import SEGMENTATION
 from jaxpmi.jobs.distill import DISTILL
 from jaxpmi.jobs.invert import INVERT
 from jaxpmi.jobs.prune import PRUNE
+from jaxpmi.runs.claim import claim
 from jaxpmi.runs.phases import System
 from jaxpmi.runs.session import Session
 from jaxpmi.runs.session import finished_summary
@@ -29,7 +30,16 @@ def run(config: Config) -> dict[str, Any]:
       NonFiniteLossError: where a loss became NaN or infinite.
     """
     validate(config, make_mesh().size)
-    summary = finished_summary(config)
+    summary = finished_summary(config)  # asks for no right to write
+    if summary is not None:
+        return summary
+    with claim(config.workdir):
+        return _work(config)
+
+
+def _work(config: Config) -> dict[str, Any]:
+    """Begins or resumes a run in a workdir that is this process's alone."""
+    summary = finished_summary(config)  # another process may have come to its end meanwhile
     if summary is not None:
         return summary
     system = _system(config)

@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "sharding": set(),
     "augment": {"config", "types"},
     "runs.checkpoint": set(),
+    "runs.claim": set(),
     "runs": set(),
     "runs.writers": {"types"},
     "runs.accounting": set(),
@@ -68,7 +69,7 @@ MAY_IMPORT = {
     "continual": INVERSION | {"data", "weights"} | RUNS,
     "jobs": INVERSION | {"data", "weights", "continual", "runs.writers"} | RUNS,
     "runs.session": {"config", "runs.checkpoint", "runs.writers"} | RUNS,
-    "experiment": {"config", "continual", "jobs", "runs.session"} | RUNS,
+    "experiment": {"config", "continual", "jobs", "runs.session", "runs.claim"} | RUNS,
 }
 # What a run is made of says also what is drawn of it; checks look names up.
 MAY_IMPORT_TOO = {
