@@ -14,9 +14,12 @@ from jaxpmi.jobs.distill import DISTILL
 from jaxpmi.jobs.invert import INVERT
 from jaxpmi.jobs.prune import PRUNE
 from jaxpmi.runs.claim import claim
+from jaxpmi.runs.machine import check_platform
+from jaxpmi.runs.machine import own_settings
 from jaxpmi.runs.phases import System
 from jaxpmi.runs.session import Session
 from jaxpmi.runs.session import finished_summary
+from jaxpmi.runs.writers import tell
 from jaxpmi.sharding import make_mesh
 
 JOBS = {"distill": DISTILL, "prune": PRUNE, "invert": INVERT}
@@ -25,15 +28,19 @@ JOBS = {"distill": DISTILL, "prune": PRUNE, "invert": INVERT}
 def run(config: Config) -> dict[str, Any]:
     """Runs an experiment to its end, resuming what `config.workdir` holds; returns the summary.
 
+    JAX computes as a run is written, in 32 bits, whatever its settings are outside: see
+    `own_settings`.
+
     Raises:
       ValueError, OSError: for anything wrong with the config, the data or the workdir.
       NonFiniteLossError: where a loss became NaN or infinite.
     """
+    check_platform()
     validate(config, make_mesh().size)
     summary = finished_summary(config)  # asks for no right to write
     if summary is not None:
         return summary
-    with claim(config.workdir):
+    with claim(config.workdir), own_settings():
         return _work(config)
 
 
@@ -45,7 +52,7 @@ def _work(config: Config) -> dict[str, Any]:
     system = _system(config)
     if system is CLIP and config.clip.weights is None:
         if not (Path(config.workdir) / PRETRAINED).is_file():
-            print("training a small CLIP, about a minute ...", flush=True)
+            tell("training a small CLIP, about a minute ...")
     return Session(config, system).finish()
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 # A bare clone works without `pip install`: the checkout root goes on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from jaxpmi.config.load import load_config  # noqa: E402
-
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command line; returns the exit code, 2 for anything wrong with the input."""
     try:
         path, overrides = split_arguments(arguments)
+        # Here, so that a setting of JAX that it cannot read is told as any wrong input is.
+        from jaxpmi.config.load import load_config
+
         config = load_config(path, overrides)
         from jaxpmi import experiment  # imports JAX, so --help and typos need not wait for it
 
@@ -56,4 +57,6 @@ def one_sentence(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    from console import run_command
+
+    sys.exit(run_command(main))

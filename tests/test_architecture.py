@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "augment": {"config", "types"},
     "runs.checkpoint": set(),
     "runs.claim": set(),
+    "runs.machine": set(),
     "runs": set(),
     "runs.writers": {"types"},
     "runs.accounting": set(),
@@ -69,7 +70,9 @@ MAY_IMPORT = {
     "continual": INVERSION | {"data", "weights"} | RUNS,
     "jobs": INVERSION | {"data", "weights", "continual", "runs.writers"} | RUNS,
     "runs.session": {"config", "runs.checkpoint", "runs.writers"} | RUNS,
-    "experiment": {"config", "continual", "jobs", "runs.session", "runs.claim"} | RUNS,
+    "experiment": {"config", "continual", "jobs", "runs.session", "runs.claim"}
+    | {"runs.machine", "runs.writers"}
+    | RUNS,
 }
 # What a run is made of says also what is drawn of it; checks look names up.
 MAY_IMPORT_TOO = {

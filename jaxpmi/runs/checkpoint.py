@@ -224,7 +224,9 @@ def _read_every_byte(state_folder: Path) -> None:
         json.loads(file.read_bytes())
     with contextlib.suppress(FileNotFoundError):  # absent where no array has a sharding
         json.loads((state_folder / "_sharding").read_bytes())
-    store = ts.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{state_folder}/"}}).result()
+    store = ts.KvStore.open(
+        {"driver": "ocdbt", "base": {"driver": "file", "path": f"{state_folder}/"}}
+    ).result()
     names = store.list().result()
     if not names:
         raise ValueError("no array was found")

@@ -111,7 +111,9 @@ def _check_last_owner(path: Path, locked: bool) -> None:
     if here and not (owner.get("pid") != os.getpid() and _is_alive(owner.get("pid"))):
         return
     raise _in_use(
-        path, owner, f"this cannot be checked from here, so if that process has ended, remove {path}"
+        path,
+        owner,
+        f"this cannot be checked from here, so if that process has ended, remove {path}",
     )
 
 

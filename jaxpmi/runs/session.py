@@ -22,6 +22,7 @@ from jaxpmi.runs.writers import MetricsWriter
 from jaxpmi.runs.writers import Progress
 from jaxpmi.runs.writers import read_json
 from jaxpmi.runs.writers import summary_table
+from jaxpmi.runs.writers import tell
 from jaxpmi.runs.writers import to_plain
 from jaxpmi.runs.writers import write_json
 from jaxpmi.sharding import replicate
@@ -41,7 +42,7 @@ def finished_summary(config: Config) -> dict[str, Any] | None:
     if not finished.is_file():
         return None
     summary = read_json(finished)
-    print(f"this run has finished; its summary again:\n\n{_table(summary, workdir)}")
+    tell(f"this run has finished; its summary again:\n\n{_table(summary, workdir)}")
     return summary
 
 
@@ -83,7 +84,7 @@ class Session:
             self.progress.close()
             self.metrics.close()
             self.checkpoints.close()
-        print(f"\n{_table(summary, self.workdir)}")
+        tell(f"\n{_table(summary, self.workdir)}")
         return summary
 
     def _task(self, task):
