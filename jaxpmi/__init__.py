@@ -91,7 +91,9 @@ from jaxpmi.weights.clip import PretrainedClip
 from jaxpmi.weights.clip import load_clip
 from jaxpmi.weights.imagenet import load_efficientnet_lite0
 from jaxpmi.weights.network_file import load_network
+from jaxpmi.weights.network_file import network_labels
 from jaxpmi.weights.network_file import save_network
+from jaxpmi.weights.safetensors_file import export_safetensors
 
 __version__ = "0.1.0"
 
@@ -153,6 +155,7 @@ __all__ = [
     "draw_features",
     "encode_images",
     "encode_text",
+    "export_safetensors",
     "fast_dfkd",
     "filter_groups",
     "filter_importance",
@@ -183,6 +186,7 @@ __all__ = [
     "make_mesh",
     "measure_diversity",
     "merge_class_stats",
+    "network_labels",
     "noise_start",
     "normalise",
     "open_source",

@@ -19,6 +19,13 @@ def run_command(main: Callable[[Sequence[str]], int]) -> int:
         _forget_unread()
 
 
+def one_sentence(error: Exception) -> str:
+    """Says what happened on one line; a system error names its file."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}."
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def _forget_unread() -> None:
     """Writes what is left to nowhere if nobody reads it, or Python would end with an error."""
     if sys.stdout is None:

@@ -12,6 +12,9 @@ from pathlib import Path
 # A bare clone works without `pip install`: the checkout root goes on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from console import one_sentence  # noqa: E402
+from console import run_command  # noqa: E402
+
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command line; returns the exit code, 2 for anything wrong with the input."""
@@ -49,14 +52,5 @@ def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     return path or None, rest
 
 
-def one_sentence(error: Exception) -> str:
-    """Says what happened on one line; a system error names its file."""
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}."
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 if __name__ == "__main__":
-    from console import run_command
-
     sys.exit(run_command(main))

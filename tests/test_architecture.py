@@ -77,6 +77,7 @@ MAY_IMPORT = {
 # What a run is made of says also what is drawn of it; checks look names up.
 MAY_IMPORT_TOO = {
     "continual.loop": {"runs.writers"},
+    "continual.result": {"runs.writers"},
     "config.check": {"models", "continual", "inversion", "jobs", "lookup"},
     "config.check_jobs": {"models"},
 }

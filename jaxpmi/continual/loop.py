@@ -15,6 +15,7 @@ from jaxpmi.continual.clip.start import initial_clip_state
 from jaxpmi.continual.clip.start import open_clip_run
 from jaxpmi.continual.clip.state import ClipRun
 from jaxpmi.continual.clip.state import ClipState
+from jaxpmi.continual.result import save_seen
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import class_masks
 from jaxpmi.continual.run import phase_key
@@ -169,11 +170,11 @@ def _num_tasks(run: Run) -> int:
 
 
 CLASS_INCREMENTAL = System(
-    _begin_run, _num_tasks, _begin_task, draw_replay, summarise_run, plot_accuracy
+    _begin_run, _num_tasks, _begin_task, draw_replay, summarise_run, plot_accuracy, save_seen
 )
 SEGMENTATION = System(
     segmentation.begin_segmentation, _num_tasks, _begin_task, draw_scenes,
-    segmentation.summarise_segmentation, plot_mious,
+    segmentation.summarise_segmentation, plot_mious, save_seen,
 )  # fmt: skip
 CLIP = System(
     _begin_clip_run, _num_tasks, _begin_clip_task, draw_replay, summarise_clip_run, plot_accuracy

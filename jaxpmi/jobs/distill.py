@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxpmi.blocks.cost import count_parameters
 from jaxpmi.config import Config
+from jaxpmi.continual.result import save_result
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import phase_key
 from jaxpmi.data import dataset_name
@@ -24,7 +25,6 @@ from jaxpmi.jobs.state import first_state
 from jaxpmi.jobs.state import given_or_fresh
 from jaxpmi.jobs.state import measure_accuracy
 from jaxpmi.jobs.state import open_data
-from jaxpmi.jobs.state import save_result
 from jaxpmi.jobs.state import teacher_phases
 from jaxpmi.jobs.student import Student
 from jaxpmi.jobs.student import StudentProgram

@@ -100,6 +100,8 @@ class Session:
             )
             # As a resumed run would have it: where arrays lie is part of a program's identity.
             self.state = replicate(state, self.run.mesh)
+            if last and task + 1 < self.num_tasks:  # after the last one, before the summary
+                self.system.save(self.run, self.state, self.workdir)
             self._checkpoint()
 
     def _phase(self, task, name, phase):
