@@ -15,6 +15,7 @@ import jaxpmi
 from jaxpmi.blocks.blockwise import Stack
 from jaxpmi.blocks.blockwise import forward
 from jaxpmi.blocks.channels import ChannelAxes
+from jaxpmi.flax_networks.containers import ModuleList
 from jaxpmi.flax_networks.nnx_model import as_block
 from jaxpmi.models.init_network import init_network
 from jaxpmi.pruning import filter_mask
@@ -40,7 +41,7 @@ class Deep(nnx.Module):
 
     def __init__(self, *, depth=DEPTH, rngs):
         self.stem = nnx.Conv(3, DIM, (3, 3), 2, rngs=rngs)
-        self.layers = nnx.List([Layer(DIM, rngs=rngs) for _ in range(depth)])
+        self.layers = ModuleList([Layer(DIM, rngs=rngs) for _ in range(depth)])
         self.head = nnx.Linear(DIM, 5, rngs=rngs)
 
     def __call__(self, x):
