@@ -80,8 +80,8 @@ def trained(seed=0):
     module = DeepWithLast(rngs=nnx.Rngs(seed))
     rng = np.random.default_rng(seed)
     for layer in module.layers:
-        layer.norm.mean.set_value(jnp.asarray(rng.normal(size=DIM), jnp.float32))
-        layer.norm.var.set_value(jnp.asarray(rng.uniform(0.5, 2.0, DIM), jnp.float32))
+        layer.norm.mean[...] = jnp.asarray(rng.normal(size=DIM), jnp.float32)
+        layer.norm.var[...] = jnp.asarray(rng.uniform(0.5, 2.0, DIM), jnp.float32)
     return module
 
 
