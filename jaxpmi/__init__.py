@@ -93,10 +93,12 @@ from jaxpmi.weights.clip import PretrainedClip
 from jaxpmi.weights.clip import load_clip
 from jaxpmi.weights.imagenet import load_efficientnet_lite0
 from jaxpmi.weights.network_file import load_network
+from jaxpmi.weights.network_file import network_labels
 from jaxpmi.weights.network_file import save_network
 from jaxpmi.weights.own_module import set_tensors
 from jaxpmi.weights.preprocessing import IMAGENET_MEAN
 from jaxpmi.weights.preprocessing import IMAGENET_STD
+from jaxpmi.weights.safetensors_file import export_safetensors
 from jaxpmi.weights.stored_tensors import read_tensors
 from jaxpmi.weights.zoo import load_weights
 
@@ -164,6 +166,7 @@ __all__ = [
     "draw_features",
     "encode_images",
     "encode_text",
+    "export_safetensors",
     "fast_dfkd",
     "filter_groups",
     "filter_importance",
@@ -195,6 +198,7 @@ __all__ = [
     "make_mesh",
     "measure_diversity",
     "merge_class_stats",
+    "network_labels",
     "noise_start",
     "normalise",
     "open_source",

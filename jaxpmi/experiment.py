@@ -1,5 +1,6 @@
 """The composition root: from a config to a finished run. Only here all kinds of runs are known."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ from jaxpmi.data import describe_source
 from jaxpmi.jobs.distill import DISTILL
 from jaxpmi.jobs.invert import INVERT
 from jaxpmi.jobs.prune import PRUNE
+from jaxpmi.runs.claim import claim
+from jaxpmi.runs.machine import check_platform
+from jaxpmi.runs.machine import own_settings
 from jaxpmi.runs.phases import System
 from jaxpmi.runs.session import Session
 from jaxpmi.runs.session import check_workdir
 from jaxpmi.runs.session import finished_summary
+from jaxpmi.runs.writers import tell
 from jaxpmi.sharding import make_mesh
 
 JOBS = {"distill": DISTILL, "prune": PRUNE, "invert": INVERT}
@@ -26,12 +31,24 @@ JOBS = {"distill": DISTILL, "prune": PRUNE, "invert": INVERT}
 def run(config: Config) -> dict[str, Any]:
     """Runs an experiment to its end, resuming what `config.workdir` holds; returns the summary.
 
+    JAX computes as a run is written, in 32 bits, whatever its settings are outside: see
+    `own_settings`.
+
     Raises:
       ValueError, OSError: for anything wrong with the config, the data or the workdir.
       NonFiniteLossError: where a loss became NaN or infinite.
     """
+    check_platform()
     validate(config, make_mesh().size)
     check_workdir(config)  # before the data are looked at, which may take minutes
+    # A finished run is only looked at; that asks for no right to write.
+    finished = (Path(config.workdir) / "summary.json").is_file()
+    with contextlib.nullcontext() if finished else claim(config.workdir), own_settings():
+        return _work(config)
+
+
+def _work(config: Config) -> dict[str, Any]:
+    """Begins, resumes or looks at a run in a workdir where no other process writes."""
     system = _system(config)
     inputs, data = _open_inputs(config, system)
     summary = finished_summary(config, data)
@@ -39,7 +56,7 @@ def run(config: Config) -> dict[str, Any]:
         return summary
     if system is CLIP and config.model.weights is None:
         if not (Path(config.workdir) / PRETRAINED).is_file():
-            print("training a small CLIP, about a minute ...", flush=True)
+            tell("training a small CLIP, about a minute ...")
     return Session(config, system, inputs, data).finish()
 
 
@@ -53,11 +70,11 @@ def _open_inputs(config: Config, system: System) -> tuple[Any, dict[str, Any] | 
     except FileNotFoundError as error:
         if not (Path(config.workdir) / "summary.json").is_file():
             raise
-        print(f"the data could not be compared with those of the run: {error}", flush=True)
+        tell(f"the data could not be compared with those of the run: {error}")
         return None, None
     facts = {name: describe_source(source) for name, source in inputs.sources.items()}
     for name, of in facts.items():
-        print("\n".join(f"{name.replace('_', ' ')}: {line}" for line in of.lines()), flush=True)
+        tell("\n".join(f"{name.replace('_', ' ')}: {line}" for line in of.lines()))
     return inputs, {name: of.to_dict() for name, of in facts.items()}
 
 

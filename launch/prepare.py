@@ -56,4 +56,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from console import run_command
+
+    sys.exit(run_command(main))

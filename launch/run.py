@@ -12,13 +12,17 @@ from pathlib import Path
 # A bare clone works without `pip install`: the checkout root goes on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from jaxpmi.config.load import load_config  # noqa: E402
+from console import one_sentence  # noqa: E402
+from console import run_command  # noqa: E402
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command line; returns the exit code, 2 for anything wrong with the input."""
     try:
         path, overrides = split_arguments(arguments)
+        # Here, so that a setting of JAX that it cannot read is told as any wrong input is.
+        from jaxpmi.config.load import load_config
+
         config = load_config(path, overrides)
         from jaxpmi import experiment  # imports JAX, so --help and typos need not wait for it
 
@@ -48,12 +52,5 @@ def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     return path or None, rest
 
 
-def one_sentence(error: Exception) -> str:
-    """Says what happened on one line; a system error names its file."""
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}."
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_command(main))

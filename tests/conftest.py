@@ -9,6 +9,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from jaxpmi.runs.machine import enable_x64
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests run for milliseconds and compile for minutes: this halves the suite's time.
@@ -63,5 +65,5 @@ def _cpu():
 @pytest.fixture
 def float64():
     """Double precision: of what oracles compute."""
-    with jax.enable_x64(True):
+    with enable_x64(True):
         yield

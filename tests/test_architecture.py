@@ -37,6 +37,8 @@ MAY_IMPORT = {
     "sharding": set(),
     "augment": {"config", "types"},
     "runs.checkpoint": set(),
+    "runs.claim": set(),
+    "runs.machine": set(),
     "runs": set(),
     "runs.writers": {"types"},
     "runs.accounting": set(),
@@ -68,11 +70,14 @@ MAY_IMPORT = {
     "continual": INVERSION | {"data", "weights"} | RUNS,
     "jobs": INVERSION | {"data", "weights", "continual", "runs.writers"} | RUNS,
     "runs.session": {"config", "runs.checkpoint", "runs.writers"} | RUNS,
-    "experiment": {"config", "continual", "data", "jobs", "runs.session"} | RUNS,
+    "experiment": {"config", "continual", "data", "jobs", "runs.session", "runs.claim"}
+    | {"runs.machine", "runs.writers"}
+    | RUNS,
 }
 # What a run is made of says also what is drawn of it; checks look names up.
 MAY_IMPORT_TOO = {
     "continual.loop": {"runs.writers"},
+    "continual.result": {"runs.writers"},
     "config.check": {"models", "continual", "inversion", "jobs", "lookup"},
     "config.check_jobs": {"models"},
 }

@@ -67,7 +67,7 @@ class Named(nnx.Module):
 
     def __init__(self, *, rngs):
         norm = functools.partial(nnx.BatchNorm, axis=3, axis_name="devices")
-        self.parts = nnx.Dict({"body": Body(norm=norm, rngs=rngs)})
+        self.parts = getattr(nnx, "Dict", dict)({"body": Body(norm=norm, rngs=rngs)})
         self.fc = nnx.Linear(8, CLASSES, rngs=rngs)
 
     def __call__(self, x):

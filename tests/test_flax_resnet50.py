@@ -10,6 +10,7 @@ from flax import nnx
 
 import jaxpmi
 from jaxpmi.blocks.blockwise import forward
+from jaxpmi.flax_networks.containers import ModuleList
 
 
 class Stem(nnx.Module):
@@ -49,7 +50,7 @@ class ResNet50(nnx.Module):
                 stride = 2 if stage > 0 and i == 0 else 1
                 blocks.append(Bottleneck(inputs, 64 * 2**stage, stride, rngs=rngs))
                 inputs = 256 * 2**stage
-        self.stem, self.blocks = Stem(rngs=rngs), nnx.List(blocks)
+        self.stem, self.blocks = Stem(rngs=rngs), ModuleList(blocks)
         self.fc = nnx.Linear(2048, 1000, rngs=rngs)
 
     def __call__(self, x):

@@ -15,6 +15,7 @@ import jaxpmi
 from jaxpmi.blocks.blockwise import Stack
 from jaxpmi.blocks.blockwise import forward
 from jaxpmi.blocks.channels import ChannelAxes
+from jaxpmi.flax_networks.containers import ModuleList
 from jaxpmi.flax_networks.nnx_model import as_block
 from jaxpmi.models.init_network import init_network
 from jaxpmi.pruning import filter_mask
@@ -40,7 +41,7 @@ class Deep(nnx.Module):
 
     def __init__(self, *, depth=DEPTH, rngs):
         self.stem = nnx.Conv(3, DIM, (3, 3), 2, rngs=rngs)
-        self.layers = nnx.List([Layer(DIM, rngs=rngs) for _ in range(depth)])
+        self.layers = ModuleList([Layer(DIM, rngs=rngs) for _ in range(depth)])
         self.head = nnx.Linear(DIM, 5, rngs=rngs)
 
     def __call__(self, x):
@@ -79,8 +80,8 @@ def trained(seed=0):
     module = DeepWithLast(rngs=nnx.Rngs(seed))
     rng = np.random.default_rng(seed)
     for layer in module.layers:
-        layer.norm.mean.set_value(jnp.asarray(rng.normal(size=DIM), jnp.float32))
-        layer.norm.var.set_value(jnp.asarray(rng.uniform(0.5, 2.0, DIM), jnp.float32))
+        layer.norm.mean[...] = jnp.asarray(rng.normal(size=DIM), jnp.float32)
+        layer.norm.var[...] = jnp.asarray(rng.uniform(0.5, 2.0, DIM), jnp.float32)
     return module
 
 

@@ -166,6 +166,8 @@ def test_commands_are_understood(page, capsys):
             check_run(words[2:])
         elif words[:2] == ["python", "launch/prepare.py"]:
             import_program("prepare").parse_args(words[2:])
+        elif words[:2] == ["python", "launch/predict.py"]:
+            import_program("predict").parse_args(words[2:])
         elif words[:2] == ["python", "launch/bench.py"]:
             check_benchmark(words[2:], capsys)
         else:

@@ -16,6 +16,7 @@ from jaxpmi.continual.clip.start import open_clip_data
 from jaxpmi.continual.clip.start import open_clip_run
 from jaxpmi.continual.clip.state import ClipRun
 from jaxpmi.continual.clip.state import ClipState
+from jaxpmi.continual.result import save_seen
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import class_masks
 from jaxpmi.continual.run import phase_key
@@ -175,11 +176,12 @@ def _num_tasks(run: Run) -> int:
 
 
 CLASS_INCREMENTAL = System(
-    open_images, _begin_run, _num_tasks, _begin_task, draw_replay, summarise_run, plot_accuracy
-)
+    open_images, _begin_run, _num_tasks, _begin_task,
+    draw_replay, summarise_run, plot_accuracy, save_seen,
+)  # fmt: skip
 SEGMENTATION = System(
     segmentation.open_scene_data, segmentation.begin_segmentation, _num_tasks, _begin_task,
-    draw_scenes, segmentation.summarise_segmentation, plot_mious,
+    draw_scenes, segmentation.summarise_segmentation, plot_mious, save_seen,
 )  # fmt: skip
 CLIP = System(
     open_clip_data, _begin_clip_run, _num_tasks, _begin_clip_task,

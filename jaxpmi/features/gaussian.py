@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpmi.types import PRNGKey
 
@@ -54,7 +55,17 @@ def fit_class_stats(
 
     Returns:
       ClassStats; classes without features keep mean 0 and unit variance.
+
+    Raises:
+      ValueError: labels that are no integers, not one per feature, or of no class where their
+        weight is not 0; those of a trace are not looked at.
     """
+    if np.ndim(features) != 2 or np.shape(labels) != np.shape(features)[:1]:
+        raise ValueError(
+            f"features have shape {np.shape(features)} and labels {np.shape(labels)}; expected "
+            "f32[B, D] and i32[B], a label for each feature."
+        )
+    _check_labels(labels, num_classes, weights)
     member = jax.nn.one_hot(labels, num_classes)  # f32[B, C]
     if weights is not None:
         member = member * weights[:, None]
@@ -94,10 +105,28 @@ def sample_class_features(
 ) -> jax.Array:
     """Draws one feature f32[B, D] per label i32[B] from that class's Gaussian.
 
-    `jitter` is added to the diagonal of full covariances before their Cholesky factor.
+    `jitter` is added to the diagonal of full covariances before their Cholesky factor. Labels of
+    no class are a ValueError where they are known, not traced.
     """
+    _check_labels(labels, stats.count.shape[0])
     noise = jax.random.normal(key, (*labels.shape, stats.mean.shape[1]), stats.mean.dtype)
     if stats.cov.ndim == 2:
         return stats.mean[labels] + stats.std[labels] * noise
     factor = jnp.linalg.cholesky(stats.cov + jitter * jnp.eye(stats.cov.shape[-1])[None])
     return stats.mean[labels] + jnp.einsum("bde,be->bd", factor[labels], noise)
+
+
+def _check_labels(labels, num_classes, weights=None):
+    """Raises if known labels are not those of classes; indexing would take another's unasked."""
+    if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
+        raise ValueError(
+            f"labels are of type {jnp.result_type(labels)}; expected integers, i32[B]."
+        )
+    if any(isinstance(x, jax.core.Tracer) for x in (labels, weights)):
+        return
+    counted = np.asarray(labels) if weights is None else np.asarray(labels)[np.asarray(weights) > 0]
+    if counted.size and (counted.min() < 0 or counted.max() >= num_classes):
+        raise ValueError(
+            f"labels range from {counted.min()} to {counted.max()}, but there are {num_classes} "
+            f"classes, 0 to {num_classes - 1}; renumber them or raise num_classes."
+        )

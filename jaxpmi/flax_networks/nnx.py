@@ -123,7 +123,7 @@ def to_nnx(network: Network, module: nnx.Module) -> nnx.Module:
                 f"{found.get(path, 'none')}; give a module of the structure that it came from."
             )
     for path, value in values.items():
-        find(module, path).set_value(value)
+        find(module, path)[...] = value
     return module
 
 

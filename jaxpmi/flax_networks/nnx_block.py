@@ -21,6 +21,7 @@ from jaxpmi.blocks.blockwise import axis_moments
 from jaxpmi.blocks.blockwise import normalise_channels
 from jaxpmi.blocks.channels import ChannelAxes
 from jaxpmi.flax_networks.constants import Constant
+from jaxpmi.flax_networks.containers import iter_modules
 from jaxpmi.flax_networks.convolution import conv_general_dilated
 from jaxpmi.flax_networks.kept_moments import add_call
 from jaxpmi.flax_networks.kept_moments import as_moments
@@ -245,7 +246,7 @@ class NnxBlock:
 
 def _prepare(module, *, random):
     """Turns a module's random layers on or off, and makes its convolutions ours."""
-    for _, layer in nnx.iter_modules(module):
+    for _, layer in iter_modules(module):
         if hasattr(layer, "deterministic"):
             layer.deterministic = not random
         if not random and isinstance(layer, nnx.Dropout | nnx.MultiHeadAttention):

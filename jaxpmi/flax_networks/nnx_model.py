@@ -12,6 +12,7 @@ from jaxpmi.blocks.blockwise import StatisticsAxis
 from jaxpmi.blocks.blockwise import Variables
 from jaxpmi.blocks.blockwise import block_name
 from jaxpmi.blocks.blockwise import stack_layers
+from jaxpmi.flax_networks.containers import iter_modules
 from jaxpmi.flax_networks.nnx_block import NnxBlock
 from jaxpmi.flax_networks.nnx_block import name
 from jaxpmi.flax_networks.nnx_parts import Blocks
@@ -122,7 +123,7 @@ def _places(module):
             f"from_nnx got a {type(module).__name__}; give an nnx.Module, or use from_linen or "
             "from_blocks."
         )
-    return {id(part): path for path, part in nnx.iter_modules(module)}
+    return {id(part): path for path, part in iter_modules(module)}
 
 
 def _place_of(part, places, what):

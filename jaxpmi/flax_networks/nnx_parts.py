@@ -13,6 +13,8 @@ from flax import nnx
 
 from jaxpmi.blocks.blockwise import StatisticsAxis
 from jaxpmi.flax_networks.constants import Constant
+from jaxpmi.flax_networks.containers import ModuleList
+from jaxpmi.flax_networks.containers import iter_modules
 from jaxpmi.flax_networks.kept_moments import standard_moments
 from jaxpmi.flax_networks.nnx_block import NnxBlock
 from jaxpmi.flax_networks.nnx_block import name
@@ -62,7 +64,7 @@ def join_functions(listed: Blocks) -> list[Part]:
     """
     parts, waiting = [], []
     for i, item in enumerate(listed):
-        if isinstance(item, list | tuple | nnx.List):
+        if isinstance(item, list | tuple | ModuleList):
             if waiting or not item or not all(isinstance(each, nnx.Module) for each in item):
                 raise ValueError(
                     f"blocks[{i}] is a list; it must have modules alone, equal ones that are a "
@@ -118,7 +120,7 @@ def make_block(
     params, stats, rest = (flat(nnx.to_pure_dict(state)) for state in (params, stats, rest))
     random = {path: value for path, value in rest.items() if _is_random(path, value)}
     kept, own_stats, used = [], {}, set()
-    for path, layer in nnx.iter_modules(module):
+    for path, layer in iter_modules(module):
         if isinstance(layer, statistics_of):
             moments = {key: (*path, key) for key in Moments._fields}
             running = set(moments.values()) <= stats.keys()

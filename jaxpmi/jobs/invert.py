@@ -20,6 +20,7 @@ from jaxpmi.continual import task as tasks
 from jaxpmi.continual.evaluation import evaluate
 from jaxpmi.continual.learners import METHODS
 from jaxpmi.continual.learners import first_phases
+from jaxpmi.continual.result import save_result
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import class_masks
 from jaxpmi.continual.run import phase_key
@@ -50,7 +51,6 @@ from jaxpmi.inversion.targets import Targets
 from jaxpmi.inversion.variants import DEEP_INVERSION_VARIANTS
 from jaxpmi.inversion.variants import inversion_variant
 from jaxpmi.jobs.state import given_or_fresh
-from jaxpmi.jobs.state import save_result
 from jaxpmi.network import Head
 from jaxpmi.network import Network
 from jaxpmi.runs.accounting import Accounts

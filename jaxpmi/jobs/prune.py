@@ -22,6 +22,7 @@ from jaxpmi.blocks.cost import count_parameters
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import Config
 from jaxpmi.config import PruneConfig
+from jaxpmi.continual.result import save_result
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.start import Inputs
@@ -35,7 +36,6 @@ from jaxpmi.jobs.state import JobState
 from jaxpmi.jobs.state import first_state
 from jaxpmi.jobs.state import measure_accuracy
 from jaxpmi.jobs.state import one_task_run
-from jaxpmi.jobs.state import save_result
 from jaxpmi.jobs.state import teacher_phases
 from jaxpmi.jobs.student import Student
 from jaxpmi.jobs.student import StudentProgram

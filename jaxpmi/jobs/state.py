@@ -1,6 +1,5 @@
 """What a job of one network carries, and how it begins: its data, its network, its first state."""
 
-from pathlib import Path
 from typing import Any
 
 import flax.struct
@@ -22,15 +21,12 @@ from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import trainable_parts
 from jaxpmi.data import TaskStream
 from jaxpmi.network import Network
-from jaxpmi.pruning import Kept
 from jaxpmi.runs.phases import PhaseFn
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
 from jaxpmi.types import PRNGKey
 from jaxpmi.weights.network_file import SavedNetwork
-from jaxpmi.weights.network_file import save_network
 
-NETWORK_FILE = "network.npz"  # in the workdir
 EVERYTHING = METHODS["joint"]  # a network is trained on all classes at once
 
 
@@ -122,11 +118,3 @@ def measure_accuracy(run: Run, network: Network) -> float:
     everything = np.ones(run.stream.num_classes, np.float32)
     samples = tasks.read_test(run.stream, 0)
     return evaluate(network, samples, everything, everything, mesh=run.mesh).seen
-
-
-def save_result(
-    folder: Path, network: Network, config: ModelConfig, kept: Kept | None = None
-) -> dict[str, str]:
-    """Writes the network that a job ends with, see `save_network`; names its file."""
-    save_network(folder / NETWORK_FILE, network, config, kept)
-    return {"network_file": NETWORK_FILE}

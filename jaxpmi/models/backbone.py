@@ -5,6 +5,7 @@ from flax import nnx
 
 from jaxpmi.blocks.blockwise import StatisticsAxis
 from jaxpmi.blocks.blockwise import block_name
+from jaxpmi.flax_networks.containers import ModuleList
 
 
 class Backbone(nnx.Module):
@@ -26,16 +27,16 @@ class Backbone(nnx.Module):
         self.statistics_of, self.statistics_axis = statistics_of, statistics_axis
         for i, block in enumerate(blocks):
             stack = isinstance(block, list)
-            setattr(self, block_name(i), nnx.List(block) if stack else block)
+            setattr(self, block_name(i), ModuleList(block) if stack else block)
 
     @property
-    def blocks(self) -> tuple[nnx.Module | nnx.List, ...]:
+    def blocks(self) -> tuple[nnx.Module | ModuleList, ...]:
         """The blocks, from the one that takes images on."""
         return tuple(getattr(self, block_name(i)) for i in range(self.num_blocks))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Features of normalised images f32[B, H, W, C]."""
         for block in self.blocks:
-            for module in block if isinstance(block, nnx.List) else [block]:
+            for module in block if isinstance(block, ModuleList) else [block]:
                 x = module(x)
         return x

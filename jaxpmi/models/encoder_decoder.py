@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxpmi.flax_networks.containers import ModuleList
 from jaxpmi.models.backbone import Backbone
 from jaxpmi.models.layers import OneKey
 from jaxpmi.models.plain_cnn import ConvBlock
@@ -37,7 +38,7 @@ class SkipBlock(nnx.Module):
     ):
         """Makes every inner module by `make(rngs=...)`; the last has `inner_channels`."""
         key_join, *keys = jax.random.split(rngs.params(), len(inner) + 1)
-        self.inner = nnx.List(
+        self.inner = ModuleList(
             [make(rngs=OneKey(key)) for make, key in zip(inner, keys, strict=True)]
         )
         self.join = pixel_conv(in_channels + inner_channels, channels, rngs=OneKey(key_join))

@@ -4,6 +4,7 @@ A block draws one key from its `nnx.Rngs` and gives each of its layers a part of
 starts the same wherever it stands among the network's draws.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -116,7 +117,7 @@ def batch_norm(
         channels,
         momentum=0.9,
         epsilon=epsilon,
-        scale_init=lambda key, shape, dtype: jnp.full(shape, scale, dtype),
+        scale_init=_full(scale),
         use_fast_variance=False,
         rngs=OneKey(None),
     )
@@ -127,9 +128,17 @@ def layer_norm(channels: int, *, epsilon: float = LAYER_NORM_EPSILON) -> nnx.Lay
     return nnx.LayerNorm(channels, epsilon=epsilon, use_fast_variance=False, rngs=OneKey(None))
 
 
+# Flax before 0.12 keeps initialisers, by which layers are equal or not: one for each value.
+@functools.cache
 def _normal(std):
     """An initialiser of Flax's."""
     return lambda key, shape, dtype: draw_normal(key, shape, std)
+
+
+@functools.cache
+def _full(value):
+    """The same, of one value."""
+    return lambda key, shape, dtype: jnp.full(shape, value, dtype)
 
 
 def normalised_moments(norm: nnx.BatchNorm) -> Moments:

@@ -102,7 +102,11 @@ def minimise(
       by one). With `has_aux` also the `Ending`.
     """
     weights = {name: jnp.asarray(weight, jnp.float32) for name, weight in weights.items()}
-    show = terms_fn if has_aux else lambda x, key: (terms_fn(x, key), x)
+
+    def show(x, key):
+        terms, shown = terms_fn(x, key) if has_aux else (terms_fn(x, key), x)
+        # Where a user has JAX compute in 64 bits, terms of x in 32 may have more.
+        return {name: jnp.asarray(term, jnp.float32) for name, term in terms.items()}, shown
 
     def total(terms):
         return sum(weights[k] * terms[k] for k in weights)

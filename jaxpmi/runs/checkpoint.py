@@ -8,6 +8,8 @@ import logging
 import os
 import re
 import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ import numpy as np
 
 CHECKPOINT_VERSION = 2  # raised whenever the meaning of the saved state changes
 MAX_TO_KEEP = 2
+# Orbax and tensorstore read patterns, escapes and addresses of stores out of other names.
+PLAIN_PATH = re.compile(r"[\w/ .,+=@~-]+")
 ADVICE = "move this folder away to start the run anew, or choose another workdir"
 
 
@@ -32,6 +36,7 @@ class Checkpointer:
 
         _quiet_orbax()
         self.directory = Path(directory).absolute()
+        self._path, self._remove_link = _plain_path(self.directory)
         with _write_errors(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             if not os.access(self.directory, os.W_OK):
@@ -42,7 +47,7 @@ class Checkpointer:
                 "progress": ocp.JsonCheckpointHandler(),
             }
             self._manager = ocp.CheckpointManager(
-                self.directory, options=options, item_handlers=handlers
+                self._path, options=options, item_handlers=handlers
             )
 
     @property
@@ -92,7 +97,7 @@ class Checkpointer:
         filled = jax.tree.map(_without_empty, abstract_state)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, filled)
         with _read_errors(folder):
-            _read_every_byte(folder / "state")
+            _read_every_byte(self._path / str(step) / "state")
             saved = self._manager.item_metadata(step).state.tree
         wanted = ocp.tree.to_flat_dict(ocp.tree.serialize_tree(abstract, True))
         _check_structure(folder, wanted, ocp.tree.to_flat_dict(saved))
@@ -110,6 +115,7 @@ class Checkpointer:
         """Waits for the last save and frees the background threads."""
         with _write_errors(self.directory):
             self._manager.close()
+            self._remove_link()
 
     def _check_free_space(self, state: Any) -> None:
         needed = sum(np.dtype(x.dtype).itemsize * x.size for x in _plain_arrays(state))
@@ -119,6 +125,30 @@ class Checkpointer:
                 f"a checkpoint of {needed / 1e6:.1f} MB does not fit into the {free / 1e6:.1f} MB "
                 f"left for {self.directory}; free some space, then the same command resumes."
             )
+
+
+def _plain_path(directory: Path) -> tuple[Path, Callable[[], None]]:
+    """A path to a folder that has no letter with a meaning of its own, and what undoes it.
+
+    Raises:
+      OSError: such a path is neither there nor can be made.
+    """
+    if PLAIN_PATH.fullmatch(str(directory)):
+        return directory, lambda: None
+    try:
+        home = tempfile.TemporaryDirectory(prefix="jaxpmi-", ignore_cleanup_errors=True)
+        link = Path(home.name).absolute() / "checkpoints"
+        if not PLAIN_PATH.fullmatch(str(link)):
+            home.cleanup()
+            raise OSError(f"{home.name!a} is no better")
+        link.symlink_to(directory, target_is_directory=True)
+    except OSError as error:
+        raise OSError(
+            f"checkpoints cannot be written under the name {str(directory)!a}, nor through a link "
+            f"among the temporary files ({error.strerror or error}); choose a --workdir of "
+            "letters, digits, '-' and '_', or set TMPDIR to such a folder."
+        ) from error
+    return link, home.cleanup
 
 
 def _without_empty(x: Any) -> Any:
@@ -194,7 +224,9 @@ def _read_every_byte(state_folder: Path) -> None:
         json.loads(file.read_bytes())
     with contextlib.suppress(FileNotFoundError):  # absent where no array has a sharding
         json.loads((state_folder / "_sharding").read_bytes())
-    store = ts.KvStore.open({"driver": "ocdbt", "base": f"file://{state_folder}/"}).result()
+    store = ts.KvStore.open(
+        {"driver": "ocdbt", "base": {"driver": "file", "path": f"{state_folder}/"}}
+    ).result()
     names = store.list().result()
     if not names:
         raise ValueError("no array was found")

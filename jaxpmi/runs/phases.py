@@ -53,5 +53,6 @@ class System(NamedTuple):
     summarise: Callable[[Any, Any, Accounts], dict[str, Any]]  # the content of summary.json
     report: Callable[[dict[str, Any], Path], None] = lambda summary, folder: None  # writes a
     # summary's plots into a folder
-    save: Callable[[Any, Any, Path], dict[str, Any]] = lambda run, state, folder: {}  # writes what
-    # a finished run has made into a folder; returns what summary.json tells of it
+    save: Callable[[Any, Any, Path], dict[str, Any]] = lambda run, state, folder: {}  # after
+    # a task, the position being the next: writes what the run has made into a folder; returns what
+    # summary.json tells of it

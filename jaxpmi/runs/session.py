@@ -24,6 +24,7 @@ from jaxpmi.runs.writers import MetricsWriter
 from jaxpmi.runs.writers import Progress
 from jaxpmi.runs.writers import read_json
 from jaxpmi.runs.writers import summary_table
+from jaxpmi.runs.writers import tell
 from jaxpmi.runs.writers import to_plain
 from jaxpmi.runs.writers import write_json
 from jaxpmi.sharding import replicate
@@ -52,7 +53,7 @@ def finished_summary(
     if not finished.is_file():
         return None
     summary = read_json(finished)
-    print(f"this run has finished; its summary again:\n\n{_table(summary, workdir)}")
+    tell(f"this run has finished; its summary again:\n\n{_table(summary, workdir)}")
     return summary
 
 
@@ -104,7 +105,7 @@ class Session:
             self.progress.close()
             self.metrics.close()
             self.checkpoints.close()
-        print(f"\n{_table(summary, self.workdir)}")
+        tell(f"\n{_table(summary, self.workdir)}")
         return summary
 
     def _task(self, task):
@@ -120,6 +121,8 @@ class Session:
             )
             # As a resumed run would have it: where arrays lie is part of a program's identity.
             self.state = replicate(state, self.run.mesh)
+            if last and task + 1 < self.num_tasks:  # after the last one, before the summary
+                self.system.save(self.run, self.state, self.workdir)
             self._checkpoint()
 
     def _phase(self, task, name, phase):

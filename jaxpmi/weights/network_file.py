@@ -10,6 +10,7 @@ import json
 import os
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,6 +58,8 @@ def save_network(
     network: Network,
     config: ModelConfig,
     kept: Kept | None = None,
+    *,
+    class_order: Sequence[int] | None = None,
 ) -> None:
     """Writes a network to a file that `load_network` reads; the file is complete or not there.
 
@@ -65,6 +68,7 @@ def save_network(
       network: what is written.
       config: what its model was built by, see `architecture`.
       kept: what `remove_filters` was given, for a pruned network; None: it is whole.
+      class_order: the label in the data set of each of its classes; None: they are its own.
 
     Raises:
       ValueError: the network is not what `config` and `kept` build.
@@ -78,7 +82,7 @@ def save_network(
             f"the network is no {config.name} of width {config.width} with the given filters kept; "
             "give the ModelConfig that its model was built by, and what was kept of it."
         )
-    arrays = _by_name(jax.device_get(network))
+    arrays = arrays_by_name(jax.device_get(network))
     _check_arrays(Path(path), arrays, fresh)
     about = {
         "version": FORMAT_VERSION,
@@ -86,6 +90,7 @@ def save_network(
         "kept": None if kept is None else {name: list(map(int, kept[name])) for name in kept},
         "image_shape": network.image_shape,
         "class_names": network.class_names,
+        "class_order": None if class_order is None else list(map(int, class_order)),
     }
     with replace_file(path) as file:
         np.savez(file, **{_ABOUT: np.asarray(json.dumps(about))}, **arrays)
@@ -106,17 +111,8 @@ def load_network(path: str | os.PathLike) -> Network:
 def read_network(path: Path) -> SavedNetwork:
     """As `load_network`, with all that `save_network` was given."""
     path = path.expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} does not exist or is no file; give the network.npz that a job wrote."
-        )
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            about = json.loads(str(file[_ABOUT]))
-            version = about["version"]
-            arrays = {name: file[name] for name in file.files if name != _ABOUT}
-    except _DAMAGE as error:
-        raise _damaged(path, error) from error
+    about, arrays = _read(path)
+    version = about["version"]
     if version not in range(1, FORMAT_VERSION + 1):
         raise ValueError(
             f"{path} has format version {version}, but this jaxpmi reads versions 1 to "
@@ -133,9 +129,37 @@ def read_network(path: Path) -> SavedNetwork:
         raise _damaged(path, error) from error
     fresh = _build(config, kept, shape, names, "head/bias" in arrays)
     _check_arrays(path, arrays, fresh)
-    leaves = [jnp.asarray(arrays[name]) for name in _by_name(fresh)]
+    leaves = [jnp.asarray(arrays[name]) for name in arrays_by_name(fresh)]
     network = jax.tree.unflatten(jax.tree.structure(fresh), leaves)
     return SavedNetwork(network, config, kept)
+
+
+def network_labels(path: str | os.PathLike) -> tuple[int, ...]:
+    """The label in the data set of each class of a network's file, in the order of its logits.
+
+    A run learns classes in an order of its own; a file that says nothing has them as they are.
+
+    Raises:
+      FileNotFoundError, ValueError: as `load_network`.
+    """
+    about, _ = _read(Path(path).expanduser())
+    order = about.get("class_order")
+    return tuple(range(len(about["class_names"]))) if order is None else tuple(order)
+
+
+def _read(path):
+    """What the file says of the network, and its arrays by name."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist or is no file; give the network.npz that a job wrote."
+        )
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            about = json.loads(str(file[_ABOUT]))
+            about["version"]
+            return about, {name: file[name] for name in file.files if name != _ABOUT}
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
 
 
 def network_of_factory(model: ModelConfig, field: str = "model") -> Network:
@@ -167,7 +191,7 @@ def _build(config, kept, image_shape, class_names, has_bias):
     else:
         given = network_of_factory(config)
         model, shapes = given.model, given.variables
-    (dim,) = block_input_shapes(model, shapes, image_shape)[-1]
+    *_, dim = block_input_shapes(model, shapes, image_shape)[-1]
 
     def fresh(variables):
         bias = jnp.zeros(len(class_names)) if has_bias else None
@@ -178,15 +202,15 @@ def _build(config, kept, image_shape, class_names, has_bias):
     return jax.eval_shape(fresh, shapes)
 
 
-def _by_name(network):
-    """Its arrays by their paths, such as `variables/params/block00/conv/kernel`."""
+def arrays_by_name(network):
+    """A network's arrays by their paths, such as `variables/params/block00/conv/kernel`."""
     leaves = jax.tree_util.tree_leaves_with_path(network)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def _check_arrays(path, arrays, fresh):
     """Raises if arrays by name are not those of the model, in shape and type."""
-    needed = _by_name(fresh)
+    needed = arrays_by_name(fresh)
     shapes = {name: array.shape for name, array in arrays.items()}
     check_tensors(path, shapes, {name: leaf.shape for name, leaf in needed.items()}, ())
     for name, leaf in needed.items():

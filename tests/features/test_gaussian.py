@@ -77,3 +77,34 @@ def test_samples_have_the_stored_moments(full):
         scale = float(stats.std[c].max())
         np.testing.assert_allclose(mean, stats.mean[c], atol=0.05 * scale)
         np.testing.assert_allclose(cov, stats.cov[c], atol=0.05 * scale**2)
+
+
+@pytest.mark.parametrize("labels", [[1, 2, 3], [-1, 0, 1], [0, 1, 300]])
+@pytest.mark.parametrize("of", [np.asarray, jnp.asarray])
+def test_labels_of_no_class_are_refused(labels, of):
+    """Else their features would be left out of all, or draws be of another class."""
+    features, labels = np.zeros((3, DIM), np.float32), of(labels)
+    message = f"labels range from {labels.min()} to {labels.max()}, but there are 3 classes, 0 to 2"
+    with pytest.raises(ValueError, match=message):
+        gaussian.fit_class_stats(features, labels, NUM_CLASSES)
+    stats = gaussian.fit_class_stats(*draw(0), NUM_CLASSES)
+    with pytest.raises(ValueError, match=message):
+        gaussian.sample_class_features(stats, labels, jax.random.key(0))
+
+
+def test_labels_of_no_class_may_fill_up_a_batch():
+    features, labels = draw(0)
+    filled = np.concatenate([features, features[:2]]), np.append(labels, [-1, 99])
+    weights = np.append(np.ones(len(labels), np.float32), [0, 0])
+    got = gaussian.fit_class_stats(*filled, NUM_CLASSES, weights=weights)
+    want = gaussian.fit_class_stats(features, labels, NUM_CLASSES)
+    np.testing.assert_array_equal(got.count, want.count)
+    np.testing.assert_allclose(got.mean, want.mean, rtol=1e-6)
+
+
+def test_labels_of_another_kind_are_refused():
+    features, labels = draw(0)
+    with pytest.raises(ValueError, match="labels are of type float32; expected integers"):
+        gaussian.fit_class_stats(features, labels.astype(np.float32), NUM_CLASSES)
+    with pytest.raises(ValueError, match=r"and labels \(59,\); expected .* a label for each"):
+        gaussian.fit_class_stats(features, labels[1:], NUM_CLASSES)

@@ -280,3 +280,45 @@ def test_programming_errors_keep_their_type(tmp_path):
 def test_version_is_written(saved):
     document = json.loads((saved / "1" / "progress" / "metadata").read_text())
     assert document == {"version": checkpoint.CHECKPOINT_VERSION, "progress": {"task": 1}}
+
+
+NAMES = ("exp[1]", "keep50%", "run#3", "a|b", "a?b", "x*y", "50%25", "a\\b", "läufe", "two words")
+NAMES += ("gs:", "line\nfeed", "\udcff", "~", "{a}", "file:", "e\u0301")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_of_a_folder_can_hold_checkpoints(tmp_path, name):
+    """Of these Orbax, or tensorstore, read some as patterns, some as escapes, some as stores."""
+    folder = tmp_path / name / "checkpoints"
+    state = {"w": jnp.arange(300.0)}
+    for step in (1, 2):
+        checkpointer = Checkpointer(folder)
+        checkpointer.save(step, state, {"task": step})
+        checkpointer.close()
+        restored, progress = restore(folder, state)
+        assert progress == {"task": step}
+        assert_same(restored, state)
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
+    assert list(tmp_path.iterdir()) == [tmp_path / name]
+
+
+def test_a_pattern_takes_nothing_from_its_neighbours(tmp_path):
+    for name, value in (("a1b", 1.0), ("a2b", 2.0), ("a?b", 3.0)):
+        checkpointer = Checkpointer(tmp_path / name)
+        checkpointer.save(1, {"w": jnp.full(300, value)}, {})
+        checkpointer.close()
+        restored, _ = restore(tmp_path / name, {"w": jnp.zeros(300)})
+        assert np.all(restored["w"] == value)
+
+
+@pytest.mark.parametrize("kind", ["odd", "missing"])
+def test_a_name_that_nothing_helps_is_refused_before_anything_is_written(
+    tmp_path, monkeypatch, kind
+):
+    other = tmp_path / {"odd": "[x]", "missing": "gone"}[kind]
+    if kind == "odd":
+        other.mkdir()
+    monkeypatch.setattr(checkpoint.tempfile, "tempdir", str(other))
+    with pytest.raises(OSError, match="cannot be written under the name .*; choose a --workdir of"):
+        Checkpointer(tmp_path / "a#b")
+    assert not (tmp_path / "a#b").exists()

@@ -1,5 +1,6 @@
 """Everything a run writes for people and programs to read: metrics, progress, pictures, summary."""
 
+from jaxpmi.runs.writers.console import tell
 from jaxpmi.runs.writers.files import MetricsWriter
 from jaxpmi.runs.writers.files import read_json
 from jaxpmi.runs.writers.files import to_plain
@@ -18,6 +19,7 @@ __all__ = [
     "Progress",
     "read_json",
     "summary_table",
+    "tell",
     "to_plain",
     "write_accuracy_plot",
     "write_image_folders",

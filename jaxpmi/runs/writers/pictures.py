@@ -1,13 +1,19 @@
 """Pictures of a run: synthetic beside real images, and the accuracy of every task over time."""
 
+import contextlib
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxpmi.runs.writers.files import replace_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 IMAGE_PIXELS = 56  # least size of an image in the grid; smaller ones are enlarged by whole factors
 MARGIN = 4  # pixels between images
@@ -104,18 +110,14 @@ def write_accuracy_plot(
       title: above both.
       measure: what the numbers are.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     matrix = np.asarray(accuracy_matrix, float)
     num_tasks = len(matrix)
     size = min(max(4.0, 0.5 * num_tasks), 10.0)  # inches
-    figure = Figure(figsize=(2 * size + 1.5, size), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(2 * size + 1.5, size)
     curves, heat = figure.subplots(1, 2)
     _draw_curves(curves, matrix, measure)
     _draw_matrix(heat, matrix)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)  # a name may hold a '$'
     with replace_file(path) as file:
         figure.savefig(file, format="png", dpi=100)
 
@@ -136,20 +138,40 @@ def write_learning_curve(
       teacher: in [0, 1].
       title: above.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(6, 4)
     axes = figure.subplots()
     axes.plot(100 * np.asarray(progress), 100 * np.asarray(student), marker="o", label="student")
     axes.axhline(100 * teacher, color="black", linestyle="--", label="teacher")
     axes.set(xlabel="student's training, %", ylabel="accuracy on test images, %", ylim=(-3, 103))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    axes.set_title(title)
+    axes.set_title(title, parse_math=False)
     with replace_file(path) as file:
         figure.savefig(file, format="png", dpi=100)
+
+
+def _figure(width: float, height: float) -> "Figure":
+    """An empty figure of these inches, which needs no backend but its own."""
+    _import_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _import_matplotlib() -> None:
+    """Imports it whatever the environment asks it to show figures by: that may be unknown."""
+    if "matplotlib" in sys.modules:
+        return
+    asked = os.environ.pop("MPLBACKEND", None)
+    import matplotlib
+
+    if asked is not None:
+        os.environ["MPLBACKEND"] = asked
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = asked
 
 
 def _draw_curves(axes, matrix: np.ndarray, measure: str) -> None:

@@ -1,11 +1,15 @@
 """Progress on the console: a line per interval, and a live bar where there is a terminal."""
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 from typing import TextIO
+
+from jaxpmi.runs.writers.console import is_terminal
+from jaxpmi.runs.writers.console import tell
 
 BAR_WIDTH = 24
 BAR_SECONDS = 0.2  # between two drawings of the bar
@@ -32,7 +36,8 @@ class Progress:
         """`stream` is standard output by default; `clock` returns seconds."""
         self._every, self._num_tasks, self._clock = every_seconds, num_tasks, clock
         self._stream = sys.stdout if stream is None else stream
-        self._live = self._stream.isatty()
+        # A dumb terminal cannot redraw a line.
+        self._live = is_terminal(self._stream) and os.environ.get("TERM") != "dumb"
         self._announced: set[str] = set()
         self._bar_drawn, self._bar_time, self._bar_loss = False, -math.inf, ""
         self.phase(0, "")
@@ -76,7 +81,6 @@ class Progress:
     def close(self) -> None:
         """Removes the bar."""
         self._clear_bar()
-        self._stream.flush()
 
     def _describe(self, step: int, total: int, now: float) -> str:
         since, images = self._line_time, self._images - self._line_images
@@ -94,19 +98,17 @@ class Progress:
     def _draw_bar(self, step: int, total: int, now: float) -> None:
         filled = round(BAR_WIDTH * min(step / max(total, 1), 1.0))
         bar = "#" * filled + "-" * (BAR_WIDTH - filled)
-        self._stream.write(f"\r\x1b[K[{bar}] {self._describe(step, total, now)}")
-        self._stream.flush()
+        tell(f"\r\x1b[K[{bar}] {self._describe(step, total, now)}", self._stream, end="")
         self._bar_drawn, self._bar_time = True, now
 
     def _clear_bar(self) -> None:
         if self._bar_drawn:
-            self._stream.write("\r\x1b[K")
+            tell("\r\x1b[K", self._stream, end="")
             self._bar_drawn = False
 
     def _print(self, text: str) -> None:
         self._clear_bar()
-        self._stream.write(text + "\n")
-        self._stream.flush()
+        tell(text, self._stream)
 
 
 def _minutes(seconds: float) -> str:

@@ -11,6 +11,7 @@ from jaxpmi.config import VdfdConfig
 from jaxpmi.continual.vdfd import class_graph as cg
 from jaxpmi.continual.vdfd import drift_penalty as penalty
 from jaxpmi.continual.vdfd.gradient_records import GradientRecords
+from jaxpmi.runs.machine import enable_x64
 
 CLASSES, FEATURES, EPSILON = 4, 6, 1e-3
 
@@ -248,7 +249,7 @@ def test_unequal_tasks_are_padded(float64):
 
 
 def test_production_path_agrees_with_float64():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         want = learned(2, drifts_of(2))[:2]
     got = learned(2, jnp.asarray(drifts_of(2), jnp.float32))[:2]
     np.testing.assert_allclose(got, want, rtol=1e-4)

@@ -29,6 +29,7 @@ from jaxpmi.models import resnet
 from jaxpmi.models import vit
 from jaxpmi.models.init_network import abstract_backbone
 from jaxpmi.network import Head
+from jaxpmi.runs.machine import enable_x64
 from jaxpmi.sharding import make_mesh
 
 NUM_CLASSES, NUM_IMAGES = 3, 7
@@ -205,7 +206,7 @@ def test_changes_that_sum_to_zero_in_a_channel_are_not_seen(float64):
 
 def test_the_production_path_is_float32():
     """Within 1e-4 of the same in float64, for weights whose sums are large."""
-    with jax.enable_x64(True):
+    with enable_x64(True):
         params = {name: p + 3.0 for name, p in weights().items()}
         there = moved(params, 1e-2)
         want = gr.drift(records_of(mean_gradients(params), params, rank=1), there)
