@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "flax_networks": {"types", "blocks", "network"},
     "models": {"types", "lookup", "blocks", "network", "flax_networks"},
     "pruning": {"types", "blocks", "network"},
-    "data": {"config", "types"},
+    "data": {"config", "types", "runs.writers"},
     "features": {"config", "types", "optimise"},
     "memory": {"config", "types", "features"},
     "optimise": {"types"},

@@ -19,6 +19,7 @@ from jaxpmi.data.cifar_archive import cifar_recipe
 from jaxpmi.data.cub_archive import cub_recipe
 from jaxpmi.data.imagenet_archives import imagenet_recipe
 from jaxpmi.data.imagenet_archives import tiny_imagenet_recipe
+from jaxpmi.runs.writers.console import tell
 
 KINDS = ("cifar10", "cifar100", "tiny_imagenet", "imagenet", "cub200", "folder")
 
@@ -73,7 +74,7 @@ def folder_recipe(archives: list[Path]) -> Recipe:
     tree = folder_source.list_images(root)
     headers = folder_source.inspect_images(tree)
     for entry in tree.passed_over:
-        print(f"passed over: {entry}")
+        tell(f"passed over: {entry}")
     return Recipe(
         name=re.sub(r"\W+", "_", root.name.lower()),
         version="1.0.0",

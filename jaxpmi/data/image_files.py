@@ -14,6 +14,7 @@ from typing import NamedTuple
 from typing import TypeVar
 
 from jaxpmi.data import decoding
+from jaxpmi.runs.writers.console import tell
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -113,7 +114,7 @@ def read_all(read: Callable[[Item], Result], files: Sequence[Item]) -> Iterator[
                 found = job.result()
                 done += len(found)
                 if time.monotonic() - since > due:
-                    print(f"read the headers of {done} of {len(files)} images ...", flush=True)
+                    tell(f"read the headers of {done} of {len(files)} images ...")
                     due *= 10
                 yield from found
         finally:

@@ -236,7 +236,7 @@ def _with_moments(data, run, state):
     network = getattr(state, "network", run)  # CLIP's run has its own
     moments = {name: np.asarray(getattr(network, name)).tolist() for name in ("mean", "std")}
     said = {name: ", ".join(f"{x:.4f}" for x in values) for name, values in moments.items()}
-    print(f"pixels are normalised by mean {said['mean']} and std {said['std']}", flush=True)
+    tell(f"pixels are normalised by mean {said['mean']} and std {said['std']}")
     return {name: {**facts, **moments} for name, facts in data.items()}
 
 

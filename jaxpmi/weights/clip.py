@@ -20,6 +20,7 @@ from jaxpmi.models.tokenizer import Tokenizer
 from jaxpmi.models.tokenizer import read_merges
 from jaxpmi.models.tokenizer import read_tokenizer
 from jaxpmi.models.vit import Activation
+from jaxpmi.runs.writers.console import tell
 from jaxpmi.weights.clip_sizes import hugging_face_sizes
 from jaxpmi.weights.clip_sizes import model_sizes
 from jaxpmi.weights.clip_sizes import open_clip_sizes
@@ -81,7 +82,7 @@ def load_clip(
     statistics_axis: StatisticsAxis = "channel",
     activation: Activation | None = None,
     image_size: int | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = tell,
 ) -> PretrainedClip:
     """Reads a CLIP with two transformers, its weights and its tokenizer; executes nothing of it.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jaxpmi.config import DataConfig
 from jaxpmi.config import ModelConfig
+from jaxpmi.runs.writers.console import tell
 from jaxpmi.weights.imagenet import read_efficientnet_lite0
 from jaxpmi.weights.network_file import SavedNetwork
 from jaxpmi.weights.network_file import network_of_factory
@@ -16,7 +17,7 @@ IMAGENET = "imagenet"  # as `ModelConfig.weights`: those that a package brings
 
 
 def given_network(
-    model: ModelConfig, data: DataConfig, field: str, say: Callable[[str], None] = print
+    model: ModelConfig, data: DataConfig, field: str, say: Callable[[str], None] = tell
 ) -> SavedNetwork | None:
     """The trained network that `model.weights` names; None: it names none.
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpmi.blocks.blockwise import block_input_shapes
 from jaxpmi.config import ModelConfig
@@ -23,6 +24,7 @@ from jaxpmi.models.init_network import abstract_backbone
 from jaxpmi.network import Head
 from jaxpmi.network import Network
 from jaxpmi.network import from_blocks
+from jaxpmi.runs.writers.console import tell
 from jaxpmi.types import Moments
 from jaxpmi.weights.layer_sources import network_sources
 from jaxpmi.weights.network_file import SavedNetwork
@@ -75,7 +77,7 @@ def load_weights(
     std: Sequence[float] | None = None,
     image_size: int | None = None,
     class_names: Sequence[str] | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = tell,
 ) -> Network:
     """Reads a trained classifier of images as the zoos publish them, and executes nothing of it.
 
@@ -90,7 +92,8 @@ def load_weights(
       mean: per channel, of pixels in [0, 1]; None: what the folder says.
       std: the same.
       image_size: pixels; None: what the folder says, or else what is usual. The positions of a
-        transformer that was trained with another size are interpolated.
+        transformer that was trained with another size are interpolated. A network of ours has its
+        own.
       class_names: in the order of the logits; None: what the folder says, or else ImageNet's for
         1,000 classes, and numbers for others.
       say: is told in one line what was read, and where anything had to be assumed.
@@ -153,11 +156,19 @@ def _of_ours(path, architecture, given, say):
     saved = read_network(path)
     if architecture not in (None, saved.config.name):
         raise ValueError(f"{path} is of {saved.config.name}, not of {architecture}.")
-    wanted = {name: value for name, value in given._asdict().items() if value}
-    if wanted:
+    network = saved.network
+    own = {name: tuple(np.asarray(getattr(network, name)).tolist()) for name in ("mean", "std")}
+    other = [
+        name
+        for name, value in own.items()
+        if getattr(given, name) and not np.allclose(getattr(given, name), value, atol=1e-6)
+    ]
+    if given.class_names not in (None, network.class_names):
+        other.append("class_names")
+    if other:
         raise ValueError(
-            f"{path} has its own {', '.join(wanted)}; leave them out, or change the network by "
-            "its method `replace`."
+            f"{path} has its own {', '.join(other)}; leave them out, or change the network by its "
+            "method `replace`."
         )
     say(describe(path, saved.config.name, saved.network, "its own", ""))
     return saved
