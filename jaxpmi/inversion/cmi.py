@@ -194,5 +194,5 @@ def _first_parts(state, batch, network, key, variant):
     generator = state.generator
     if not variant.keeps_generator:
         generator = generator_of(variant, key_generator, network.image_shape, network.mean)
-    latents = jax.random.normal(key_latents, (batch, variant.latent_dim))
+    latents = jax.random.normal(key_latents, (batch, variant.latent_dim), jnp.float32)
     return {"generator": generator, "latents": latents, "projection": state.projection}

@@ -116,7 +116,7 @@ def _call(state, network, labels, student, key, *, config, variant):
         )
         return terms, (pixels, shown.moments)
 
-    latents = jax.random.normal(key_latents, (labels.shape[0], variant.latent_dim))
+    latents = jax.random.normal(key_latents, (labels.shape[0], variant.latent_dim), jnp.float32)
     parts = {"generator": start, "latents": latents}
     directions = adams(parts)
     directions["generator"] = optax.chain(_summed(), directions["generator"])

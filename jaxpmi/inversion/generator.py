@@ -69,7 +69,7 @@ def init_generator(
     keys = jax.random.split(key, 5)
 
     def uniform(key, fan_in, shape):
-        return jax.random.uniform(key, shape, minval=-(fan_in**-0.5), maxval=fan_in**-0.5)
+        return jax.random.uniform(key, shape, jnp.float32, -(fan_in**-0.5), fan_in**-0.5)
 
     sizes = (*widths, channels)
     params = {
@@ -199,7 +199,7 @@ def train_generator(
     weights, keys = _term_weights(weights), jax.random.split(key, num_steps)
 
     def loss_fn(params, batch_stats, step):
-        noise = jax.random.normal(keys[step], (batch_size, params["linear"].shape[0]))
+        noise = jax.random.normal(keys[step], (batch_size, params["linear"].shape[0]), jnp.float32)
         images, moments = generate(
             params, batch_stats, noise, train=True, hidden_epsilon=hidden_epsilon
         )
@@ -226,7 +226,7 @@ def sample_images(
     hidden_epsilon: float = HIDDEN_EPSILON,
 ) -> jax.Array:
     """Draws images f32[num_images, H, W, C] in evaluation mode (running moments)."""
-    noise = jax.random.normal(key, (num_images, state.params["linear"].shape[0]))
+    noise = jax.random.normal(key, (num_images, state.params["linear"].shape[0]), jnp.float32)
     params, batch_stats = state.params, state.batch_stats
     return generate(params, batch_stats, noise, hidden_epsilon=hidden_epsilon)[0]
 

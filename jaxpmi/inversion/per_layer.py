@@ -281,7 +281,7 @@ def _invert_stack(
 
 @functools.partial(jax.jit, static_argnames=("shape", "sharding"))
 def _draw_start(moments, key, *, shape, sharding):
-    noise = jax.random.normal(key, shape)
+    noise = jax.random.normal(key, shape, jnp.float32)
     if sharding is not None:
         noise = jax.lax.with_sharding_constraint(noise, sharding)
     mean, std = (

@@ -97,5 +97,7 @@ def generate_pixels(params: Params, latents: jax.Array) -> jax.Array:
 def _draw_weights(key, shapes):
     """Arrays from N(0, 0.02^2) by name, cut out of one draw: each draw takes long to compile."""
     sizes = [math.prod(shape) for shape in shapes.values()]
-    pieces = jnp.split(INIT_STD * jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
+    pieces = jnp.split(
+        INIT_STD * jax.random.normal(key, (sum(sizes),), jnp.float32), np.cumsum(sizes)[:-1]
+    )
     return {name: x.reshape(shapes[name]) for name, x in zip(shapes, pieces, strict=True)}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from jaxpmi.blocks.blockwise import BlockwiseModel
@@ -53,7 +54,7 @@ def init_network(
         model, variables = init_backbone(architecture, key_body, image_shape)
     *_, dim = block_input_shapes(model, variables, image_shape)[-1]
     head_std = (3 * dim) ** -0.5 if head_std is None else head_std
-    kernel = head_std * jax.random.normal(key_head, (dim, len(class_names)))
+    kernel = head_std * jax.random.normal(key_head, (dim, len(class_names)), jnp.float32)
     return from_blocks(
         model, variables, kernel, mean=mean, std=std, image_shape=image_shape,
         class_names=class_names,

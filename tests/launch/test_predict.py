@@ -132,7 +132,7 @@ def test_images_are_brought_to_the_size_and_channels(network_file, photos, capsy
 
 WRONG = {
     "no.png": "no.png does not exist; give image files or folders.",
-    "empty": "empty holds no image; its files should end in .png, say.",
+    "empty": "empty holds no image; give a folder of images, or files.",
     "broken.png": "broken.png is not a readable image",
 }
 
@@ -149,7 +149,7 @@ def test_what_is_no_image_is_told(network_file, tmp_path, capsys, name):
 
 def test_what_is_no_network_is_told(photos, capsys):
     assert main("--network", photos[0], photos[0]) == 2
-    assert "is damaged or no file of a network" in capsys.readouterr().err
+    assert "is not a whole PyTorch state dict" in capsys.readouterr().err
     assert main("--network", "no.npz", photos[0]) == 2
     assert "no.npz does not exist or is no file" in capsys.readouterr().err
 

@@ -14,6 +14,7 @@ import pytest
 from tiny_run import set_up
 from tiny_run import tiny_config
 
+import jaxpmi
 from jaxpmi import experiment
 from jaxpmi.runs.machine import check_platform
 from jaxpmi.runs.machine import enable_x64
@@ -84,6 +85,19 @@ def test_settings_are_put_aside_and_come_back(name):
             assert (jnp.int32(1) + jnp.zeros(2) / 0).dtype == jnp.float32  # promoted, moved, NaN
         inside = jax.config.jax_enable_x64, jax.config.jax_debug_nans
         assert inside == (name == "64 bits", name == "NaNs stop")
+
+
+def test_functions_of_the_library_work_in_64_bits_too():
+    """They answer in 32: a network's arrays have no more."""
+    with enable_x64(True):
+        network = jaxpmi.init_network(
+            jaxpmi.MODELS["resnet_small"], jax.random.key(0), (8, 8, 1), "01", mean=[0.5], std=[0.5]
+        )
+        config = jaxpmi.DeepInversionConfig(stage_steps=(2,))
+        made = jaxpmi.deep_inversion(network, jnp.arange(4) % 2, jax.random.key(1), config=config)
+        logits = jaxpmi.logits(network, made.images)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(network)} == {"float32"}
+    assert made.loss.dtype == logits.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("error", [AssertionError(), RuntimeError("Unable to initialize 'tpu'")])

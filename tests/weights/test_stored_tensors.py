@@ -122,6 +122,6 @@ def test_checkpoints_of_training_scripts(tmp_path, name):
 def test_a_call_beside_the_weights_is_not_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = rewritten(tmp_path, wrapped("model", args=Call()))
-    with pytest.raises(ValueError, match="it names pathlib.Path.touch|it names pathlib"):
+    with pytest.raises(ValueError, match="it names (pathlib|__builtin__)"):
         jaxpmi.read_tensors(path)
     assert not (tmp_path / "mark").exists()
