@@ -92,6 +92,11 @@ def check_python_api(names):
     assert not np.array_equal(student.head.kernel, names["part"].head.kernel)
 
 
+def check_weights(names):
+    assert names["network"].class_names == jaxpmi.imagenet_class_names()
+    assert names["net"](np.ones((1, 4, 4, 3), np.float32)).shape == (1, 10)
+
+
 def check_own_method(names):
     terms = names["match_features"](names["views"], jaxpmi.MethodConfig())
     assert terms.keys() == {"cross_entropy", "features"} and min(terms.values()) > 0
@@ -125,6 +130,7 @@ CHECKS = {
     "docs/own_network.md": check_own_network,
     "docs/pictures.md": check_pictures,
     "docs/python_api.md": check_python_api,
+    "docs/weights.md": check_weights,
 }
 
 
