@@ -66,8 +66,9 @@ def _multiply_adds(jaxpr, *, count_products=False):
         elif name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
             total += outputs * math.prod(shapes[0][axis] for axis in contracted)
-        elif name == "mul":
-            total += outputs * count_products
+        elif name == "mul":  # of places to read at, which are whole numbers, older versions too
+            is_number = jnp.issubdtype(equation.outvars[0].aval.dtype, jnp.floating)
+            total += outputs * (count_products and is_number)
         else:
             repeats = params["length"] if name == "scan" else 1
             # What has a gradient of its own is a convolution: `depthwise_conv` sums products.
