@@ -35,6 +35,7 @@ from jaxpmi.weights.preprocessing import IMAGENET_STD
 from jaxpmi.weights.preprocessing import Preprocessing
 from jaxpmi.weights.preprocessing import read_json_object
 from jaxpmi.weights.preprocessing import read_preprocessing
+from jaxpmi.weights.stored_tensors import WEIGHT_FILES
 from jaxpmi.weights.stored_tensors import StoredTensors
 from jaxpmi.weights.stored_tensors import open_tensors
 from jaxpmi.weights.weight_names import Source
@@ -87,7 +88,8 @@ def load_weights(
 
     Args:
       path: a `.safetensors` file, the index of its shards, a PyTorch state dict or checkpoint, a
-        folder of Hugging Face or timm, or a `network.npz` of ours.
+        folder of Hugging Face or timm (or its weights, by their usual name), or a `network.npz` of
+        ours.
       architecture: a key of `MODELS` that it must be of; None: whatever it is.
       mean: per channel, of pixels in [0, 1]; None: what the folder says.
       std: the same.
@@ -128,10 +130,12 @@ def read_weights(
     if path.suffix == ".npz":
         return _of_ours(path, architecture, given, say)
     with open_tensors(path) as stored:
-        folder = stored.path.parent
-        choice = _choose(stored, architecture)
-        _check_config(folder / "config.json")
-        images = _known_images(stored, given, read_preprocessing(folder))
+        choice, found = _choose(stored, architecture), Preprocessing()
+        # What lies beside a file of another name may be of another network.
+        if stored.path.name in WEIGHT_FILES:
+            _check_config(stored.path.with_name("config.json"))
+            found = read_preprocessing(stored.path.parent)
+        images = _known_images(stored, given, found)
         network, config = _read(stored, choice.names, images, say)
     say(describe(stored.path, choice.names.architecture, network, images.source, stored.prefix))
     return SavedNetwork(network, config, None)

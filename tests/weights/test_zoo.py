@@ -180,6 +180,13 @@ def test_what_a_folder_of_transformers_says_is_taken(folder):
     np.testing.assert_allclose(given.mean, HALF)
 
 
+def test_what_lies_beside_a_file_of_another_name_is_not_taken(folder):
+    images = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.1]}
+    path = folder(small(), preprocessor_config=images) / "model.safetensors"
+    with pytest.raises(ValueError, match="how its images are normalised"):
+        jaxpmi.load_weights(path.rename(path.with_name("mobilenet.safetensors")))
+
+
 def test_what_timm_says_is_taken(folder):
     timm = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "input_size": [3, 32, 32]}
     path = folder(small(), config={"architecture": "mobilenetv2_100", "pretrained_cfg": timm})
