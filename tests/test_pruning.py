@@ -18,8 +18,10 @@ from jaxpmi.blocks import channels
 from jaxpmi.blocks import convolutions
 from jaxpmi.blocks.cost import count_multiply_adds
 from jaxpmi.models import MODELS
+from jaxpmi.models import imagenet_resnet
 from jaxpmi.models import inverted_residual
 from jaxpmi.models import resnet
+from jaxpmi.models import vgg
 from jaxpmi.models.init_network import init_backbone
 from jaxpmi.network import Head
 
@@ -39,9 +41,31 @@ def small_efficientnet(image_shape, width, *, rngs):
     )(image_shape, rngs=rngs)
 
 
+def small_bottlenecks(image_shape, width, *, rngs):
+    """Every kind of block of ResNet-50 once."""
+    block = imagenet_resnet.Bottleneck
+    return chain(
+        piece(imagenet_resnet.ImageNetStem, width),
+        piece(block, 8),
+        piece(block, 8),
+        piece(block, 12, stride=2, pool=True),
+    )(image_shape, rngs=rngs)
+
+
+def small_vgg(image_shape, width, *, rngs):
+    """Every kind of block of VGG once; the last image is smaller than what is read of it."""
+    return chain(
+        piece(vgg.ConvBlock, width, pool=True),
+        piece(vgg.ConvBlock, 6, pool=False),
+        piece(vgg.PooledHidden, 24),
+        piece(vgg.Hidden, 20),
+    )(image_shape, rngs=rngs)
+
+
 FAMILIES = {name: make for name, make in MODELS.items() if "resnet" in name}
-FAMILIES["efficientnet"] = small_efficientnet
-KINDS = ["resnet_small", "resnet18", "preact_resnet18", "efficientnet"]  # others are deeper
+FAMILIES |= {"efficientnet": small_efficientnet, "bottlenecks": small_bottlenecks, "vgg": small_vgg}
+# The others are deeper.
+KINDS = ["resnet_small", "resnet18", "preact_resnet18", "efficientnet", "bottlenecks", "vgg"]
 
 
 def normal(seed, *shape):
@@ -338,7 +362,8 @@ def test_what_cannot_be_chosen_is_an_error():
 # Removal.
 
 
-LAST_KERNELS = ("project/kernel", "conv2/kernel", "conv/kernel")
+# A shortcut is as wide as what it is added to.
+LAST_KERNELS = ("project", "conv3", "conv2", "conv", "linear")
 
 
 def layers_of(block, hidden, incoming, stream):
@@ -352,7 +377,11 @@ def layers_of(block, hidden, incoming, stream):
     if block.kind == "InvertedResidual":
         masks = {"expand": hidden, "depthwise": hidden, "project": stream}
         return masks | {f"{name}_bn": mask for name, mask in masks.items()}
-    return {"conv": stream, "bn": stream}
+    if block.kind == "Bottleneck":
+        first, second = hidden
+        masks = {"conv1": first, "bn1": first, "conv2": second, "bn2": second}
+        return {**masks, **dict.fromkeys(("conv3", "bn3", "shortcut", "shortcut_bn"), stream)}
+    return {"conv": stream, "bn": stream, "linear": stream}
 
 
 def silence(network, kept):
@@ -368,11 +397,12 @@ def silence(network, kept):
     for i, block in enumerate(network.model.blocks):
         name = blockwise.block_name(i)
         own = network.variables.params[name]
-        last = next(own[key] for key in LAST_KERNELS if key in own)
+        last = next(own[f"{key}/kernel"] for key in LAST_KERNELS if f"{key}/kernel" in own)
         module = block.merge(own, network.variables.batch_stats[name])
         width, new = last.shape[-1], not getattr(module, "residual", False)
-        if "Block" in block.kind:
-            new = "conv3/kernel" in own
+        if block.kind in ("ResidualBlock", "PreActivationBlock", "Bottleneck"):
+            projection = "shortcut" if block.kind == "Bottleneck" else "conv3"
+            new = f"{projection}/kernel" in own
         if new:
             stream = mask(f"{name}/out", width)
         else:
@@ -380,6 +410,8 @@ def silence(network, kept):
         hidden = mask(f"{name}/hidden", own.get("expand/kernel", last).shape[-1])
         if block.kind == "InvertedResidual" and "expand/kernel" not in own:
             hidden = incoming
+        if block.kind == "Bottleneck":
+            hidden = [mask(f"{name}/{part}", len(own["bn1/bias"])) for part in ("first", "second")]
         masks = layers_of(block, hidden, incoming, stream)
         params[name] = {
             key: x * np.broadcast_to(masks[key.split("/")[0]], x.shape) for key, x in own.items()
