@@ -1,6 +1,7 @@
 """A .npz file of images and labels, or any such arrays in memory, as an ImageSource."""
 
 import dataclasses
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,6 +17,10 @@ from jaxpmi.data.image_source import shorten
 
 SPLITS = {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")}
 ALL = {"train": ("x", "y")}
+
+# Whatever NumPy raises of an archive that is damaged.
+DAMAGE = (OSError, ValueError, EOFError, MemoryError, SyntaxError, zipfile.BadZipFile, zlib.error)
+DAMAGE += (tokenize.TokenError, NotImplementedError)
 
 
 class LacksArraysError(ValueError):
@@ -89,7 +94,7 @@ def _load_npz(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
             return arrays, [name for name in stored.files if name not in needed]
     except (AttributeError, TypeError) as error:  # a bare .npy array is no context manager
         raise ValueError(f"{path} is not a .npz file; write it with np.savez.") from error
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGE as error:
         if isinstance(error, LacksArraysError):
             raise
         if reading is not None and "allow_pickle" in str(error):

@@ -61,7 +61,7 @@ def test_a_run_is_the_same_whatever_is_set_of_jax(tmp_path, method):
 def test_jobs_too(tmp_path):
     with odd_settings():
         config = tiny_config(
-            tmp_path, "noise", job="distill", data__num_tasks=1, distill__rounds=1,
+            tmp_path, "noise", job="distill", data__tasks=1, distill__rounds=1,
             distill__steps_per_round=1, distill__batch_size=8, distill__student__name="tiny",
             distill__student__width=2, deep_inversion__batch_size=8,
         )  # fmt: skip
@@ -135,7 +135,7 @@ from jaxpmi.config import *
 def get_config():
     return Config(
         method="finetune", workdir={workdir!r},
-        data=DataConfig(source="npz", path={data!r}, num_tasks=2),
+        data=DataConfig(source="npz", path={data!r}, tasks=2),
         model=ModelConfig("plain_cnn", width=4),
         train=TrainConfig(batch_size=8, replay_batch_size=8, epochs=1),
     )

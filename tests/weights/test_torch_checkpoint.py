@@ -138,7 +138,7 @@ def test_nothing_that_outlives_the_reading_can_be_changed(changed):
         ({"data_pkl": pickle.dumps([1])}, "it holds a list, not tensors by name"),
         ({"data_pkl": pickle.dumps({"epoch": 3})}, "'epoch' in it is no tensor"),
         ({"data_pkl": pickle.dumps({"model": 3})}, "'model' in it is no tensor"),
-        ({"data_pkl": b""}, "pickle exhausted"),
+        ({"data_pkl": b""}, "pickle exhausted before seeing STOP"),
         ({"byteorder": b"big"}, "its numbers are not little-endian"),
     ],
 )
