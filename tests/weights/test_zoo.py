@@ -22,15 +22,13 @@ from jaxpmi.weights.zoo_names import all_names
 GOLDEN = Path(__file__).parents[1] / "golden" / "zoo"
 HALF = (0.5,) * 3
 EVERY = sorted(path.stem for path in GOLDEN.glob("*.npz"))
-# The rest take a minute each and more memory; each of their parts is in one of these.
+# The rest take longer; each of their blocks is in one of these.
 FAST = [
     "torchvision_resnet18",
     "timm_resnet50",
     "torchvision_vgg11",
     "timm_deit_small",
-    "transformers_resnet50",
     "transformers_mobilenet_v2",
-    "transformers_vit_small",
 ]
 
 
