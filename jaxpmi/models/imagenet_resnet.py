@@ -10,6 +10,7 @@ from flax import nnx
 from jaxpmi.blocks.channels import ChannelAxes
 from jaxpmi.models import layers
 from jaxpmi.models.backbone import Backbone
+from jaxpmi.models.rectified_conv import RectifiedConv
 from jaxpmi.models.resnet import ResidualBlock
 from jaxpmi.types import Moments
 
@@ -19,7 +20,7 @@ BOTTLENECK_STAGES = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 EXPANSION = 4  # channels of a bottleneck's output, as a multiple of the inner ones
 
 
-class ImageNetStem(nnx.Module):
+class ImageNetStem(RectifiedConv):
     """conv7x7 of stride 2 - BN - ReLU - maximum over 3 x 3 of stride 2."""
 
     def __init__(self, in_channels: int, channels: int, *, rngs: nnx.Rngs):
@@ -28,20 +29,7 @@ class ImageNetStem(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """f32[B, H, W, in] -> f32[B, H / 4, W / 4, channels]."""
-        x = nnx.relu(self.bn(self.conv(x)))
-        return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-
-    def channel_axes(self) -> ChannelAxes:
-        """See `PrunableModule`."""
-        return ChannelAxes({"conv": ("in", "out"), "bn": ("out",)}, tied=False)
-
-    def propagate(self, moments: Moments | None) -> Moments:
-        """Output moments without data: of a rectified Gaussian (`None`: before the ReLU).
-
-        What the maximum does to them depends on how alike neighbours are, and is left out.
-        """
-        normalised = layers.normalised_moments(self.bn)
-        return normalised if moments is None else layers.clipped_moments(normalised)
+        return nnx.max_pool(self.rectified(x), (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
 class Bottleneck(nnx.Module):

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxpmi.blocks.channels import ChannelAxes
 from jaxpmi.models import layers
 from jaxpmi.models.backbone import Backbone
-from jaxpmi.types import Moments
+from jaxpmi.models.rectified_conv import RectifiedConv
 
 # Convolutions of each stage, by depth, and their channels as multiples of the first's.
 STAGES = {11: (1, 1, 2, 2, 2), 16: (2, 2, 3, 3, 3)}
@@ -20,7 +20,7 @@ _POOLED = 7  # rows and columns that the hidden layers read
 _HIDDEN = 64  # their channels, as a multiple of the first's
 
 
-class ConvBlock(nnx.Module):
+class ConvBlock(RectifiedConv):
     """conv3x3 with bias - BN - ReLU; with `pool` then the maximum over 2 x 2."""
 
     def __init__(self, in_channels: int, channels: int, *, pool: bool, rngs: nnx.Rngs):
@@ -30,20 +30,8 @@ class ConvBlock(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """f32[B, H, W, in] -> f32[B, H, W, channels], or of half the size."""
-        x = nnx.relu(self.bn(self.conv(x)))
+        x = self.rectified(x)
         return nnx.max_pool(x, (2, 2), strides=(2, 2)) if self.pool else x
-
-    def channel_axes(self) -> ChannelAxes:
-        """See `PrunableModule`."""
-        return ChannelAxes({"conv": ("in", "out"), "bn": ("out",)}, tied=False)
-
-    def propagate(self, moments: Moments | None) -> Moments:
-        """Output moments without data: of a rectified Gaussian (`None`: before the ReLU).
-
-        What the maximum does to them depends on how alike neighbours are, and is left out.
-        """
-        normalised = layers.normalised_moments(self.bn)
-        return normalised if moments is None else layers.clipped_moments(normalised)
 
 
 class WholeImageConv(nnx.Conv):

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from typing import NamedTuple
@@ -81,14 +82,14 @@ def check_tensors(
         for name, shape in needed.items()
         if found.get(name, shape) != shape
     ]
-    problems = [f"it lacks {_some(missing)}"] if missing else []
-    problems += [f"it also has {_some(extra)}"] if extra else []
-    problems += [_some(other, "; ")] if other else []
+    problems = [f"it lacks {some(missing)}"] if missing else []
+    problems += [f"it also has {some(extra)}"] if extra else []
+    problems += [some(other, "; ")] if other else []
     if problems:
         raise ValueError(f"{path} does not fit the model: {'; '.join(problems)}.")
 
 
-def _some(names, between=", ", most=4):
+def some(names: Sequence[str], between: str = ", ", most: int = 4) -> str:
     """The first of many names, and how many more there are."""
     more = len(names) - most
     return between.join(names[:most]) + (f" and {more} more" if more > 0 else "")

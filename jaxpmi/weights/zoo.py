@@ -40,6 +40,7 @@ from jaxpmi.weights.stored_tensors import StoredTensors
 from jaxpmi.weights.stored_tensors import open_tensors
 from jaxpmi.weights.weight_names import Source
 from jaxpmi.weights.weight_names import check_tensors
+from jaxpmi.weights.weight_names import some
 from jaxpmi.weights.zoo_names import Names
 from jaxpmi.weights.zoo_names import all_names
 
@@ -205,15 +206,15 @@ def _no_fit(stored, best, layers, architecture):
     names = best.names
     wanted = "no network that is known" if architecture is None else f"no {architecture}"
     if best.share < 0.2:
-        some = ", ".join(sorted(stored.shapes)[:4])
+        examples = ", ".join(sorted(stored.shapes)[:4])
         return (
-            f"{stored.path} is of {wanted}: its {len(stored.shapes)} tensors ({some}, ...) are not "
-            f"named as those of {', '.join(sorted({n.architecture for n in all_names()}))}; put "
+            f"{stored.path} is of {wanted}: its {len(stored.shapes)} tensors ({examples}, ...) are "
+            f"not named as those of {', '.join(sorted({n.architecture for n in all_names()}))}; put "
             "them into a module of your own with set_tensors."
         )
     lacks, more = sorted(names.layers() - layers), sorted(layers - names.layers())
-    parts = [f"it lacks {_first(lacks)}"] if lacks else []
-    parts += [f"it also has {_first(more)}"] if more else []
+    parts = [f"it lacks {some(lacks)}"] if lacks else []
+    parts += [f"it also has {some(more)}"] if more else []
     name, size = names.patch
     found = stored.shapes.get(f"{name}.weight", ())
     if not _first_kernel_fits(stored, names):
@@ -221,12 +222,6 @@ def _no_fit(stored, best, layers, architecture):
     return (
         f"{stored.path} is of {wanted}; the nearest is {names.architecture} in {names.library} "
         f"names, but {'; '.join(parts)}."
-    )
-
-
-def _first(names, most=4):
-    return ", ".join(names[:most]) + (
-        f" and {len(names) - most} more layers" if len(names) > most else ""
     )
 
 
