@@ -207,10 +207,10 @@ def _no_fit(stored, best, layers, architecture):
     wanted = "no network that is known" if architecture is None else f"no {architecture}"
     if best.share < 0.2:
         examples = ", ".join(sorted(stored.shapes)[:4])
+        known = ", ".join(sorted({each.architecture for each in all_names()}))
         return (
             f"{stored.path} is of {wanted}: its {len(stored.shapes)} tensors ({examples}, ...) are "
-            f"not named as those of {', '.join(sorted({n.architecture for n in all_names()}))}; put "
-            "them into a module of your own with set_tensors."
+            f"not named as those of {known}; put them into a module of your own with set_tensors."
         )
     lacks, more = sorted(names.layers() - layers), sorted(layers - names.layers())
     parts = [f"it lacks {some(lacks)}"] if lacks else []
