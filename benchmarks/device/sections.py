@@ -43,7 +43,7 @@ class Plan(NamedTuple):
 
 
 FULL = Plan(
-    speed.FULL, 9, (0.05, 0.19, 0.25, 0.19, 0.13, 0.07, 0.12), 8192, 2**30, 256, (), 4, 9, 10,
+    speed.FULL, 9, (0.05, 0.19, 0.25, 0.19, 0.13, 0.07, 0.12), 8192, 2**30, 256, (), 4, 9, 14,
 )  # fmt: skip
 # On a CPU the networks are whole and the batches small.
 CPU = FULL._replace(
@@ -128,7 +128,8 @@ def _speed(plan: Plan, peaks: dict[str, float]) -> Iterator[Job]:
         yield {"compile_seconds": time.monotonic() - since, "num_compiled": len(prepared)}
 
     def take_turns(left):
-        programs = {key: promise.result()[1].run for key, promise in prepared.items()}
+        compiled = {key: p.result()[1] for key, p in prepared.items() if p.exception() is None}
+        programs = {key: program.run for key, program in compiled.items()}
         repeats = plan.size.repeats
         taken.update(median_seconds(programs, repeats=repeats, most_seconds=0.7 * left))
         yield {"repeats": repeats, "num_programs": len(programs)}

@@ -22,6 +22,8 @@ from jaxpmi.config import CmiConfig
 from jaxpmi.config.load import load_config
 from jaxpmi.inversion.variants import CmiVariant
 from jaxpmi.models import efficientnet_lite
+from jaxpmi.models import imagenet_resnet
+from jaxpmi.models import inverted_residual
 from jaxpmi.models import resnet
 from jaxpmi.models import vit
 from jaxpmi.models.backbone import Backbone
@@ -38,7 +40,8 @@ class Size(NamedTuple):
     width: int  # of ResNets of CIFAR; of others in proportion
     batch: int  # of ResNets of CIFAR
     lite_batch: int
-    lite_image: int  # pixels
+    imagenet_batch: int  # of ResNets of ImageNet
+    imagenet_image: int  # pixels, also of EfficientNet-Lite0
     vit_depth: int
     vit_width: int
     vit_batch: int
@@ -46,9 +49,9 @@ class Size(NamedTuple):
     repeats: int
 
 
-FULL = Size(True, 64, 256, 64, 224, 12, 768, 32, 10, 5)
-CPU = FULL._replace(batch=8, lite_batch=2, vit_batch=1, num_steps=2, repeats=2)
-QUICK = Size(False, 8, 4, 2, 32, 2, 48, 2, 2, 1)
+FULL = Size(True, 64, 256, 64, 100, 224, 12, 768, 32, 10, 5)
+CPU = FULL._replace(batch=8, lite_batch=2, imagenet_batch=2, vit_batch=1, num_steps=2, repeats=2)
+QUICK = Size(False, 8, 4, 2, 2, 32, 2, 48, 2, 2, 1)
 
 
 def cifar_resnet(name: str, size: Size) -> Architecture:
@@ -74,7 +77,7 @@ def lite_inversion(precision: str, size: Size) -> Case:
     whole = functools.partial(efficientnet_lite.efficientnet_lite0, width=width)
     return cases.deep_inversion(
         whole if size.whole else functools.partial(_short_lite, width),
-        (size.lite_image, size.lite_image, 3),
+        (size.imagenet_image, size.imagenet_image, 3),
         batch=size.lite_batch,
         num_steps=size.num_steps,
         num_classes=1000,
@@ -88,10 +91,35 @@ def lite_inversion(precision: str, size: Size) -> Case:
 def _short_lite(width, image_shape, *, rngs):
     """Its first two blocks and its last."""
     return Backbone(
-        efficientnet_lite.Stem(image_shape[-1], width, rngs=rngs),
-        efficientnet_lite.InvertedResidual(width, 8, expansion=1, rngs=rngs),
-        efficientnet_lite.PooledConv(8, 40 * width, rngs=rngs),
+        inverted_residual.Stem(image_shape[-1], width, rngs=rngs),
+        inverted_residual.InvertedResidual(width, 8, expansion=1, rngs=rngs),
+        inverted_residual.PooledConv(8, 40 * width, rngs=rngs),
     )
+
+
+def imagenet_resnet_inversion(depth: int, precision: str, size: Size) -> Case:
+    """A DeepInversion as published, of a ResNet of ImageNet of 18 or 50 layers."""
+    settings = {"depth": depth, "width": size.width}
+    whole = functools.partial(imagenet_resnet.imagenet_resnet, **settings)
+    return cases.deep_inversion(
+        whole if size.whole else functools.partial(_short_imagenet_resnet, **settings),
+        (size.imagenet_image, size.imagenet_image, 3),
+        batch=size.imagenet_batch,
+        num_steps=size.num_steps,
+        num_classes=1000,
+        precision=precision,
+    )
+
+
+def _short_imagenet_resnet(image_shape, *, depth, width, rngs):
+    """Its stem and one block."""
+    stem = imagenet_resnet.ImageNetStem(image_shape[-1], width, rngs=rngs)
+    if depth in imagenet_resnet.BASIC_STAGES:
+        options = {"stride": 2, "projection": True, "final_relu": True}
+        last = resnet.ResidualBlock(width, 2 * width, pool=True, rngs=rngs, **options)
+    else:
+        last = imagenet_resnet.Bottleneck(width, 4 * width, pool=True, rngs=rngs)
+    return Backbone(stem, last)
 
 
 def vit_block(size: Size) -> Case:
@@ -163,6 +191,13 @@ WORK: dict[tuple[str, str], Callable[[Size], Case]] = {
     ("DeepInversion, ResNet-34", "bfloat16"): functools.partial(
         deep_inversion, "resnet34", "bfloat16"
     ),
+    **{
+        (f"DeepInversion, ResNet-{depth} of 224 pixels", precision): functools.partial(
+            imagenet_resnet_inversion, depth, precision
+        )
+        for depth in (18, 50)
+        for precision in ("float32", "bfloat16")
+    },
     ("training step, configs/cifar100.py", "float32"): cifar100_step,
     ("block solve, ViT-B/16", "float32"): vit_block,
     ("DeepInversion, Lite0 of 224 pixels", "float32"): functools.partial(lite_inversion, "float32"),
