@@ -43,7 +43,7 @@ class Plan(NamedTuple):
 
 
 FULL = Plan(
-    speed.FULL, 9, (0.05, 0.19, 0.25, 0.19, 0.13, 0.07, 0.12), 8192, 2**30, 256, (), 4, 9, 14,
+    speed.FULL, 9, (0.05, 0.19, 0.30, 0.17, 0.10, 0.07, 0.12), 8192, 2**30, 256, (), 4, 9, 6,
 )  # fmt: skip
 # On a CPU the networks are whole and the batches small.
 CPU = FULL._replace(
@@ -122,9 +122,10 @@ def _speed(plan: Plan, peaks: dict[str, float]) -> Iterator[Job]:
     def prepare(left):
         since = time.monotonic()
         pool, promises = speed.prepare(plan.size, compilers=plan.compilers)
-        wait(promises.values(), timeout=0.75 * left)
-        prepared.update({key: p for key, p in promises.items() if p.done()})
-        pool.shutdown(wait=False, cancel_futures=True)
+        wait(promises.values(), timeout=0.6 * left)
+        # Those that have begun are waited for: they cannot be stopped, and would disturb the rest.
+        pool.shutdown(wait=True, cancel_futures=True)
+        prepared.update({key: p for key, p in promises.items() if not p.cancelled()})
         yield {"compile_seconds": time.monotonic() - since, "num_compiled": len(prepared)}
 
     def take_turns(left):

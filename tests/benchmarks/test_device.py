@@ -5,6 +5,7 @@ import functools
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from benchmarks.device import SECTIONS
+from benchmarks.device import cases
 from benchmarks.device import convolutions
 from benchmarks.device import idle
 from benchmarks.device import main
@@ -330,6 +332,34 @@ def test_a_wrong_result_ends_with_code_1(monkeypatch, capsys):
     )
     assert main.run(options, say=lambda text: None, write=lambda **_: None) == 1
     assert "| NO |" in capsys.readouterr().out
+
+
+def test_late_and_broken_programs_spoil_no_other(monkeypatch):
+    """A compiler cannot be stopped: what it has begun is waited for, what it has not is skipped."""
+
+    def small(size):
+        time.sleep(1.0)  # longer than all have
+        step = lambda inputs: {"losses": inputs["x"] @ inputs["x"]}  # noqa: E731
+        return cases.Case({"x": jnp.ones((8, 8))}, step, 1, 8)
+
+    def broken(size):
+        raise ValueError("no such network")
+
+    names = ("wrong", "begun", "late")
+    work = {(name, "float32"): small for name in names} | {("wrong", "float32"): broken}
+    monkeypatch.setattr(speed, "WORK", work)
+    plan = sections.QUICK._replace(compilers=1)
+    jobs = sections.make_jobs(plan, only=["speed"], torch_python=None, cache="")
+    rows = {}
+    for job in jobs:
+        try:
+            (rows[job.name],) = job.rows(0.5)
+        except ValueError as error:
+            rows[job.name] = str(error)
+    assert rows["all, compiled side by side"]["num_compiled"] == 2
+    assert rows["all, in turns"]["num_programs"] == 1
+    assert rows["wrong"] == "no such network" and rows["begun"]["step_seconds"] > 0
+    assert rows["late"]["skipped"] == "no time was left to compile it"
 
 
 @pytest.mark.slow
