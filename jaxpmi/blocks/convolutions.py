@@ -99,7 +99,7 @@ def _conv_backward(stride, padding, residuals, grad):
     grad_x = _conv_nhwc(grad, flipped, pads, input_dilation=stride)
     pads = [(pad, size - 1 + c - n - pad) for size, pad, c, n in sides]
     grad_kernel = _conv_nhwc(
-        x.transpose(3, 1, 2, 0), grad.transpose(1, 2, 0, 3), pads, kernel_dilation=stride
+        jnp.transpose(x, (3, 1, 2, 0)), grad.transpose(1, 2, 0, 3), pads, kernel_dilation=stride
     )
     return grad_x, grad_kernel.transpose(1, 2, 0, 3)
 

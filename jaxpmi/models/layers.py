@@ -68,7 +68,7 @@ def conv(
         stride,
         padding=(size - 1) // 2 if padding is None else padding,
         use_bias=use_bias,
-        kernel_init=_normal(std),
+        kernel_init=normal(std),
         rngs=OneKey(key),
     )
 
@@ -86,7 +86,7 @@ def depthwise_conv(
         padding=(size - 1) // 2 if padding is None else padding,
         feature_group_count=channels,
         use_bias=False,
-        kernel_init=_normal(std),
+        kernel_init=normal(std),
         rngs=OneKey(key),
     )
 
@@ -99,7 +99,7 @@ def linear(
         rows,
         columns,
         use_bias=use_bias,
-        kernel_init=_normal(std),
+        kernel_init=normal(std),
         rngs=OneKey(key),
     )
 
@@ -130,8 +130,8 @@ def layer_norm(channels: int, *, epsilon: float = LAYER_NORM_EPSILON) -> nnx.Lay
 
 # Flax before 0.12 keeps initialisers, by which layers are equal or not: one for each value.
 @functools.cache
-def _normal(std):
-    """An initialiser of Flax's."""
+def normal(std: float) -> nnx.Initializer:
+    """An initialiser of N(0, std^2), as Flax takes them."""
     return lambda key, shape, dtype: draw_normal(key, shape, std)
 
 

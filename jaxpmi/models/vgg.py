@@ -52,7 +52,7 @@ class PooledHidden(nnx.Module):
             channels,
             (_POOLED, _POOLED),
             padding="VALID",
-            kernel_init=lambda key, shape, dtype: layers.draw_normal(key, shape, std),
+            kernel_init=layers.normal(std),
             rngs=layers.OneKey(rngs.params()),
         )
 

@@ -63,7 +63,7 @@ def test_a_batch_is_at_no_distance_from_its_own_moments():
         return objectives.batch_norm_distance(MODEL, moments, own, first_factor=10.0)
 
     value, grad = jax.jit(jax.value_and_grad(distance))(x)
-    assert 0 <= value < 1e-5 and np.isfinite(grad).all()
+    assert 0 <= value < 1e-4 and np.isfinite(grad).all()
     exact = lambda m: objectives.batch_norm_distance(MODEL, m, own)  # noqa: E731
     for leaf in jax.tree.leaves(jax.grad(exact)(own)):
         np.testing.assert_array_equal(leaf, 0.0)

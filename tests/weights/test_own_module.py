@@ -10,7 +10,8 @@ class Net(nnx.Module):
     def __init__(self, rngs):
         self.conv = nnx.Conv(3, 4, (3, 3), rngs=rngs)
         self.norm = nnx.BatchNorm(4, rngs=rngs)
-        self.layers = nnx.List([nnx.Linear(4, 4, rngs=rngs) for _ in range(2)])
+        layers = [nnx.Linear(4, 4, rngs=rngs) for _ in range(2)]
+        self.layers = nnx.List(layers) if hasattr(nnx, "List") else layers
         self.scale = nnx.Param(np.ones((4,), np.float32))
         self.head = nnx.Linear(4, 5, rngs=rngs)
 
