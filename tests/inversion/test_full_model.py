@@ -68,9 +68,8 @@ def targets(labels=(0, 1, 1, 0, 1, 0)):
 
 def memory():
     """Of which refinement reads what is known of pixels."""
-    histogram = jnp.ones((256, SHAPE[-1]))
-    spectrum = jnp.ones((SHAPE[0], SHAPE[1] // 2 + 1, SHAPE[2]))
     empty = empty_memory(network(), InversionConfig())
+    histogram, spectrum = jnp.ones_like(empty.histogram), jnp.ones_like(empty.spectrum)
     return empty._replace(histogram=histogram, spectrum=spectrum)
 
 

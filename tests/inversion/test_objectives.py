@@ -282,9 +282,9 @@ def test_quantiles_of_a_histogram_by_hand():
 
 def test_histogram_distance_is_zero_exactly_at_the_histogram():
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (4, 5, 5, 2), np.uint8)
+    images = rng.integers(0, 256, (4, 5, 5, 1), np.uint8)
     histogram = priors.pixel_histogram(images)
-    pixels = rng.permutation(images.reshape(-1, 2) / np.float32(255))
+    pixels = rng.permutation(images.reshape(-1, 1) / np.float32(255))
     np.testing.assert_allclose(priors.histogram_distance(pixels, histogram), 0.0, atol=1e-10)
     # Shifting all values by d costs d squared: the squared Wasserstein distance.
     shifted = priors.histogram_distance(pixels + np.float32(0.25), histogram)
@@ -296,8 +296,8 @@ def test_histogram_distance_is_zero_exactly_at_the_histogram():
 def test_power_spectrum_and_its_distance_by_hand():
     x = batch(channels=2)
     spectrum = priors.power_spectrum(jnp.asarray(x))
-    assert spectrum.shape == (4, 6, 4, 2)
-    np.testing.assert_allclose(spectrum[:, 0, 0], x.sum((1, 2)) ** 2, rtol=1e-4)  # no wave
+    assert spectrum.shape == (4, 6, 4, 4)
+    np.testing.assert_allclose(spectrum[:, 0, 0, :2], x.sum((1, 2)) ** 2, rtol=1e-4)  # no wave
     reference = spectrum.mean(0)
     shifted = jnp.roll(jnp.asarray(x), (2, 1), axis=(1, 2))  # where things are does not matter
     np.testing.assert_allclose(priors.spectrum_distance(shifted, reference), 0.0, atol=1e-9)
