@@ -183,8 +183,8 @@ def test_missing_file(tmp_path):
         ("--train.learning-rate=fast", "--train.learning-rate got 'fast'; expected a number."),
         (
             "--data.source zip",
-            "--data.source got 'zip'; expected one of 'embedded', 'coloured_digits', 'tfds', "
-            "'folder', 'npz', 'digit_scenes', 'voc', 'cityscapes'.",
+            "--data.source got 'zip'; expected one of 'embedded', 'coloured_digits', "
+            "'stickers', 'tfds', 'folder', 'npz', 'digit_scenes', 'voc', 'cityscapes'.",
         ),
         ("--data.mean a b", "--data.mean got 'a' 'b'; expected numbers in a tuple or None."),
         (
