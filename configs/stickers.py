@@ -27,7 +27,7 @@ def get_config() -> Config:
         losses=MethodConfig(joint_weight=0.3),
         inversion=InversionConfig(
             full_model=FullModelConfig(
-                total_variation_weight=0.06, spectrum_weight=3.0, histogram_weight=3.0
+                total_variation_weight=0.06, pixel_statistics_weight=3.0, views="flipped"
             )
         ),
     )

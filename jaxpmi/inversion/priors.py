@@ -1,4 +1,4 @@
-"""What is known of images without seeing one: smoothness, valid pixels, shifted views."""
+"""What is known of images as such: smoothness, the values and waves of their pixels."""
 
 import functools
 import math
@@ -10,7 +10,6 @@ import numpy as np
 
 from jaxpmi.inversion import colour
 from jaxpmi.inversion.objectives import euclidean_norm
-from jaxpmi.types import PRNGKey
 
 
 def total_variation(
@@ -42,8 +41,8 @@ def pixel_norm(images: jax.Array, *, norm: Literal["image", "batch"] = "image") 
 def pixel_histogram(images: np.ndarray) -> np.ndarray:
     """How often each value occurs in u8[N, H, W, C], per mixture of channels, f32[256, K].
 
-    The 256 values are evenly spaced over the mixture's range (`colour.mixtures`); those of a channel
-    are 0..255.
+    The 256 values are evenly spaced over the mixture's range (`colour.mixtures`); a channel's are
+    0..255.
     """
     numbers = colour.mix_numbers(images.reshape(-1, images.shape[-1]))
     return np.stack([np.bincount(n, minlength=256) for n in numbers.T], 1).astype(np.float32)
@@ -63,8 +62,8 @@ def histogram_distance(pixels: jax.Array, histogram: jax.Array) -> jax.Array:
     """Squared sliced 2-Wasserstein distance of pixels f32[n, C] in [0, 1] to those of `histogram`.
 
     Zero exactly where the sorted values of every mixture of channels are the quantiles of
-    f32[256, K] `histogram`; mean over mixtures, each in units in which its real values have the mean
-    variance of the channels (docs/methods/pmi.md, eq. 10).
+    f32[256, K] `histogram`. Mean over mixtures, each in units in which its real values have the
+    mean variance of the channels (docs/methods/pmi.md, eq. 10).
     """
     channels = pixels.shape[-1]
     levels = (jnp.arange(pixels.shape[0]) + 0.5) / pixels.shape[0]
@@ -115,12 +114,6 @@ def spectrum_distance(images: jax.Array, spectrum: jax.Array) -> jax.Array:
     amplitudes = jnp.sqrt(power_spectrum(images).mean(0) + 1e-6)  # the root has no slope at 0
     squares = jnp.square(amplitudes - jnp.sqrt(spectrum)).sum((0, 1))
     return (squares / jnp.maximum(spectrum.sum((0, 1)), 1e-6)).mean()
-
-
-def jitter(images: jax.Array, key: PRNGKey, pixels: int) -> jax.Array:
-    """Shifts the whole batch f32[B, H, W, C] cyclically by up to `pixels` in each direction."""
-    shift = jax.random.randint(key, (2,), -pixels, pixels + 1)
-    return jnp.roll(images, shift, axis=(1, 2))
 
 
 def blur(images: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ import pytest
 from jaxpmi.blocks.blockwise import channel_moments
 from jaxpmi.inversion import objectives
 from jaxpmi.inversion import priors
+from jaxpmi.inversion import views
 from jaxpmi.types import Moments
 
 KL_DIRECTIONS = [objectives.moment_kl, objectives.reverse_moment_kl]
@@ -239,7 +240,7 @@ def test_jitter_rolls_the_whole_batch_within_its_range():
     rolls = {
         (dy, dx): np.roll(image, (dy, dx), (1, 2)) for dy in range(-1, 2) for dx in range(-1, 2)
     }
-    jitter, seen = jax.jit(lambda images, key: priors.jitter(images, key, 1)), set()
+    jitter, seen = jax.jit(lambda images, key: views.jitter(images, key, 1)), set()
     for seed in range(40):
         got = np.asarray(jitter(images, jax.random.key(seed)))
         np.testing.assert_array_equal(got[1] - got[0], 100.0)
