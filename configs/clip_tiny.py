@@ -46,8 +46,7 @@ def get_config() -> Config:
                 num_steps=60,
                 statistics_weight=0.125,
                 total_variation_weight=0.03,
-                spectrum_weight=1.0,
-                histogram_weight=1.0,
+                pixel_statistics_weight=1.0,
             ),
         ),
     )

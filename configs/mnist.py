@@ -22,8 +22,6 @@ def get_config() -> Config:
         train=TrainConfig(epochs=15, augment_replay=True),
         losses=MethodConfig(joint_weight=0.3),
         inversion=InversionConfig(
-            full_model=FullModelConfig(
-                total_variation_weight=0.06, spectrum_weight=3.0, histogram_weight=3.0
-            )
+            full_model=FullModelConfig(total_variation_weight=0.06, pixel_statistics_weight=3.0)
         ),
     )

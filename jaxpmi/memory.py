@@ -43,8 +43,9 @@ class Memory(NamedTuple):
       class_stats: a Gaussian of every class's features.
       feature_models: the networks of CFS, one per class; of no class where CFS is not used.
       block_inputs: moments of every block's input, f32[C] each; of a stack [L, C].
-      histogram: f32[256, C], how many pixels had the value 0..255.
-      spectrum: f32[H, W//2+1, C], mean power spectrum of the normalised images.
+      histogram: f32[256, K], how many pixels had each value of every mixture of channels
+        (`inversion.colour.mixtures`; grey has K = 1).
+      spectrum: f32[H, W//2+1, K], mean power spectrum of these, of the normalised images.
       layer_moments: of layer inputs, in the structure of `Network.variables.batch_stats`; {} where
         the network keeps its own, as BatchNorms do.
       num_images: f32[], images behind the five fields before.

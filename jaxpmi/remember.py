@@ -30,6 +30,7 @@ from jaxpmi.features import gaussian
 from jaxpmi.features.gaussian import init_class_stats
 from jaxpmi.inversion.block_inverse import fit_block_inverses
 from jaxpmi.inversion.block_inverse import init_block_inverses
+from jaxpmi.inversion.colour import mixtures
 from jaxpmi.inversion.priors import pixel_histogram
 from jaxpmi.inversion.priors import power_spectrum
 from jaxpmi.inversion.variants import inversion_variant
@@ -163,6 +164,7 @@ def empty_memory(
     variant = inversion_variant(config)
     settings = CfsConfig() if settings is None else settings
     height, width, channels = network.image_shape
+    num_mixtures = mixtures(channels).shape[1]
     inverses = ()
     if config.per_layer.start == "inverse":
         inverses = init_block_inverses(
@@ -180,8 +182,8 @@ def empty_memory(
         class_stats=init_class_stats(num_classes, dim, full=variant.covariance == "full"),
         feature_models=jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), empty_models),
         block_inputs=_standard_moments(network),
-        histogram=jnp.zeros((256, channels)),
-        spectrum=jnp.zeros((height, width // 2 + 1, channels)),
+        histogram=jnp.zeros((256, num_mixtures)),
+        spectrum=jnp.zeros((height, width // 2 + 1, num_mixtures)),
         layer_moments=layer_moments or {},
         num_images=jnp.zeros(()),
         inverses=inverses,

@@ -183,8 +183,8 @@ def test_missing_file(tmp_path):
         ("--train.learning-rate=fast", "--train.learning-rate got 'fast'; expected a number."),
         (
             "--data.source zip",
-            "--data.source got 'zip'; expected one of 'embedded', 'coloured_digits', 'tfds', "
-            "'folder', 'npz', 'digit_scenes', 'voc', 'cityscapes'.",
+            "--data.source got 'zip'; expected one of 'embedded', 'coloured_digits', "
+            "'stickers', 'tfds', 'folder', 'npz', 'digit_scenes', 'voc', 'cityscapes'.",
         ),
         ("--data.mean a b", "--data.mean got 'a' 'b'; expected numbers in a tuple or None."),
         (
@@ -316,8 +316,8 @@ NOT_FOR_SCENES = {
 }
 CLIP = {"model.name": "clip", "train.optimiser": "adamw"}
 PIXEL_TERMS = {
-    "inversion.full_model.spectrum_weight": 0.5,
-    "inversion.full_model.histogram_weight": 0.5,
+    "inversion.full_model.pixel_statistics_weight": 0.5,
+    "inversion.full_model.views": "shifted",
 }
 
 
@@ -494,7 +494,7 @@ def test_settings_of_your_own_are_checked_and_described():
         *(
             (
                 {**CLIP, "inversion.variant": "published_clip", name: value},
-                rf"makes no pixels for {name}={value:g} to act on; set spectrum_weight and histog",
+                rf"makes no pixels for {name}={value!r} to act on; set it to",
             )
             for name, value in PIXEL_TERMS.items()
         ),

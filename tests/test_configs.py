@@ -33,6 +33,7 @@ INVERTERS = [path for path in CLASSIFIERS if path not in RECORDERS]
 SHAPES = {
     "mnist": (10, 28, 28, 1),
     "vdfd_mnist": (10, 28, 28, 1),
+    "stickers": (10, 32, 32, 3),
     "cifar100": (100, 32, 32, 3),
     "vdfd_cifar100": (20, 32, 32, 3),  # the first classes of those of VDFD
     "vdfd_cifar100_20": (20, 32, 32, 3),

@@ -171,13 +171,13 @@ def _check_inversion(config: Config) -> None:
 
 def _check_no_pixel_terms(full: FullModelConfig) -> None:
     """Patch embeddings have no pixel values; their neighbours may still be smooth."""
-    names = ("spectrum_weight", "histogram_weight")
-    wrong = [f"{name}={getattr(full, name):g}" for name in names if getattr(full, name)]
-    if wrong:
-        raise ValueError(
-            "inversion.variant='published_clip' makes no pixels for inversion.full_model."
-            f"{', '.join(wrong)} to act on; set {' and '.join(names)} to 0."
-        )
+    allowed = {"pixel_statistics_weight": 0.0, "views": "still"}
+    for name, value in allowed.items():
+        if getattr(full, name) != value:
+            raise ValueError(
+                "inversion.variant='published_clip' makes no pixels for inversion.full_model."
+                f"{name}={getattr(full, name)!r} to act on; set it to {value!r}."
+            )
 
 
 def _check_per_layer(config: Config) -> None:

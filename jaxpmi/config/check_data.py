@@ -9,7 +9,8 @@ PLACES = {
     "voc": "the folder of JPEGImages/ (VOC2012)",
     "cityscapes": "the folder of leftImg8bit/ and gtFine/",
 }
-MADE_HERE = ("embedded", "coloured_digits", "digit_scenes")  # what comes with the package
+# What comes with the package.
+MADE_HERE = ("embedded", "coloured_digits", "stickers", "digit_scenes")
 
 NOT_FOR_SCENES = {  # field -> the value that asks for nothing
     "image_size": None,

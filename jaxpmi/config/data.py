@@ -17,6 +17,7 @@ from jaxpmi.config.settings import Settings
 DataSource = Literal[
     "embedded",
     "coloured_digits",
+    "stickers",
     "tfds",
     "folder",
     "npz",
@@ -50,10 +51,11 @@ class DataConfig(Settings):
 
     Attributes:
       source: kind of data set: embedded (MNIST-5k, which comes with the package), coloured_digits
-        (the same digits in four colours, 40 classes with names), tfds (a prepared TensorFlow data
-        set), folder (images in one folder per class), npz (arrays), digit_scenes (scenes, which are
-        images with a class per pixel, of several embedded digits), voc (PASCAL VOC 2012) or
-        cityscapes (street scenes of 21 cities).
+        (the same digits in four colours, 40 classes with names), stickers (colour pictures of ten
+        kinds of things, which come with the package), tfds (a prepared TensorFlow data set), folder
+        (images in one folder per class), npz (arrays), digit_scenes (scenes, which are images with
+        a class per pixel, of several embedded digits), voc (PASCAL VOC 2012) or cityscapes (street
+        scenes of 21 cities).
       name: tfds only: data-set name, e.g. cifar100.
       features: tfds only: the names of its image and of its label; None: those that it declares, or
         the only ones of their kind.

@@ -66,9 +66,12 @@ class FullModelConfig(Settings):
       cross_entropy_weight: of the intended label under the old network.
       statistics_weight: of all layers' statistics.
       total_variation_weight: of differences of neighbouring pixels.
-      spectrum_weight: of the distance to the power spectrum of real images.
-      histogram_weight: of the distance to the histogram of real pixel values; if not 0, the images
-        are also given exactly that histogram at the end.
+      pixel_statistics_weight: of the distances to two statistics of real images: the power spectrum
+        and the histogram of values, of every channel and, in colour, of brightness and differences
+        of channels; if not 0, the images are also given the channels' histograms at the end.
+      views: what the network sees in every step: the images as they are (still); all shifted by up
+        to 2 pixels, cyclically (shifted); these, mirrored in every other step (flipped; keep off
+        where it changes the class, as of digits).
       own_terms: more terms of the loss, each `module:function=weight`; see `OwnTerm`.
     """
 
@@ -77,8 +80,8 @@ class FullModelConfig(Settings):
     cross_entropy_weight: Annotated[float, NonNegative] = 0.0
     statistics_weight: Annotated[float, NonNegative] = 0.25
     total_variation_weight: Annotated[float, NonNegative] = 0.0
-    spectrum_weight: Annotated[float, NonNegative] = 0.0
-    histogram_weight: Annotated[float, NonNegative] = 0.0
+    pixel_statistics_weight: Annotated[float, NonNegative] = 0.0
+    views: Literal["still", "shifted", "flipped"] = "still"
     own_terms: tuple[str, ...] = ()
 
 

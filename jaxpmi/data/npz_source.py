@@ -61,7 +61,10 @@ def open_npz(config: DataConfig) -> ImageSource:
 
 
 def array_source(
-    name: str, splits: dict[str, tuple[np.ndarray, np.ndarray]], image_size: int | None
+    name: str,
+    splits: dict[str, tuple[np.ndarray, np.ndarray]],
+    image_size: int | None,
+    class_names: tuple[str, ...] | None = None,
 ) -> ImageSource:
     """Wraps in-memory (images, labels) per split; images are resized when they are read."""
     height, width, channels = splits["train"][0].shape[1:]
@@ -72,7 +75,7 @@ def array_source(
 
     return ImageSource(
         name=name,
-        class_names=tuple(str(label) for label in range(num_classes)),
+        class_names=class_names or tuple(str(label) for label in range(num_classes)),
         image_shape=(image_size or height, image_size or width, channels),
         labels={split: labels for split, (_, labels) in splits.items()},
         reader=reader,

@@ -14,6 +14,7 @@ from jaxpmi.data.class_names import name_classes
 from jaxpmi.data.coloured_digits import paint_digits
 from jaxpmi.data.image_source import ImageSource
 from jaxpmi.data.npz_source import array_source
+from jaxpmi.data.stickers import open_stickers
 
 EMBEDDED_PATH = Path(__file__).with_name("mnist5k.npz")
 
@@ -58,6 +59,7 @@ def open_coloured_digits(config: DataConfig) -> ImageSource:
 SOURCES = {
     "embedded": open_embedded,
     "coloured_digits": open_coloured_digits,
+    "stickers": open_stickers,
     "npz": npz_source.open_npz,
     "folder": folder_source.open_folder,
     "tfds": tfds_source.open_tfds,

@@ -16,8 +16,6 @@ import optax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
-from jaxpmi.augment import draw_crop
-from jaxpmi.augment import resized_crop
 from jaxpmi.blocks.blockwise import forward
 from jaxpmi.config import DeepInversionConfig
 from jaxpmi.doors import check_inversion
@@ -35,6 +33,7 @@ from jaxpmi.inversion.synthetic import Synthetic
 from jaxpmi.inversion.synthetic import as_stored
 from jaxpmi.inversion.variants import DEEP_INVERSION_VARIANTS
 from jaxpmi.inversion.variants import DeepInversionVariant
+from jaxpmi.inversion.views import random_view
 from jaxpmi.memory import Memory
 from jaxpmi.network import Network
 from jaxpmi.optimise import schedules
@@ -90,44 +89,6 @@ def learning_rates(peak: float, num_steps: int, *, variant: DeepInversionVariant
 def stage_scales(config: DeepInversionConfig) -> tuple[int, ...]:
     """Per stage by how much views are averaged down: 1 in the last, twice as much before."""
     return tuple(2**i for i in reversed(range(len(config.stage_steps))))
-
-
-def random_view(
-    images: jax.Array,
-    key: PRNGKey,
-    *,
-    scale: int = 1,
-    jitter_pixels: int = 0,
-    flip: bool = False,
-    crop_scale: tuple[float, float] | None = None,
-) -> jax.Array:
-    """Averages images down by `scale`, shifts them cyclically and mirrors them; then crops them.
-
-    Args:
-      images: f32[B, H, W, C].
-      key: key[], consumed; one shift and one coin toss serve the whole batch.
-      scale: side of the squares of pixels that are averaged; H and W are divisible by it.
-      jitter_pixels: greatest shift at full resolution, `jitter_pixels // scale` at this one.
-      flip: mirror with a probability of 1/2.
-      crop_scale: least and largest area of the part that is resized to the whole; every image has
-        its own. None: all of it.
-
-    Returns:
-      f32[B, H / scale, W / scale, C].
-    """
-    key_shift, key_flip, key_crop = jax.random.split(key, 3)
-    batch, height, width, channels = images.shape
-    x = images.reshape(batch, height // scale, scale, width // scale, scale, channels).mean((2, 4))
-    if jitter_pixels // scale > 0:
-        x = priors.jitter(x, key_shift, jitter_pixels // scale)
-    x = jnp.where(jax.random.bernoulli(key_flip), x[:, :, ::-1], x) if flip else x
-    if crop_scale is None:
-        return x
-
-    def crop(image, key):
-        return resized_crop(image, draw_crop(key, image.shape[:2], crop_scale))
-
-    return jax.vmap(crop)(x, jax.random.split(key_crop, batch))
 
 
 def competition(student: jax.Array, teacher: jax.Array, *, variant: DeepInversionVariant):

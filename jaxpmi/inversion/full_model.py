@@ -23,6 +23,7 @@ from jaxpmi.inversion.per_layer import MAX_BOOST
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.inversion.targets import target_terms
 from jaxpmi.inversion.variants import InversionVariant
+from jaxpmi.inversion.views import random_view
 from jaxpmi.memory import Memory
 from jaxpmi.network import Network
 from jaxpmi.optimise import schedules
@@ -30,6 +31,7 @@ from jaxpmi.optimise.minimise import Solution
 from jaxpmi.optimise.minimise import minimise
 from jaxpmi.types import PRNGKey
 
+VIEW_PIXELS = 2  # by which a view is shifted, at most, as DeepInversion's are
 HISTOGRAM_STRIDE = 16  # every 16th pixel, another 16th each step: sorting all costs a step's time
 
 
@@ -96,8 +98,8 @@ def refine_images(
     `start`, in normalised units, is donated. The statistics couple the whole batch, so the batch is
     never split; on several devices they are those of the global batch. With a first block of the
     variant above 0 the images are inputs of that block, such as patch embeddings: they have no
-    valid range to be clipped to, and `config` must not ask for terms of pixels. Of `memory` the
-    spectrum and the histogram are read, where the weights of their terms are above 0.
+    valid range to be clipped to, and `config` must not ask for terms of pixels, nor for views. Of
+    `memory` the spectrum and the histogram are read, where the weight of their terms is above 0.
     `own_terms` see the images themselves. With `labels_only` no features are matched.
     """
     low, high = (limit.reshape(1, 1, 1, -1) for limit in network.pixel_range)
@@ -106,7 +108,8 @@ def refine_images(
         clip = lambda x: jnp.clip(x, low, high)  # noqa: E731
 
     def terms(x, key):
-        outputs = forward(network.model, network.variables, x, first_block=variant.first_block)
+        seen = _view(x, key, config.views)
+        outputs = forward(network.model, network.variables, seen, first_block=variant.first_block)
         named = target_terms(
             outputs.features,
             targets,
@@ -119,9 +122,8 @@ def refine_images(
             )
         if config.total_variation_weight > 0:
             named["total_variation"] = priors.total_variation(x, norm=variant.total_variation_norm)
-        if config.spectrum_weight > 0:
+        if config.pixel_statistics_weight > 0:
             named["spectrum"] = priors.spectrum_distance(x, memory.spectrum)
-        if config.histogram_weight > 0:
             some = _some_pixels((x - low) / (high - low), key)
             named["histogram"] = priors.histogram_distance(some, memory.histogram)
         return add_own_terms(named, x, own_terms)
@@ -131,8 +133,8 @@ def refine_images(
         "cross_entropy": config.cross_entropy_weight,
         "statistics": config.statistics_weight,
         "total_variation": config.total_variation_weight,
-        "spectrum": config.spectrum_weight,
-        "histogram": config.histogram_weight,
+        "spectrum": config.pixel_statistics_weight,
+        "histogram": config.pixel_statistics_weight,
     }
     weights = {name: weight for name, weight in weights.items() if weight > 0}
     weights |= own_weights(own_terms)
@@ -148,6 +150,14 @@ def refine_images(
         project=clip,
         iterate=variant.iterate,
     )
+
+
+def _view(x, key, views):
+    """What the network sees of images in one step, see `FullModelConfig.views`."""
+    if views == "still":
+        return x
+    shifted = {"jitter_pixels": VIEW_PIXELS, "flip": views == "flipped"}
+    return random_view(x, jax.random.fold_in(key, 1), **shifted)
 
 
 def _some_pixels(images, key):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxpmi.blocks.blockwise import forward
 from jaxpmi.config import InversionConfig
 from jaxpmi.inversion.block_inverse import init_block_inverses
+from jaxpmi.inversion.colour import mixtures
 from jaxpmi.memory import Memory
 from jaxpmi.network import Network
 
@@ -39,7 +40,7 @@ def check_memory(
     block_inputs, inverses = _block_shapes(_Shapes(network))
     seen = tuple(jax.tree.map(jnp.shape, moments) for moments in memory.block_inputs)
     height, width, channels = network.image_shape
-    spectrum = (height, width // 2 + 1, channels)
+    spectrum = (height, width // 2 + 1, mixtures(channels).shape[1])
     if seen[first_block:] != block_inputs[first_block:] or memory.spectrum.shape != spectrum:
         raise ValueError(
             f"the memory is of another network: it has moments of {len(seen)} blocks' inputs and a "

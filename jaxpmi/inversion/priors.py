@@ -1,4 +1,4 @@
-"""What is known of images without seeing one: smoothness, valid pixels, shifted views."""
+"""What is known of images as such: smoothness, the values and waves of their pixels."""
 
 import functools
 import math
@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpmi.inversion import colour
 from jaxpmi.inversion.objectives import euclidean_norm
-from jaxpmi.types import PRNGKey
 
 
 def total_variation(
@@ -39,15 +39,19 @@ def pixel_norm(images: jax.Array, *, norm: Literal["image", "batch"] = "image") 
 
 
 def pixel_histogram(images: np.ndarray) -> np.ndarray:
-    """How often each value 0..255 occurs in u8[N, H, W, C], per channel, f32[256, C]."""
-    channels = np.moveaxis(images, -1, 0).reshape(images.shape[-1], -1)
-    return np.stack([np.bincount(c, minlength=256) for c in channels], 1).astype(np.float32)
+    """How often each value occurs in u8[N, H, W, C], per mixture of channels, f32[256, K].
+
+    The 256 values are evenly spaced over the mixture's range (`colour.mixtures`); a channel's are
+    0..255.
+    """
+    numbers = colour.mix_numbers(images.reshape(-1, images.shape[-1]))
+    return np.stack([np.bincount(n, minlength=256) for n in numbers.T], 1).astype(np.float32)
 
 
 def quantiles(histogram: jax.Array, levels: jax.Array) -> jax.Array:
-    """Pixel values in [0, 1] at f32[n] levels in (0, 1), f32[n, C].
+    """Values at f32[n] levels in (0, 1), as shares in [0, 1] of their range, f32[n, K].
 
-    `histogram` f32[256, C] counts the values 0..255 of every channel's pixels.
+    `histogram` f32[256, K] counts 256 evenly spaced values.
     """
     shares = jnp.cumsum(histogram, 0) / jnp.maximum(histogram.sum(0, keepdims=True), 1.0)
     find = jax.vmap(jnp.searchsorted, in_axes=(1, None), out_axes=1)
@@ -55,13 +59,20 @@ def quantiles(histogram: jax.Array, levels: jax.Array) -> jax.Array:
 
 
 def histogram_distance(pixels: jax.Array, histogram: jax.Array) -> jax.Array:
-    """Squared 2-Wasserstein distance of pixel values f32[n, C] in [0, 1] to `histogram`'s.
+    """Squared sliced 2-Wasserstein distance of pixels f32[n, C] in [0, 1] to those of `histogram`.
 
-    Zero exactly where the sorted values are the histogram's quantiles; mean over channels
-    (docs/methods/pmi.md, eq. 10).
+    Zero exactly where the sorted values of every mixture of channels are the quantiles of
+    f32[256, K] `histogram`. Mean over mixtures, each in units in which its real values have the
+    mean variance of the channels (docs/methods/pmi.md, eq. 10).
     """
+    channels = pixels.shape[-1]
     levels = (jnp.arange(pixels.shape[0]) + 0.5) / pixels.shape[0]
-    return jnp.square(jnp.sort(pixels, 0) - quantiles(histogram, levels)).mean()
+    low, high = (limit[None] for limit in colour.value_ranges(channels))
+    real = low + (high - low) * quantiles(histogram, levels)
+    squares = jnp.square(jnp.sort(colour.mix(pixels), 0) - real).mean(0)
+    variances = real.var(0)
+    units = jnp.maximum(variances[:channels].mean(), 1e-8) / jnp.maximum(variances, 1e-8)
+    return (squares if channels == 1 else squares * units).mean()
 
 
 def match_histogram(images: jax.Array, histogram: jax.Array) -> jax.Array:
@@ -79,32 +90,30 @@ def match_histogram(images: jax.Array, histogram: jax.Array) -> jax.Array:
         return quantiles(counts[:, None], levels)[:, 0]
 
     flat = images.reshape(-1, images.shape[-1])
-    return jax.vmap(match, in_axes=1, out_axes=1)(flat, histogram).reshape(images.shape)
+    counts = histogram[:, : images.shape[-1]]
+    return jax.vmap(match, in_axes=1, out_axes=1)(flat, counts).reshape(images.shape)
 
 
 def power_spectrum(images: jax.Array) -> jax.Array:
-    """Squared amplitudes of the 2-D Fourier transform of f32[B, H, W, C], f32[B, H, W//2+1, C].
+    """Squared amplitudes of the Fourier transform of f32[B, H, W, C], f32[B, H, W//2+1, K].
 
-    Its mean over images is the autocorrelation of pixels: how thick strokes and edges are, not
-    where they are.
+    Of every mixture of channels (`colour.mixtures`). Its mean over images is the autocorrelation of
+    pixels: how thick strokes and edges are, not where they are.
     """
-    return jnp.square(jnp.abs(jnp.fft.rfft2(images, axes=(1, 2))))
+    waves = colour.mix(jnp.fft.rfft2(images, axes=(1, 2)))
+    return jnp.square(jnp.abs(waves))
 
 
 def spectrum_distance(images: jax.Array, spectrum: jax.Array) -> jax.Array:
     """Squared distance of the batch's root-mean-square amplitudes to those of real images.
 
-    `spectrum` f32[H, W//2+1, C] is the mean `power_spectrum` of real images; the distance is
-    relative to its sum: 0 for equal spectra, 1 for a batch of zeros (docs/methods/pmi.md, eq. 9).
+    `spectrum` f32[H, W//2+1, K] is the mean `power_spectrum` of real images; the distance of a
+    mixture of channels is relative to its sum: 0 for equal spectra, 1 for a batch of zeros; mean
+    over mixtures (docs/methods/pmi.md, eq. 9).
     """
     amplitudes = jnp.sqrt(power_spectrum(images).mean(0) + 1e-6)  # the root has no slope at 0
-    return jnp.square(amplitudes - jnp.sqrt(spectrum)).sum() / jnp.maximum(spectrum.sum(), 1e-6)
-
-
-def jitter(images: jax.Array, key: PRNGKey, pixels: int) -> jax.Array:
-    """Shifts the whole batch f32[B, H, W, C] cyclically by up to `pixels` in each direction."""
-    shift = jax.random.randint(key, (2,), -pixels, pixels + 1)
-    return jnp.roll(images, shift, axis=(1, 2))
+    squares = jnp.square(amplitudes - jnp.sqrt(spectrum)).sum((0, 1))
+    return (squares / jnp.maximum(spectrum.sum((0, 1)), 1e-6)).mean()
 
 
 def blur(images: jax.Array) -> jax.Array:

@@ -92,7 +92,7 @@ def synthesize(
         variant=variant,
         own_terms=own_terms,
     )
-    if config.full_model.histogram_weight > 0:
+    if config.full_model.pixel_statistics_weight > 0:
         solution = solution._replace(x=_match_histogram(solution.x, network, memory.histogram))
     return as_stored(
         network,

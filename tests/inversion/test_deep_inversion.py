@@ -26,10 +26,10 @@ from jaxpmi.inversion import priors
 from jaxpmi.inversion.deep_inversion import deep_inversion
 from jaxpmi.inversion.deep_inversion import first_images
 from jaxpmi.inversion.deep_inversion import noise_start
-from jaxpmi.inversion.deep_inversion import random_view
 from jaxpmi.inversion.synthetic import label_agreement
 from jaxpmi.inversion.variants import DEEP_INVERSION_VARIANTS
 from jaxpmi.inversion.variants import DeepInversionVariant
+from jaxpmi.inversion.views import random_view
 from jaxpmi.models import resnet
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import shard_batch

@@ -17,8 +17,8 @@ from jaxpmi.runs.checkpoint import Checkpointer
 from jaxpmi.sharding import make_mesh
 
 ROOT = Path(__file__).parents[3]
-EMBEDDINGS = """--inversion.variant published_clip --inversion.full-model.spectrum-weight 0
-  --inversion.full-model.histogram-weight 0 --inversion.per-layer.coarse-to-fine-steps 4""".split()
+EMBEDDINGS = """--inversion.variant published_clip --inversion.full-model.pixel-statistics-weight 0
+  --inversion.per-layer.coarse-to-fine-steps 4""".split()
 SPACES = {"standard": [], "published_clip": EMBEDDINGS}
 NAMES = {"standard": "x", "published_clip": "patch_embeddings"}  # of the samples in a .npz
 # Only sizes; what kind of losses and starts the config chooses stays.
@@ -122,7 +122,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(num_saves, finished, tmp_path, m
 PUBLISHED = """--inversion.variant published_clip --clip.variant published
   --cfs.oversampling 2 --inversion.per-layer.start gaussian --inversion.per-layer.num-steps 1
   --inversion.per-layer.coarse-to-fine-steps 5
-  --inversion.full-model.histogram-weight 0 --inversion.full-model.spectrum-weight 0""".split()
+  --inversion.full-model.pixel-statistics-weight 0""".split()
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from jaxpmi.sharding import make_mesh
 
 GAUSSIAN = ["--inversion.per-layer.start", "gaussian", "--inversion.per-layer.num-steps", "1"]
 FEATURES_ALONE = """--inversion.per-layer.start noise
-  --inversion.full-model.histogram-weight 0 --inversion.full-model.spectrum-weight 0
+  --inversion.full-model.pixel-statistics-weight 0
   --inversion.full-model.total-variation-weight 0""".split()
 STACK, HEAD = 2, 3  # among the blocks of the image tower
 
