@@ -112,6 +112,8 @@ class VdfdConfig(Settings):
 class MethodConfig(Settings):
     """Weights of the continual losses; names as in the papers' tables.
 
+    What is said of pmi holds for pixel_gaussian, which has its losses.
+
     Attributes:
       recipe: pmi: detached: local losses with a head trained on detached features; stagewise: as
         published, stage-wise unfreezing and balanced head tuning, with the loss terms added;

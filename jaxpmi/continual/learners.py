@@ -18,6 +18,9 @@ from jaxpmi.lookup import find_kind
 # Shares of the epochs that train the new head, and then the last block too (PMI, as published).
 HEAD_EPOCHS = LAST_BLOCK_EPOCHS = 0.1
 
+# Where images of old classes are from.
+ReplaySource = Literal["none", "inversion", "generator", "pixels"]
+
 
 def first_phases(train: TrainConfig, config: MethodConfig) -> tuple[Phase, ...]:
     """The phases of the first task: plain methods.classification, the same for every method."""
@@ -44,7 +47,7 @@ class Method:
     """
 
     phases: PhasesFn
-    replay: Literal["none", "inversion", "generator"] = "none"
+    replay: ReplaySource = "none"
     from_noise: bool = False
     keeps_generator: bool = False
     all_data: bool = False
@@ -57,7 +60,7 @@ class Method:
 def learner(
     loss: LossFn,
     *,
-    replay: Literal["none", "inversion", "generator"] = "none",
+    replay: ReplaySource = "none",
     joint_batch: bool = False,
 ) -> Method:
     """A continual learner of one's own: in every later task it minimises one loss.
@@ -68,7 +71,8 @@ def learner(
       loss: maps `Views`, all that a training step sees, and the `losses` of the config to named
         weighted terms f32[], whose sum is minimised. A pure function of a module, not a lambda.
       replay: where images of old classes come from, for the replay fields of `Views`: "inversion"
-        as the config's `inversion` says, "generator" as its `generator`, or "none".
+        as the config's `inversion` says, "generator" as its `generator`, "pixels" from Gaussians
+        of every class's pixels, as many as `inversion` says; or "none".
       joint_batch: real and synthetic images share one BatchNorm batch.
     """
     uses_replay = replay != "none"
@@ -182,6 +186,7 @@ METHODS = {
     "pmi": Method(
         _pmi_phases, replay="inversion", auxiliary=("angle_maps",), learns=("images", "clip")
     ),
+    "pixel_gaussian": Method(_pmi_phases, replay="pixels", auxiliary=("angle_maps",)),
     "dfd": Method(
         _record_phases(methods.dfd),
         keeps_records=True,

@@ -17,6 +17,7 @@ from jaxpmi.config import ModelConfig
 from jaxpmi.continual.learners import Method
 from jaxpmi.continual.learners import find_method
 from jaxpmi.continual.losses import init_angle_projections
+from jaxpmi.continual.pixel_replay import empty_pixel_gaussians
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import num_replay_images
 from jaxpmi.continual.state import ContinualState
@@ -230,10 +231,12 @@ def _first_state(run, network, order, keys):
 
 
 def _first_memory(run, network):
-    """Room for what is kept for inversion, if the method inverts."""
-    if run.method.replay != "inversion":
-        return ()
-    return empty_memory(network, run.config.inversion, run.config.cfs)
+    """Room for what the method keeps of data."""
+    if run.method.replay == "inversion":
+        return empty_memory(network, run.config.inversion, run.config.cfs)
+    if run.method.replay == "pixels":
+        return empty_pixel_gaussians(run.stream.image_shape, run.stream.num_classes)
+    return ()
 
 
 def _empty_records(run, network):

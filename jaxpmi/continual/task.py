@@ -240,16 +240,23 @@ def replay_samples(run, replay):
     return LabelledSamples(samples.__getitem__, labels, first_block)
 
 
+def balanced_labels(run: Run, task: int, rng: np.random.Generator) -> np.ndarray:
+    """Labels i32[N] of the images made before a task: every old class about as often.
+
+    They are shuffled, so that every batch mixes classes.
+    """
+    old = np.arange(run.stream.task_classes(task).start, dtype=np.int32)
+    return rng.permutation(np.resize(old, num_replay_images(run.config, task)))
+
+
 def _draw_targets(run, state, key):
     """Target features f32[N, D] and labels i32[N] of the task's synthetic images.
 
-    Labels are balanced over the old classes and shuffled, so that every batch mixes classes.
+    Labels are those of `balanced_labels`.
     """
     config, task, stream = run.config, int(state.task), run.stream
-    count = num_replay_images(config, task)
-    num_old = stream.task_classes(task).start
     rng = np.random.default_rng((config.seed, task, int(state.phase)))
-    labels = rng.permutation(np.resize(np.arange(num_old, dtype=np.int32), count))
+    labels = balanced_labels(run, task, rng)
     memory = state.memory
     if config.inversion.targets == "cfs":
         # One static number of draws per class, the largest that any task needs.
@@ -258,8 +265,8 @@ def _draw_targets(run, state, key):
             for t in range(1, stream.num_tasks)
         )
         drawn = sample_by_cfs(memory, key, num_per_class=most, settings=config.cfs)
-        places = np.zeros(count, np.int32)
-        for label in range(num_old):
+        places = np.zeros(len(labels), np.int32)
+        for label in range(stream.task_classes(task).start):
             members = np.flatnonzero(labels == label)
             places[members] = rng.permutation(most)[: len(members)]
         return np.asarray(drawn)[labels, places], labels

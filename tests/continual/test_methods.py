@@ -216,4 +216,7 @@ def test_only_the_upper_bound_sees_all_data():
     assert [name for name, method in METHODS.items() if method.keeps_records] == ["dfd", "vdfd"]
     assert METHODS["abd"].replay == METHODS["r_dfcil"].replay == "generator"
     assert METHODS["pmi"].replay == METHODS["deep_inversion"].replay == "inversion"
+    pixels, pmi = METHODS["pixel_gaussian"], METHODS["pmi"]
+    assert pixels.replay == "pixels" and pixels.phases is pmi.phases
+    assert pixels.auxiliary == pmi.auxiliary
     assert [name for name, method in METHODS.items() if method.from_noise] == ["deep_inversion"]
