@@ -395,7 +395,8 @@ def test_settings_of_your_own_are_checked_and_described():
         (
             {"method": "ewc"},
             "method='ewc' is unknown; use one of joint, finetune, lwf, abd, r_dfcil, "
-            "deep_inversion, pmi, pixel_gaussian, dfd, vdfd, or name your own as 'module:name'.",
+            "deep_inversion, pmi, pixel_gaussian, apr, dfd, vdfd, or name your own as "
+            "'module:name'.",
         ),
         ({"method": "dfdd"}, "method='dfdd' is unknown; did you mean 'dfd'. or name your own as"),
         (

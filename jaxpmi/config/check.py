@@ -64,7 +64,7 @@ def _check_continual(config: Config) -> None:
     else:
         _check_learns(config, "images", f"data.source='{config.data.source}'")
     _check_clip(config)
-    if method.replay != "none":
+    if method.replay not in ("none", "pushed"):
         _check_replay(config)
     if method.replay == "inversion":
         _check_inversion(config)
@@ -200,8 +200,9 @@ def _check_devices(config: Config, num_devices: int) -> None:
         sizes |= job_batch_sizes(config)
     elif (replay := find_method(config.method).replay) != "none":
         sizes["train.replay_batch_size"] = config.train.replay_batch_size
-        maker = "generator" if replay == "generator" else "inversion"
-        sizes[f"{maker}.batch_size"] = getattr(config, maker).batch_size
+        if replay != "pushed":
+            maker = "generator" if replay == "generator" else "inversion"
+            sizes[f"{maker}.batch_size"] = getattr(config, maker).batch_size
     for path, size in sizes.items():
         if size % num_devices:
             raise ValueError(

@@ -11,6 +11,7 @@ from jaxpmi.config import Config
 from jaxpmi.continual import pixel_replay
 from jaxpmi.continual import segmentation
 from jaxpmi.continual import task as tasks
+from jaxpmi.continual.apr import phases as apr
 from jaxpmi.continual.clip import task as clip_task
 from jaxpmi.continual.clip.start import initial_clip_state
 from jaxpmi.continual.clip.start import open_clip_data
@@ -50,10 +51,12 @@ MAKES_REPLAY: dict[str, tuple[str, PhaseFn]] = {
     "inversion": ("invert", tasks.invert_phase),
     "generator": ("generate", tasks.generate_phase),
     "pixels": ("draw", pixel_replay.draw_phase),
+    "pushed": ("choose", apr.choose_phase),
 }
 REMEMBERS: dict[str, PhaseFn] = {
     "inversion": tasks.remember_phase,
     "pixels": pixel_replay.remember_phase,
+    "pushed": apr.remember_phase,
 }
 
 
@@ -71,6 +74,8 @@ def task_plan(run: Run, task: int) -> list[tuple[str, PhaseFn]]:
     if run.method.keeps_records:
         plan.append(("record", tasks.record_phase))
     judge = segmentation.evaluate_phase if run.label_maps else tasks.evaluate_phase
+    if run.method.apr is not None:
+        judge = apr.evaluate_phase
     plan.append(("evaluate", judge))
     return plan
 

@@ -1,5 +1,6 @@
 """The phases of one task of class-incremental learning; see `jaxpmi.runs.phases`."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterable
@@ -53,13 +54,16 @@ from jaxpmi.types import Params
 def train_phase(run: Run, state: ContinualState, phase: Phase) -> Iterator[Tick]:
     """Supervised training on the task's real images, and on synthetic ones if the phase has any."""
     task, train = int(state.task), run.config.train
+    if phase.weight_decay is not None:
+        train = dataclasses.replace(train, weight_decay=phase.weight_decay)
     real = training_data(run, task)
     steps_per_epoch = math.ceil(len(real.labels) / train.batch_size)
     total = max(round(phase.share * train.epochs * steps_per_epoch), 1)
     rates = phase_learning_rates(phase, total)
     program = TrainProgram(phase, train, run.config.losses, run.config.data.augment, run.label_maps)
     masks = training_masks(run, task)
-    data = TaskData(state.teacher, *masks, state.records)
+    stats = state.memory if phase.push is not None else ()
+    data = TaskData(state.teacher, *masks, state.records, stats)
     data = replicate(data, run.mesh)
     if int(state.step) == 0:
         parts = trainable_parts(state.network, state.auxiliary)

@@ -18,6 +18,7 @@ CATEGORIES = {
     "draw": "inversion",  # from Gaussians of pixels
     "distill": "distillation",  # with the synthesis between its rounds
     "prune": "pruning",
+    "choose": "statistics",
     "remember": "statistics",
     "record": "statistics",
     "evaluate": "evaluation",

@@ -115,7 +115,7 @@ def test_nothing_half_written_is_taken_for_a_result(runs):
     assert results(killed) == results(undisturbed)
 
 
-@pytest.mark.parametrize(("method", "step"), [("pixel_gaussian", 24)])
+@pytest.mark.parametrize(("method", "step"), [("pixel_gaussian", 24), ("apr", 20)])
 def test_other_kinds_of_replay_resume_too(method, step, tmp_path, monkeypatch):
     """Killed in the middle of the last task's training, when all that they keep is in use."""
     alone, killed = tmp_path / "alone", tmp_path / "killed"
