@@ -10,28 +10,24 @@ import numpy as np
 from jaxpmi.augment import normalise
 from jaxpmi.blocks.blockwise import forward
 from jaxpmi.continual import evaluation
-from jaxpmi.continual.apr.drift import BATCH
-from jaxpmi.continual.apr.drift import Moved
-from jaxpmi.continual.apr.drift import move_class
 from jaxpmi.continual.apr.drift import nearest_class
 from jaxpmi.continual.apr.push import Push
 from jaxpmi.continual.apr.push import draw_targets
 from jaxpmi.continual.apr.push import push_images
+from jaxpmi.continual.apr.statistics import move_old_classes
+from jaxpmi.continual.apr.statistics import new_class_stats
+from jaxpmi.continual.apr.statistics import with_old_classes
 from jaxpmi.continual.apr.variants import AprVariant
-from jaxpmi.continual.apr.views import Views
 from jaxpmi.continual.apr.views import nearest_rows
-from jaxpmi.continual.apr.views import raw_features
+from jaxpmi.continual.apr.views import task_views
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import class_masks
 from jaxpmi.continual.run import phase_key
-from jaxpmi.continual.samples import padded_batches
 from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.state import Replay
 from jaxpmi.continual.task import evaluate_phase as evaluate_network
 from jaxpmi.continual.task import read_test
-from jaxpmi.continual.task import training_data
 from jaxpmi.features.gaussian import ClassStats
-from jaxpmi.features.gaussian import fit_class_stats
 from jaxpmi.features.mahalanobis import MahalanobisHead
 from jaxpmi.features.mahalanobis import mahalanobis_head
 from jaxpmi.features.mahalanobis import nearest_mean_kernel
@@ -39,8 +35,6 @@ from jaxpmi.network import Head
 from jaxpmi.network import Network
 from jaxpmi.runs.phases import Tick
 from jaxpmi.sharding import replicate
-from jaxpmi.sharding import shard_batch
-from jaxpmi.types import PRNGKey
 
 
 def choose_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
@@ -51,7 +45,7 @@ def choose_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
     """
     variant, stats = run.method.apr, state.memory
     key_views, key_push = jax.random.split(phase_key(state))
-    views = _views(run, state, key_views)
+    views = task_views(run, state, key_views)
     features = views.features()
     num_old = run.stream.task_classes(int(state.task)).start
     rows = [nearest_rows(features, stats.mean[c], variant.replay_images) for c in range(num_old)]
@@ -82,7 +76,7 @@ def remember_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
     scalars = {}
     if int(state.task) > 0:
         moved = move_old_classes(run, state, key_views, key_fit)
-        stats = _write(stats, state.memory, moved)
+        stats = with_old_classes(stats, state.memory, moved)
         scalars = {"reached_mean": moved.reached.mean(), "reached_least": moved.reached.min()}
     state = state.replace(memory=replicate(stats, run.mesh))
     yield Tick(state, 1, 1, scalars, {}, sizes[int(state.task)])
@@ -108,62 +102,10 @@ def evaluate_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
         yield tick._replace(scalars=tick.scalars | scalars)
 
 
-def new_class_stats(run: Run, state: ContinualState, *, capacity: int) -> ClassStats:
-    """Means and unbiased covariances of the task's classes, of their images as they are.
-
-    `capacity` is the most images of any task: a static shape.
-    """
-    images, size = training_data(run, int(state.task)), run.config.train.batch_size
-    features = np.zeros((capacity, state.network.feature_dim), np.float32)
-    labels, weights = np.zeros(capacity, np.int32), np.zeros(capacity, np.float32)
-    done = len(images.labels)
-    labels[:done], weights[:done] = images.labels, 1.0
-    for i, (batch, _, valid) in enumerate(padded_batches(images, size)):
-        found = raw_features(state.network, shard_batch(batch, run.mesh))
-        count = np.count_nonzero(valid)
-        features[i * size : i * size + count] = np.asarray(found)[:count]
-    return _fit(features, labels, weights, num_classes=run.stream.num_classes)
-
-
-def move_old_classes(
-    run: Run, state: ContinualState, key_views: PRNGKey, key_fit: PRNGKey
-) -> Moved:
-    """The statistics of every old class, one after another, stacked: [num_old, ...]."""
-    task, variant = int(state.task), run.method.apr
-    _, old_mask = class_masks(run.stream, task)
-    views = _views(run, state, key_views)
-    features, moved = views.features(), []
-    room = -(-variant.drift_images // BATCH) * BATCH
-    for label in range(run.stream.task_classes(task).start):
-        rows = nearest_rows(features, state.memory.mean[label], variant.drift_images)
-        images = views.gather(np.resize(rows, room))
-        moved.append(
-            move_class(
-                state.teacher,
-                state.network,
-                state.memory,
-                np.int32(label),
-                images,
-                np.arange(room) < len(rows),
-                old_mask,
-                jax.random.fold_in(key_fit, label),
-                variant=variant,
-            )
-        )
-    return jax.tree.map(lambda *parts: np.stack(jax.device_get(parts)), *moved)
-
-
 @functools.partial(jax.jit, static_argnames="variant")
 def classifier(stats: ClassStats, variant: AprVariant) -> MahalanobisHead:
     """The classifier of APR, by the variant's shrinkage."""
     return mahalanobis_head(stats, shrinkage=variant.shrinkage, over=variant.shrinks_over)
-
-
-def _views(run, state, key):
-    """Random views of the task's images, as the old network sees them."""
-    images, augmentation = training_data(run, int(state.task)), run.config.data.augment
-    size = run.config.train.replay_batch_size
-    return Views(images, key, augmentation, state.teacher, size, run.mesh)
 
 
 @functools.partial(jax.jit, static_argnames="push")
@@ -177,21 +119,3 @@ def _reach(teacher: Network, stats, images, labels, old_mask, key, *, push: Push
     both = jnp.stack([x, push_images(teacher, x, targets, push)])
     features = [forward(teacher.model, teacher.variables, images).features for images in both]
     return jnp.stack([nearest_class(f, stats, old_mask) == labels for f in features])
-
-
-@functools.partial(jax.jit, static_argnames="num_classes")
-def _fit(features, labels, weights, *, num_classes):
-    stats = fit_class_stats(features, labels, num_classes, full=True, weights=weights)
-    unbiased = stats.count / jnp.maximum(stats.count - 1.0, 1.0)
-    seen = (stats.count > 0)[:, None, None]
-    return stats._replace(cov=jnp.where(seen, unbiased[:, None, None] * stats.cov, stats.cov))
-
-
-def _write(new: ClassStats, old: ClassStats, moved: Moved) -> ClassStats:
-    """Statistics of all seen classes: the new ones', and the old ones' where they moved to."""
-    num_old = len(moved.mean)
-    new = jax.device_get(new)
-    count, mean, cov = (np.array(part) for part in new)
-    count[:num_old] = np.asarray(old.count)[:num_old]
-    mean[:num_old], cov[:num_old] = moved.mean, moved.cov
-    return ClassStats(count, mean, cov)

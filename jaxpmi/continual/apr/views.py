@@ -12,13 +12,16 @@ from jaxpmi.augment import denormalise
 from jaxpmi.augment import normalise
 from jaxpmi.blocks.blockwise import forward
 from jaxpmi.config import AugmentConfig
+from jaxpmi.continual.run import Run
 from jaxpmi.continual.samples import LabelledSamples
+from jaxpmi.continual.state import ContinualState
+from jaxpmi.continual.task import training_data
 from jaxpmi.network import Network
 from jaxpmi.sharding import shard_batch
 from jaxpmi.types import PRNGKey
 
 
-class Views(NamedTuple):
+class RandomViews(NamedTuple):
     """One random view of every image of a task, each drawn when it is read.
 
     Attributes:
@@ -74,6 +77,13 @@ def raw_features(network: Network, images: jax.Array) -> jax.Array:
     """Features f32[B, D] of raw images u8[B, H, W, channels], in evaluation mode."""
     x = normalise(images, network.mean, network.std)
     return forward(network.model, network.variables, x).features
+
+
+def task_views(run: Run, state: ContinualState, key: PRNGKey) -> RandomViews:
+    """Random views of the task's images, as the old network sees them."""
+    images, augmentation = training_data(run, int(state.task)), run.config.data.augment
+    size = run.config.train.replay_batch_size
+    return RandomViews(images, key, augmentation, state.teacher, size, run.mesh)
 
 
 def nearest_rows(features: np.ndarray, mean: np.ndarray, most: int) -> np.ndarray:

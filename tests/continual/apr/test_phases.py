@@ -14,8 +14,10 @@ from tiny_run import tiny_config
 from jaxpmi import experiment
 from jaxpmi import load_network
 from jaxpmi.continual.apr import phases
+from jaxpmi.continual.apr.statistics import new_class_stats
 from jaxpmi.continual.apr.variants import APR_VARIANTS
 from jaxpmi.continual.apr.views import raw_features
+from jaxpmi.continual.apr.views import task_views
 from jaxpmi.continual.learners import apr_learner
 from jaxpmi.continual.loop import task_plan
 from jaxpmi.continual.start import initial_state
@@ -58,7 +60,7 @@ def test_chosen_images_are_the_nearest_views_and_are_drawn_the_same_again(tmp_pa
     (tick,) = phases.choose_phase(run, state)
     replay = jax.device_get(tick.state.replay)
     assert replay.count == 10 and list(replay.labels[:10]) == [0] * 5 + [1] * 5
-    views = phases._views(run, state, jax.random.split(phases.phase_key(state))[0])
+    views = task_views(run, state, jax.random.split(phases.phase_key(state))[0])
     features = views.features()
     for label in (0, 1):
         distances = np.linalg.norm(features - np.asarray(state.memory.mean[label]), axis=1)
@@ -84,7 +86,7 @@ def test_fewer_images_than_asked_for_keep_their_labels(tmp_path):
 
 def test_new_classes_have_their_mean_and_unbiased_covariance(tmp_path):
     run, state = begin_second_task(tmp_path)
-    stats = phases.new_class_stats(run, state, capacity=20)
+    stats = new_class_stats(run, state, capacity=20)
     images, labels = run.stream.train_images(1, np.arange(16)), run.stream.train_labels(1)
     features = np.asarray(raw_features(state.network, jnp.asarray(images)))
     np.testing.assert_array_equal(stats.count, [0, 0, 8, 8, 0, 0])
