@@ -264,3 +264,9 @@ def test_only_the_upper_bound_sees_all_data():
     assert [name for name, method in METHODS.items() if method.apr is not None] == ["apr"]
     assert METHODS["apr"].replay == "pushed" and METHODS["apr"].cosine_head
     assert [name for name, method in METHODS.items() if method.from_noise] == ["deep_inversion"]
+
+
+def test_a_learner_that_pushes_images_needs_a_row():
+    message = r"replay='pushed' with apr=None: .* apr_learner\(variant\)"
+    with pytest.raises(ValueError, match=message):
+        learners.learner(methods.lwf, replay="pushed")
