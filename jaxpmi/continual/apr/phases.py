@@ -12,7 +12,6 @@ from jaxpmi.blocks.blockwise import forward
 from jaxpmi.continual import evaluation
 from jaxpmi.continual.apr.drift import nearest_class
 from jaxpmi.continual.apr.push import Push
-from jaxpmi.continual.apr.push import draw_targets
 from jaxpmi.continual.apr.push import push_images
 from jaxpmi.continual.apr.statistics import move_old_classes
 from jaxpmi.continual.apr.statistics import new_class_stats
@@ -40,11 +39,11 @@ from jaxpmi.sharding import replicate
 def choose_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
     """Chooses the new images that will be pushed to old classes: the nearest to each mean.
 
-    Tells how many of them have the intended class's mean as the nearest old one, as they are and
-    once pushed.
+    Tells which share of them has the intended class's mean as the nearest old one, as they are and
+    once pushed to it without noise.
     """
     variant, stats = run.method.apr, state.memory
-    key_views, key_push = jax.random.split(phase_key(state))
+    key_views, _ = jax.random.split(phase_key(state))
     views = task_views(run, state, key_views)
     features = views.features()
     num_old = run.stream.task_classes(int(state.task)).start
@@ -57,8 +56,7 @@ def choose_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
     for batch, count in views.read(rows):
         here = slice(done, done + count)
         wanted = np.resize(labels[here], views.batch_size)
-        key = jax.random.fold_in(key_push, done)
-        reached = _reach(state.teacher, stats, batch, wanted, old_mask, key, push=variant.replay)
+        reached = _reach(state.teacher, stats, batch, wanted, old_mask, push=variant.replay)
         samples[here], kept[:, here] = np.asarray(batch)[:count], np.asarray(reached)[:, :count]
         done += count
     replay = Replay(samples, np.concatenate([labels, pad]), np.int32(len(rows)))
@@ -109,13 +107,12 @@ def classifier(stats: ClassStats, variant: AprVariant) -> MahalanobisHead:
 
 
 @functools.partial(jax.jit, static_argnames="push")
-def _reach(teacher: Network, stats, images, labels, old_mask, key, *, push: Push):
+def _reach(teacher: Network, stats, images, labels, old_mask, *, push: Push):
     """Whether images have the intended class's mean as the nearest old one: bool[2, B].
 
-    As they are, and once pushed.
+    As they are, and once pushed to it.
     """
     x = normalise(images, teacher.mean, teacher.std)
-    targets = draw_targets(stats, labels, old_mask, key, noise=push.noise)
-    both = jnp.stack([x, push_images(teacher, x, targets, push)])
+    both = jnp.stack([x, push_images(teacher, x, stats.mean[labels], push)])
     features = [forward(teacher.model, teacher.variables, images).features for images in both]
     return jnp.stack([nearest_class(f, stats, old_mask) == labels for f in features])
