@@ -67,7 +67,7 @@ def augment(
 
     Args:
       images: f32[B, H, W, C], normalised.
-      key: key[], consumed.
+      key: key[], consumed; or key[B], one per image.
       config: static; the defaults change nothing.
       pad_value: normalised value of the border, one number or one per channel: 0.0 is the mean
         colour, the first of `pixel_range(mean, std)` is black.
@@ -195,7 +195,7 @@ def _augment_one(
 
 def _image_keys(key: PRNGKey, images: jax.Array) -> jax.Array:
     """Returns key[B], laid out over the devices as the batch is."""
-    keys = jax.random.split(key, images.shape[0])
+    keys = jax.random.split(key, images.shape[0]) if key.ndim == 0 else key
     sharding = jax.typeof(images).sharding
     # On explicit mesh axes an array born inside jit is replicated, and vmap refuses to mix.
     if AxisType.Explicit in sharding.mesh.axis_types:

@@ -43,6 +43,27 @@ class Head(NamedTuple):
         return logits + self.bias.reshape((1,) * (logits.ndim - 1) + (-1,))
 
 
+class CosineHead(NamedTuple):
+    """A classifier by the cosine between a feature and a vector per class, times a learnt scale.
+
+    Attributes:
+      kernel: f32[D, C], of any length.
+      scale: f32[].
+    """
+
+    kernel: jax.Array
+    scale: jax.Array
+
+    def __call__(self, features: jax.Array) -> jax.Array:
+        """Logits f32[..., C] of features f32[..., D]."""
+        return self.scale * (_unit(features, -1) @ _unit(self.kernel, 0))
+
+
+def _unit(x, axis):
+    """Vectors of length 1; the gradient is 0, not NaN, at 0."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(axis, keepdims=True), 1e-24))
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Network:
@@ -63,7 +84,7 @@ class Network:
     """
 
     variables: Variables
-    head: Head
+    head: Head | CosineHead
     mean: jax.Array
     std: jax.Array
     model: BlockwiseModel = dataclasses.field(metadata={"static": True})

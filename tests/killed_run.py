@@ -1,6 +1,6 @@
-"""A tiny PMI run in a process of its own, which may kill itself at a chosen moment.
+"""A tiny run in a process of its own, which may kill itself at a chosen moment.
 
-  python tests/killed_run.py FOLDER [EVENT PATTERN]
+  python tests/killed_run.py FOLDER METHOD [EVENT PATTERN]
 
 The moment is the first of Python's audit events named EVENT whose first argument PATTERN matches:
 files made, opened, renamed, removed, and "metrics" for every line of metrics.jsonl once it is
@@ -27,16 +27,17 @@ from jaxpmi.continual import chunks  # noqa: E402
 from jaxpmi.runs import session  # noqa: E402
 
 
-def run_in_small_chunks(patch, folder):
+def run_in_small_chunks(patch, folder, method="pmi"):
     """A run with a step of progress, and so a moment to be killed, for every training step.
 
     Steps are numbered over the whole run: task 0 has 1 (begin), 2-5 (train), 6 (remember) and
-    7 (evaluate); task 1 has 8, 9-10 (invert), 11-14 (train), 15, 16; task 2 has 17, 18-21
-    (invert), 22-25 (train), 26, 27. Phases are saved at their end and every two steps.
+    7 (evaluate); task 1 has 8, 9-10 (making images), 11-14 (train), 15, 16; task 2 has 17, 18-21
+    (making images), 22-25 (train), 26, 27. Phases are
+    saved at their end and every two steps.
     """
     set_up(patch)
     patch.setattr(chunks, "CHUNK_STEPS", 1)
-    config = tiny_config(folder, train__epochs=2, checkpoint_every=2)
+    config = tiny_config(folder, method, train__epochs=2, checkpoint_every=2)
     return config, experiment.run(config)
 
 
@@ -61,14 +62,14 @@ def announce_metrics(patch):
     patch.setattr(session.MetricsWriter, "write", announced)
 
 
-def main(folder, *moment):
+def main(folder, method, *moment):
     # Programs are read, not kept: a process killed while it writes one would leave it damaged.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
     with pytest.MonkeyPatch.context() as patch:
         announce_metrics(patch)
         if moment:
             kill_at(*moment)
-        run_in_small_chunks(patch, Path(folder))
+        run_in_small_chunks(patch, Path(folder), method)
 
 
 if __name__ == "__main__":

@@ -196,6 +196,14 @@ def test_resized_crops_differ_by_image_and_stay_finite():
     np.testing.assert_array_equal(augment_jit(x, jax.random.key(2), config=PHOTO), y)
 
 
+def test_a_key_per_image_makes_its_view_whatever_is_beside_it():
+    x, keys = jnp.asarray(pixels(8), jnp.float32), jax.random.split(jax.random.key(3), 8)
+    every = augment(x, keys, BOTH)
+    some = jnp.asarray([5, 2])
+    np.testing.assert_array_equal(augment(x[some], keys[some], BOTH), every[some])
+    np.testing.assert_array_equal(augment(x, jax.random.key(3), BOTH), every)  # it is split
+
+
 @pytest.mark.parametrize("config", [BOTH, PHOTO])
 def test_jit_equals_eager_and_key_matters(config):
     x, y = views(config)

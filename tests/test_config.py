@@ -34,6 +34,7 @@ from jaxpmi.config.settings import Settings
 from jaxpmi.config.settings import annotations
 from jaxpmi.config.settings import leaves
 from jaxpmi.continual.clip.variants import CLIP_VARIANTS
+from jaxpmi.continual.learners import METHODS
 from jaxpmi.continual.vdfd.drift_penalty import PENALTY_VARIANTS
 from jaxpmi.inversion.variants import CMI_VARIANTS
 from jaxpmi.inversion.variants import DEEP_INVERSION_VARIANTS
@@ -213,7 +214,7 @@ def test_wrong_override(overrides, message, columns, capfd, monkeypatch):
 
 
 def test_defaults_of_every_method_are_valid():
-    for method in ("joint", "finetune", "lwf", "abd", "r_dfcil", "deep_inversion", "pmi"):
+    for method in METHODS:
         validate(Config(method=method), num_devices=8)
 
 
@@ -394,7 +395,8 @@ def test_settings_of_your_own_are_checked_and_described():
         (
             {"method": "ewc"},
             "method='ewc' is unknown; use one of joint, finetune, lwf, abd, r_dfcil, "
-            "deep_inversion, pmi, dfd, vdfd, or name your own as 'module:name'.",
+            "deep_inversion, pmi, pixel_gaussian, apr, dfd, vdfd, or name your own as "
+            "'module:name'.",
         ),
         ({"method": "dfdd"}, "method='dfdd' is unknown; did you mean 'dfd'. or name your own as"),
         (
@@ -554,6 +556,7 @@ def test_what_a_method_does_not_use_is_not_compared():
         ("abd", "train.replay_batch_size", 12, "use 8 or 16."),
         ("deep_inversion", "inversion.batch_size", 50, "use 48 or 56."),
         ("r_dfcil", "generator.batch_size", 50, "use 48 or 56."),
+        ("pixel_gaussian", "inversion.batch_size", 50, "use 48 or 56."),
     ],
 )
 def test_batches_are_divisible_by_devices(method, path, size, message):

@@ -18,6 +18,7 @@ from jaxpmi.blocks import blockwise
 from jaxpmi.doors import check_images
 from jaxpmi.doors import check_labels
 from jaxpmi.models.init_network import init_network
+from jaxpmi.network import CosineHead
 from jaxpmi.network import Head
 from jaxpmi.network import from_blocks
 from jaxpmi.network import logits
@@ -384,3 +385,14 @@ def test_equal_networks_share_a_program_and_others_do_not():
         count(other)
         count(other)
         assert len(traced) == before + 1
+
+
+def test_a_head_by_cosines_does_not_see_lengths():
+    kernel = jnp.asarray([[3.0, 0.0], [4.0, 2.0]])
+    head = CosineHead(kernel, jnp.asarray(5.0))
+    features = jnp.asarray([[1.0, 0.0], [0.0, 7.0]])
+    np.testing.assert_allclose(head(features), 5.0 * np.array([[0.6, 0.0], [0.8, 1.0]]), rtol=1e-6)
+    longer = CosineHead(kernel * jnp.asarray([[2.0, 30.0]]), jnp.asarray(5.0))
+    np.testing.assert_allclose(longer(0.1 * features), head(features), rtol=1e-6)
+    gradient = jax.grad(lambda x: head(x).sum())(jnp.zeros((1, 2)))
+    assert np.isfinite(gradient).all()

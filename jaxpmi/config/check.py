@@ -64,7 +64,7 @@ def _check_continual(config: Config) -> None:
     else:
         _check_learns(config, "images", f"data.source='{config.data.source}'")
     _check_clip(config)
-    if method.replay != "none":
+    if method.replay not in ("none", "pushed"):
         _check_replay(config)
     if method.replay == "inversion":
         _check_inversion(config)
@@ -134,7 +134,7 @@ def _check_training(config: Config) -> None:
     if list(milestones) != sorted(set(milestones)):
         raise ValueError(f"train.milestones={milestones} must ascend without repeats; sort them.")
     share, stages = config.losses.tuning_epochs, HEAD_EPOCHS + LAST_BLOCK_EPOCHS
-    staged = config.method == "pmi" and config.losses.recipe != "detached"
+    staged = config.method in ("pmi", "pixel_gaussian") and config.losses.recipe != "detached"
     if staged and share + stages >= 1:
         raise ValueError(
             f"losses.tuning_epochs={share:g} and {stages:g} of the epochs for head and last block "
@@ -200,7 +200,9 @@ def _check_devices(config: Config, num_devices: int) -> None:
         sizes |= job_batch_sizes(config)
     elif (replay := find_method(config.method).replay) != "none":
         sizes["train.replay_batch_size"] = config.train.replay_batch_size
-        sizes[f"{replay}.batch_size"] = getattr(config, replay).batch_size
+        if replay != "pushed":
+            maker = "generator" if replay == "generator" else "inversion"
+            sizes[f"{maker}.batch_size"] = getattr(config, maker).batch_size
     for path, size in sizes.items():
         if size % num_devices:
             raise ValueError(

@@ -30,9 +30,9 @@ class Config(Settings):
     Attributes:
       job: learn tasks one after another; or make synthetic images and teach a student by them,
         prune filters, draw them.
-      method: continual: joint, finetune, lwf, abd, r_dfcil, deep_inversion, pmi, dfd or vdfd;
-        distill, prune: noise, deep_inversion, adaptive_deep_inversion, cmi or fast_dfkd; invert:
-        deep_inversion (from noise) or pmi. Or one's own, as `module:name`.
+      method: continual: joint, finetune, lwf, abd, r_dfcil, deep_inversion, pmi, pixel_gaussian,
+        apr, dfd or vdfd; distill, prune: noise, deep_inversion, adaptive_deep_inversion, cmi or
+        fast_dfkd; invert: deep_inversion (from noise) or pmi. Or one's own, as `module:name`.
       seed: class order, initialisation, batches, noise.
       workdir: everything a run writes.
       data: where images come from, and how their classes make tasks.

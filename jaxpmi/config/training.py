@@ -43,7 +43,8 @@ class TrainConfig(Settings):
       epochs: passes over the data of a task, all phases of a later task together.
       optimiser: SGD with a momentum of 0.9, Adam (VDFD), or AdamW (transformers; CLIP always).
       learning_rate: peak, in the first task.
-      later_learning_rate: peak in later tasks, of all methods but r_dfcil and pmi; None: the same.
+      later_learning_rate: peak in later tasks, of all methods but r_dfcil and pmi; None: the same,
+        with apr a tenth.
       head_learning_rate: of the classifier where learning_rate is that of the backbone; follows the
         same schedule. None: the same.
       graph_learning_rate: likewise, of VDFD's class graph.
@@ -55,7 +56,7 @@ class TrainConfig(Settings):
         to the power of 0.9 (segmentation).
       milestones: step: where the rate falls, as fractions of the phase.
       milestone_factor: step: by what it is multiplied there.
-      augment_replay: random views of synthetic images as of real ones.
+      augment_replay: random views of synthetic images as of real ones; those of apr are views.
     """
 
     batch_size: Annotated[int, AtLeast(1)] = 64
@@ -112,6 +113,8 @@ class VdfdConfig(Settings):
 class MethodConfig(Settings):
     """Weights of the continual losses; names as in the papers' tables.
 
+    What is said of pmi holds for pixel_gaussian, which has its losses.
+
     Attributes:
       recipe: pmi: detached: local losses with a head trained on detached features; stagewise: as
         published, stage-wise unfreezing and balanced head tuning, with the loss terms added;
@@ -122,7 +125,7 @@ class MethodConfig(Settings):
       rkd_weight: lambda_rkd: angles between triples of real features.
       tkd_weight: clip: lambda_tkd: L1 between old and new text features of old classes.
       ft_weight: lambda_ft: cross-entropy over all classes on detached features.
-      lwf_weight: lwf, deep_inversion: soft cross-entropy to the teacher.
+      lwf_weight: lwf, deep_inversion: soft cross-entropy to the teacher; apr: ten times as much.
       abd_weight: abd, pmi detached: feature distillation through the old head.
       joint_weight: pmi detached, clip: of cross-entropy over all seen classes, backbone only.
       tuning_epochs: pmi, r_dfcil: share of epochs that tune all heads at the end.

@@ -5,11 +5,14 @@ stands in `jaxpmi.continual.methods`.
 """
 
 import dataclasses
+import functools
 from typing import Literal
 
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.continual import methods
+from jaxpmi.continual.apr.variants import APR_VARIANTS
+from jaxpmi.continual.apr.variants import AprVariant
 from jaxpmi.continual.training_phase import LossFn
 from jaxpmi.continual.training_phase import Phase
 from jaxpmi.continual.training_phase import PhasesFn
@@ -17,6 +20,12 @@ from jaxpmi.lookup import find_kind
 
 # Shares of the epochs that train the new head, and then the last block too (PMI, as published).
 HEAD_EPOCHS = LAST_BLOCK_EPOCHS = 0.1
+
+# APR: of the learning rate in later tasks, if the config gives none of its own, and weight decay.
+LATER_RATE, LATER_DECAY = 0.1, 2e-4
+
+# Where images of old classes are from.
+ReplaySource = Literal["none", "inversion", "generator", "pixels", "pushed"]
 
 
 def first_phases(train: TrainConfig, config: MethodConfig) -> tuple[Phase, ...]:
@@ -39,25 +48,37 @@ class Method:
       first_phases: of the first task.
       auxiliary: what is trained beside the network, anew in every task: names that
         `start.fresh_auxiliary` knows.
+      apr: how images of new classes are pushed to old ones, and old statistics moved along; it goes
+        with replay "pushed", and classes are then told apart by these statistics.
+      cosine_head: the classifier of training is one by cosines.
       learns: from what it can learn: images with a class each, scenes with one per pixel, or
         images by the adapters of CLIP.
     """
 
     phases: PhasesFn
-    replay: Literal["none", "inversion", "generator"] = "none"
+    replay: ReplaySource = "none"
     from_noise: bool = False
     keeps_generator: bool = False
     all_data: bool = False
     keeps_records: bool = False
     first_phases: PhasesFn = first_phases
     auxiliary: tuple[Literal["angle_maps", "class_graph"], ...] = ()
+    apr: AprVariant | None = None
+    cosine_head: bool = False
     learns: tuple[Literal["images", "scenes", "clip"], ...] = ("images",)
+
+    def __post_init__(self):
+        if (self.replay == "pushed") != (self.apr is not None):
+            raise ValueError(
+                f"replay='{self.replay}' with apr={self.apr}: images are pushed as a row of "
+                "constants says; make such a learner with apr_learner(variant)."
+            )
 
 
 def learner(
     loss: LossFn,
     *,
-    replay: Literal["none", "inversion", "generator"] = "none",
+    replay: ReplaySource = "none",
     joint_batch: bool = False,
 ) -> Method:
     """A continual learner of one's own: in every later task it minimises one loss.
@@ -68,7 +89,8 @@ def learner(
       loss: maps `Views`, all that a training step sees, and the `losses` of the config to named
         weighted terms f32[], whose sum is minimised. A pure function of a module, not a lambda.
       replay: where images of old classes come from, for the replay fields of `Views`: "inversion"
-        as the config's `inversion` says, "generator" as its `generator`, or "none".
+        as the config's `inversion` says, "generator" as its `generator`, "pixels" from Gaussians
+        of every class's pixels, as many as `inversion` says; or "none".
       joint_batch: real and synthetic images share one BatchNorm batch.
     """
     uses_replay = replay != "none"
@@ -163,6 +185,19 @@ def _tuning_phase(config):
     )
 
 
+def apr_learner(variant: AprVariant) -> Method:
+    """APR by a row of constants (docs/methods/apr.md)."""
+    phases = functools.partial(_apr_phases, variant=variant)
+    return Method(phases, replay="pushed", apr=variant, cosine_head=True)
+
+
+def _apr_phases(train, config, *, variant):
+    del config
+    rate = train.later_learning_rate or LATER_RATE * train.learning_rate
+    options = {"replay": True, "joint_batch": True, "push": variant.replay}
+    return _whole_task(methods.apr, train, rate, weight_decay=LATER_DECAY, **options)
+
+
 _EVERYTHING = ("images", "scenes", "clip")
 METHODS = {
     "joint": Method(_one_phase(methods.classification), all_data=True, learns=_EVERYTHING),
@@ -182,6 +217,8 @@ METHODS = {
     "pmi": Method(
         _pmi_phases, replay="inversion", auxiliary=("angle_maps",), learns=("images", "clip")
     ),
+    "pixel_gaussian": Method(_pmi_phases, replay="pixels", auxiliary=("angle_maps",)),
+    "apr": apr_learner(APR_VARIANTS["standard"]),
     "dfd": Method(
         _record_phases(methods.dfd),
         keeps_records=True,
@@ -196,3 +233,6 @@ METHODS = {
         learns=("images", "scenes"),
     ),
 }
+
+# As a config's method: `jaxpmi.continual.learners:apr_published`.
+apr_published = apr_learner(APR_VARIANTS["published"])

@@ -8,8 +8,10 @@ import jax
 import numpy as np
 
 from jaxpmi.config import Config
+from jaxpmi.continual import pixel_replay
 from jaxpmi.continual import segmentation
 from jaxpmi.continual import task as tasks
+from jaxpmi.continual.apr import phases as apr
 from jaxpmi.continual.clip import task as clip_task
 from jaxpmi.continual.clip.start import initial_clip_state
 from jaxpmi.continual.clip.start import open_clip_data
@@ -32,6 +34,7 @@ from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.summary import summarise_clip_run
 from jaxpmi.continual.summary import summarise_run
 from jaxpmi.inversion.variants import inversion_variant
+from jaxpmi.runs.accounting import MAKES_IMAGES
 from jaxpmi.runs.phases import PhaseFn
 from jaxpmi.runs.phases import System
 from jaxpmi.runs.phases import Tick
@@ -42,23 +45,37 @@ from jaxpmi.runs.writers import write_scene_grid
 
 SCENES_DRAWN = 8  # test scenes in a picture
 
+# By where replay comes from: the phase that makes it before a task, and the one after training
+# that describes the data it will be made from, if any.
+MAKES_REPLAY: dict[str, tuple[str, PhaseFn]] = {
+    "inversion": ("invert", tasks.invert_phase),
+    "generator": ("generate", tasks.generate_phase),
+    "pixels": ("draw", pixel_replay.draw_phase),
+    "pushed": ("choose", apr.choose_phase),
+}
+REMEMBERS: dict[str, PhaseFn] = {
+    "inversion": tasks.remember_phase,
+    "pixels": pixel_replay.remember_phase,
+    "pushed": apr.remember_phase,
+}
+
 
 def task_plan(run: Run, task: int) -> list[tuple[str, PhaseFn]]:
     """The phases of a task, in order, by name."""
     plan: list[tuple[str, PhaseFn]] = [("begin", begin_phase)]
-    if task > 0 and run.method.replay == "inversion":
-        plan.append(("invert", tasks.invert_phase))
-    if task > 0 and run.method.replay == "generator":
-        plan.append(("generate", tasks.generate_phase))
+    if task > 0 and run.method.replay != "none":
+        plan.append(MAKES_REPLAY[run.method.replay])
     first = task == 0 or run.method.all_data
     make = run.method.first_phases if first else run.method.phases
     phases = make(run.config.train, run.config.losses)
     plan += tasks.train_plan(phase for phase in phases if phase.share > 0)
-    if run.method.replay == "inversion":
-        plan.append(("remember", tasks.remember_phase))
+    if run.method.replay in REMEMBERS:
+        plan.append(("remember", REMEMBERS[run.method.replay]))
     if run.method.keeps_records:
         plan.append(("record", tasks.record_phase))
     judge = segmentation.evaluate_phase if run.label_maps else tasks.evaluate_phase
+    if run.method.apr is not None:
+        judge = apr.evaluate_phase
     plan.append(("evaluate", judge))
     return plan
 
@@ -99,7 +116,7 @@ def begin_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
 
 def draw_replay(run: Run, state: ContinualState | ClipState, phase: str, folder: Path) -> str:
     """Writes the synthetic samples of old classes that a phase has made, beside real images."""
-    if phase not in ("invert", "generate"):
+    if phase not in MAKES_IMAGES:
         return ""
     task, stream, count = int(state.task), run.stream, int(state.replay.count)
     samples, labels = jax.device_get((state.replay.samples, state.replay.labels))

@@ -5,7 +5,6 @@ their sum is minimised.
 """
 
 import jax
-import jax.numpy as jnp
 
 from jaxpmi.config import MethodConfig
 from jaxpmi.continual import losses
@@ -15,6 +14,7 @@ from jaxpmi.continual.vdfd import drift_penalty
 from jaxpmi.continual.vdfd.gradient_records import drift
 
 LWF_TEMPERATURE = 2.0  # as in LwF's paper and ABD's benchmark
+APR_DISTILLATION = 10.0  # over LwF's weight
 
 
 def classification(views: Views, config: MethodConfig) -> Terms:
@@ -40,6 +40,22 @@ def lwf(views: Views, config: MethodConfig) -> Terms:
     return {**classification(views, config), "distillation": config.lwf_weight * distillation}
 
 
+def apr(views: Views, config: MethodConfig) -> Terms:
+    """APR: local cross-entropy, and soft distillation on all images (docs/methods/apr.md, eq. 3).
+
+    Replay are new images, pushed: of no class, so that their labels take no part.
+    """
+    logits, teacher = views.head(views.all_features()), views.all_teacher_features()
+    distillation = losses.soft_distillation(
+        logits, views.teacher_head(teacher), views.old_mask, temperature=LWF_TEMPERATURE
+    )
+    real = logits[: len(views.labels)]
+    return {
+        "local": losses.masked_cross_entropy(real, views.labels, views.new_mask),
+        "distillation": APR_DISTILLATION * config.lwf_weight * distillation,
+    }
+
+
 def deep_inversion(views: Views, config: MethodConfig) -> Terms:
     """LwF, and soft distillation on synthetic images (docs/methods/baselines.md, eq. 3)."""
     distillation = losses.soft_distillation(
@@ -56,7 +72,7 @@ def abd(views: Views, config: MethodConfig) -> Terms:
     """ABD: local, head and feature losses (docs/methods/baselines.md, eqs. 6 to 8)."""
     weights = losses.abd_class_weights(views.new_mask, views.old_mask)
     features, labels = views.all_features(), views.all_labels()
-    teacher = jnp.concatenate([views.teacher_features, views.teacher_replay_features])
+    teacher = views.all_teacher_features()
     logits = views.head(views.features)
     change = losses.abd_feature_loss(features, teacher, views.teacher_head, views.old_mask)
     return {

@@ -8,6 +8,9 @@ import numpy as np
 from jaxpmi.config import ModelConfig
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.state import ContinualState
+from jaxpmi.features.gaussian import ClassStats
+from jaxpmi.features.mahalanobis import nearest_mean_kernel
+from jaxpmi.network import Head
 from jaxpmi.network import Network
 from jaxpmi.pruning import Kept
 from jaxpmi.runs.phases import NonFiniteLossError
@@ -24,7 +27,10 @@ def save_seen(run: Run, state: ContinualState, folder: Path) -> dict[str, str]:
     of one's own that a file cannot describe stops no run: that is said on the console.
     """
     seen = run.stream.task_classes(int(state.task) - 1).stop
-    network = with_first_classes(jax.device_get(state.network), seen)
+    network = jax.device_get(state.network)
+    if isinstance(state.memory, ClassStats):  # of what tells classes apart the part that is linear
+        network = network.replace(head=Head(np.asarray(nearest_mean_kernel(state.memory))))
+    network = with_first_classes(network, seen)
     order = np.asarray(state.class_order)[:seen].tolist()
     try:
         kept = None if run.given is None else run.given.kept

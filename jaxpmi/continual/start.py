@@ -17,6 +17,7 @@ from jaxpmi.config import ModelConfig
 from jaxpmi.continual.learners import Method
 from jaxpmi.continual.learners import find_method
 from jaxpmi.continual.losses import init_angle_projections
+from jaxpmi.continual.pixel_replay import empty_pixel_gaussians
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import num_replay_images
 from jaxpmi.continual.state import ContinualState
@@ -32,11 +33,13 @@ from jaxpmi.data import channel_moments
 from jaxpmi.data import class_order
 from jaxpmi.data import open_source
 from jaxpmi.data import split_tasks
+from jaxpmi.features.gaussian import init_class_stats
 from jaxpmi.inversion.generator import SIZES
 from jaxpmi.inversion.generator import init_generator
 from jaxpmi.inversion.variants import inversion_variant
 from jaxpmi.models import architecture
 from jaxpmi.models.init_network import init_network
+from jaxpmi.network import CosineHead
 from jaxpmi.network import Network
 from jaxpmi.remember import empty_memory
 from jaxpmi.sharding import make_mesh
@@ -45,7 +48,8 @@ from jaxpmi.weights.given import given_network
 from jaxpmi.weights.network_file import SavedNetwork
 
 HEAD_STD = 0.001  # of the classifier's initial weights, as in R-DFCIL and PMI; that of pixels has
-# PyTorch's default, for the smaller one leaves the backbone without a gradient
+# PyTorch's default, for the smaller one leaves the backbone without a gradient, and so has that by
+# cosines, which without length would turn too fast
 
 
 class Inputs(NamedTuple):
@@ -123,9 +127,11 @@ def fresh_network(
     network = init_network(
         architecture(settings.name, settings.width) if given is None else given.model,
         key, stream.image_shape, stream.class_names, mean=mean, std=std,
-        head_std=None if run.label_maps else HEAD_STD,
+        head_std=None if run.label_maps or run.method.cosine_head else HEAD_STD,
         variables=None if given is None else given.variables,
     )  # fmt: skip
+    if run.method.cosine_head:
+        network = network.replace(head=CosineHead(network.head.kernel, jnp.ones(())))
     features = block_input_shapes(network.model, network.variables, stream.image_shape)[-1]
     found = "pixel" if len(features) == 3 else "image"
     wanted = "pixel" if run.label_maps else "image"
@@ -230,10 +236,14 @@ def _first_state(run, network, order, keys):
 
 
 def _first_memory(run, network):
-    """Room for what is kept for inversion, if the method inverts."""
-    if run.method.replay != "inversion":
-        return ()
-    return empty_memory(network, run.config.inversion, run.config.cfs)
+    """Room for what the method keeps of data."""
+    if run.method.replay == "inversion":
+        return empty_memory(network, run.config.inversion, run.config.cfs)
+    if run.method.replay == "pixels":
+        return empty_pixel_gaussians(run.stream.image_shape, run.stream.num_classes)
+    if run.method.replay == "pushed":
+        return init_class_stats(network.num_classes, network.feature_dim, full=True)
+    return ()
 
 
 def _empty_records(run, network):
@@ -278,7 +288,10 @@ def most_replay_samples(run):
     """The most synthetic samples that any task needs."""
     if run.method.replay == "none":
         return 0
-    return num_replay_images(run.config, run.stream.num_tasks - 1)
+    last = run.stream.num_tasks - 1
+    if run.method.replay == "pushed":
+        return run.method.apr.replay_images * run.stream.task_classes(last).start
+    return num_replay_images(run.config, last)
 
 
 def empty_replay(run, network, count):

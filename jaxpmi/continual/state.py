@@ -7,6 +7,8 @@ import flax.struct
 import jax
 
 from jaxpmi.continual.vdfd.gradient_records import GradientRecords
+from jaxpmi.features.gaussian import ClassStats
+from jaxpmi.features.shared_gaussian import SharedGaussians
 from jaxpmi.memory import Memory
 from jaxpmi.network import Network
 from jaxpmi.types import Params
@@ -34,7 +36,8 @@ class ContinualState:
     teacher: Network  # frozen before this task
     auxiliary: Params  # what is trained beside it, anew in every task
     opt_state: Any  # of the phase in progress
-    memory: Memory | tuple[()]  # () of methods that do not invert
+    # Of the data: for inversion; of pixels, with pixel_gaussian; of features, with apr; or nothing.
+    memory: Memory | SharedGaussians | ClassStats | tuple[()]
     generator: Any  # GeneratorState of ABD and R-DFCIL, else ()
     replay: Replay
     class_counts: jax.Array  # f32[C], labels seen in training, from 1

@@ -13,6 +13,8 @@ from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.vdfd.gradient_records import GradientRecords
 from jaxpmi.continual.vdfd.gradient_records import floats_per_task
 from jaxpmi.data import dataset_name
+from jaxpmi.features.gaussian import ClassStats
+from jaxpmi.features.shared_gaussian import SharedGaussians
 from jaxpmi.memory import Memory
 from jaxpmi.runs.accounting import Accounts
 from jaxpmi.runs.accounting import num_bytes
@@ -105,11 +107,19 @@ def bytes_kept(state: ContinualState) -> dict[str, int]:
     }
 
 
-def memory_kept(memory: Memory | tuple[()]) -> dict[str, int]:
+def memory_kept(memory: Memory | SharedGaussians | ClassStats | tuple[()]) -> dict[str, int]:
     """Bytes of what is remembered of the data, part by part."""
+    none = dict.fromkeys(
+        ("class_stats", "feature_models", "layer_stats", "block_inverses", "pixel_gaussians"), 0
+    )
     if not memory:
-        return dict.fromkeys(("class_stats", "feature_models", "layer_stats", "block_inverses"), 0)
+        return none
+    if isinstance(memory, SharedGaussians):
+        return {**none, "pixel_gaussians": num_bytes(memory)}
+    if isinstance(memory, ClassStats):
+        return {**none, "class_stats": num_bytes(memory)}
     return {
+        **none,
         "class_stats": num_bytes(memory.class_stats),
         "feature_models": num_bytes(memory.feature_models),
         "layer_stats": num_bytes(

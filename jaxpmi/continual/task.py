@@ -1,5 +1,6 @@
 """The phases of one task of class-incremental learning; see `jaxpmi.runs.phases`."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterable
@@ -53,13 +54,16 @@ from jaxpmi.types import Params
 def train_phase(run: Run, state: ContinualState, phase: Phase) -> Iterator[Tick]:
     """Supervised training on the task's real images, and on synthetic ones if the phase has any."""
     task, train = int(state.task), run.config.train
+    if phase.weight_decay is not None:
+        train = dataclasses.replace(train, weight_decay=phase.weight_decay)
     real = training_data(run, task)
     steps_per_epoch = math.ceil(len(real.labels) / train.batch_size)
     total = max(round(phase.share * train.epochs * steps_per_epoch), 1)
     rates = phase_learning_rates(phase, total)
     program = TrainProgram(phase, train, run.config.losses, run.config.data.augment, run.label_maps)
     masks = training_masks(run, task)
-    data = TaskData(state.teacher, *masks, state.records)
+    stats = state.memory if phase.push is not None else ()
+    data = TaskData(state.teacher, *masks, state.records, stats)
     data = replicate(data, run.mesh)
     if int(state.step) == 0:
         parts = trainable_parts(state.network, state.auxiliary)
@@ -240,16 +244,23 @@ def replay_samples(run, replay):
     return LabelledSamples(samples.__getitem__, labels, first_block)
 
 
+def balanced_labels(run: Run, task: int, rng: np.random.Generator) -> np.ndarray:
+    """Labels i32[N] of the images made before a task: every old class about as often.
+
+    They are shuffled, so that every batch mixes classes.
+    """
+    old = np.arange(run.stream.task_classes(task).start, dtype=np.int32)
+    return rng.permutation(np.resize(old, num_replay_images(run.config, task)))
+
+
 def _draw_targets(run, state, key):
     """Target features f32[N, D] and labels i32[N] of the task's synthetic images.
 
-    Labels are balanced over the old classes and shuffled, so that every batch mixes classes.
+    Labels are those of `balanced_labels`.
     """
     config, task, stream = run.config, int(state.task), run.stream
-    count = num_replay_images(config, task)
-    num_old = stream.task_classes(task).start
     rng = np.random.default_rng((config.seed, task, int(state.phase)))
-    labels = rng.permutation(np.resize(np.arange(num_old, dtype=np.int32), count))
+    labels = balanced_labels(run, task, rng)
     memory = state.memory
     if config.inversion.targets == "cfs":
         # One static number of draws per class, the largest that any task needs.
@@ -258,8 +269,8 @@ def _draw_targets(run, state, key):
             for t in range(1, stream.num_tasks)
         )
         drawn = sample_by_cfs(memory, key, num_per_class=most, settings=config.cfs)
-        places = np.zeros(count, np.int32)
-        for label in range(num_old):
+        places = np.zeros(len(labels), np.int32)
+        for label in range(stream.task_classes(task).start):
             members = np.flatnonzero(labels == label)
             places[members] = rng.permutation(most)[: len(members)]
         return np.asarray(drawn)[labels, places], labels

@@ -27,11 +27,14 @@ from jaxpmi.blocks.blockwise import update_batch_stats
 from jaxpmi.config import AugmentConfig
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
+from jaxpmi.continual.apr.push import draw_targets
+from jaxpmi.continual.apr.push import push_images
 from jaxpmi.continual.losses import inverse_count_weights
 from jaxpmi.continual.training_phase import Phase
 from jaxpmi.continual.training_phase import Views
 from jaxpmi.continual.vdfd.gradient_records import GradientRecords
 from jaxpmi.continual.vdfd.gradient_records import regularised_tensors
+from jaxpmi.features.gaussian import ClassStats
 from jaxpmi.network import Network
 from jaxpmi.optimise import schedules
 from jaxpmi.optimise.descend import Descent
@@ -88,6 +91,7 @@ class TaskData(NamedTuple):
     new_mask: jax.Array  # f32[C]
     old_mask: jax.Array  # f32[C]
     records: GradientRecords | tuple[()] = ()
+    class_stats: ClassStats | tuple[()] = ()  # for the teacher, where a phase pushes images
 
 
 class ChunkMetrics(NamedTuple):
@@ -260,7 +264,11 @@ def _losses(parts, batch_stats, counts, batch, key, *, network, task, program):
     replay = None
     if replay_images is not None:
         replay = normalise(replay_images, *moments)
-        if program.train.augment_replay:
+        if (push := program.phase.push) is not None:
+            stats = task.class_stats, replay_labels, task.old_mask
+            targets = draw_targets(*stats, key_replay, noise=push.noise)
+            replay = jax.lax.stop_gradient(push_images(task.teacher, replay, targets, push))
+        elif program.train.augment_replay:
             replay = augment(replay, key_replay, program.augment, black)
     student = with_parts(network, parts, batch_stats)
     features, replay_features, batch_stats = _student(student, real, replay, program)
@@ -346,10 +354,10 @@ def _update_scales(parts, task, program):
         if name not in blocks:
             scales["backbone"][name] = jax.tree.map(lambda _: 0.0, parts["backbone"][name])
     columns = task.new_mask if program.phase.new_columns_only else task.new_mask + task.old_mask
-    # The last axis of kernel and bias is that of the classes.
-    scales["head"] = jax.tree.map(
-        lambda scale, p: scale * columns.reshape((1,) * (p.ndim - 1) + (-1,)),
-        scales["head"],
-        parts["head"],
-    )
+
+    def of_classes(scale, p):
+        # The last axis of kernel and bias is that of the classes; a number is of all.
+        return scale * columns.reshape((1,) * (p.ndim - 1) + (-1,)) if p.ndim else scale
+
+    scales["head"] = jax.tree.map(of_classes, scales["head"], parts["head"])
     return scales

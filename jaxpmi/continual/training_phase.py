@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.continual import losses
+from jaxpmi.continual.apr.push import Push
 from jaxpmi.continual.vdfd.gradient_records import GradientRecords
 from jaxpmi.network import Head
 
@@ -74,6 +75,10 @@ class Views(NamedTuple):
         """Features of real, then synthetic images, f32[B + R, D]."""
         return jnp.concatenate([self.features, self.replay_features])
 
+    def all_teacher_features(self) -> jax.Array:
+        """The same of the teacher."""
+        return jnp.concatenate([self.teacher_features, self.teacher_replay_features])
+
 
 LossFn = Callable[[Views, MethodConfig], Terms]
 
@@ -96,6 +101,8 @@ class Phase:
     joint_batch: bool = False  # real and synthetic images share one BatchNorm batch
     rotations: bool = False  # real images come in four rotations each
     monitor: LossFn | None = None  # values that are logged, but not minimised
+    push: Push | None = None  # of replay images, to their class's mean in the teacher (APR)
+    weight_decay: float | None = None  # None: that of the config
 
 
 PhasesFn = Callable[[TrainConfig, MethodConfig], tuple[Phase, ...]]

@@ -15,12 +15,15 @@ CATEGORIES = {
     "train": "train",
     "invert": "inversion",
     "generate": "inversion",
+    "draw": "inversion",  # from Gaussians of pixels
     "distill": "distillation",  # with the synthesis between its rounds
     "prune": "pruning",
+    "choose": "statistics",
     "remember": "statistics",
     "record": "statistics",
     "evaluate": "evaluation",
 }
+MAKES_IMAGES = ("invert", "generate", "draw")  # phases of which synthetic images are counted
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 

@@ -16,6 +16,7 @@ from jaxpmi.config import Config
 from jaxpmi.config.load import ABSENT
 from jaxpmi.config.load import config_to_dict
 from jaxpmi.config.load import differing_fields
+from jaxpmi.runs.accounting import MAKES_IMAGES
 from jaxpmi.runs.accounting import Accounts
 from jaxpmi.runs.checkpoint import Checkpointer
 from jaxpmi.runs.phases import NonFiniteLossError
@@ -171,7 +172,7 @@ class Session:
         if scalars:
             path = f"task{task:02d}/{name.replace(':', '/')}"
             self.metrics.write(number, {f"{path}/{k}": float(v) for k, v in scalars.items()})
-        if name in ("invert", "generate"):
+        if name in MAKES_IMAGES:
             self.accounts.add_images(task, tick.num_images, scalars)
         self.progress.update(tick.step, tick.total, loss, tick.num_images)
 

@@ -32,6 +32,7 @@ from jaxpmi.runs import session
 from jaxpmi.runs.phases import NonFiniteLossError
 
 INVERSION, GENERATOR = ("pmi", "deep_inversion"), ("abd", "r_dfcil")
+SYNTHETIC = (*INVERSION, *GENERATOR, "pixel_gaussian")  # make images before each task
 NUM_IMAGES = {1: 16, 2: 32}  # synthetic images before each task
 
 
@@ -134,15 +135,18 @@ def test_the_summary_names_the_cost(method, finished):
     seconds = summary["seconds"]
     assert {"total", "train", "inversion", "evaluation", "compile"} <= set(seconds)
     assert seconds["train"] > 0 and seconds["evaluation"] > 0
-    assert (seconds["inversion"] > 0) == (method in INVERSION + GENERATOR)
+    assert (seconds["inversion"] > 0) == (method in SYNTHETIC)
     parts = [value for name, value in seconds.items() if name not in ("total", "compile")]
     np.testing.assert_allclose(seconds["total"], sum(parts))
     kept = summary["bytes_kept_between_tasks"]
     assert kept["model"] > 1000
     for name in ("class_stats", "feature_models", "layer_stats"):
-        assert (kept[name] > 0) == (method in INVERSION), name
+        assert (kept[name] > 0) == (
+            method in INVERSION or (method, name) == ("apr", "class_stats")
+        ), name
     assert (kept["block_inverses"] > 0) == (method == "pmi")
     assert (kept["generator"] > 0) == (method in GENERATOR)
+    assert (kept["pixel_gaussians"] > 0) == (method == "pixel_gaussian")
     assert (kept["gradient_records"] > 0) == METHODS[method].keeps_records
     assert summary["peak_memory_bytes"] > 1e6
     assert {"python", "jax", "numpy"} <= set(summary["versions"])
@@ -155,7 +159,7 @@ def test_the_summary_names_what_was_synthesised(method, finished):
     inversion = summary["inversion"]
     assert (inversion["per_layer_steps"], inversion["full_model_steps"]) == (2, 2)
     entries = {entry["task"]: entry for entry in inversion["tasks"]}
-    assert set(entries) == (set(NUM_IMAGES) if method in INVERSION + GENERATOR else set())
+    assert set(entries) == (set(NUM_IMAGES) if method in SYNTHETIC else set())
     assert summary["num_synthesized"] == sum(entry["num_images"] for entry in entries.values())
     if method in INVERSION:
         for task, entry in entries.items():
@@ -180,6 +184,7 @@ def test_files_are_written_and_named(method, finished):
     phases = {task: {n.split("/")[1] for n in names if n.startswith(f"task{task:02}/")}
               for task in range(NUM_TASKS)}  # fmt: skip
     extra = {"invert"} if method in INVERSION else {"generate"} if method in GENERATOR else set()
+    extra |= {"choose", "remember"} if method == "apr" else set()
     assert phases[0] == {"train", "evaluate"}
     assert phases[1] == phases[2] == {"train", "evaluate"} | extra
 
@@ -187,7 +192,7 @@ def test_files_are_written_and_named(method, finished):
 @pytest.mark.parametrize("method", METHODS)
 def test_synthetic_images_are_written(method, finished):
     run = finished(method)
-    if method not in INVERSION + GENERATOR:
+    if method not in SYNTHETIC:
         assert not (run.workdir / "images").exists()
         return
     order = run.summary["class_order"]
@@ -199,7 +204,7 @@ def test_synthetic_images_are_written(method, finished):
         assert x.dtype == np.uint8 and x.shape == (count, 8, 8, 1)
         assert np.unique(x, axis=0).shape[0] > count // 2
         assert set(y) <= set(order[: 2 * task])  # ids of the data set, of old classes only
-        if method in INVERSION:
+        if method not in GENERATOR:
             assert np.bincount(y, minlength=NUM_CLASSES).max() == count // (2 * task)
 
 
@@ -217,15 +222,16 @@ def test_another_task_compiles_nothing(method, finished):
         assert second <= single_operations
 
 
-def test_eight_devices_give_the_run_of_one(finished):
+@pytest.mark.parametrize("method", ["pmi", "apr"])
+def test_eight_devices_give_the_run_of_one(method, finished):
     """Few steps: rounding differences grow with them, a wrong reduction shows at once."""
-    one, eight = finished("pmi"), finished("pmi", 8)
+    one, eight = finished(method), finished(method, 8)
     assert eight.summary["device"]["count"] == 8
     for ours, theirs in zip(lines_of(one.workdir), lines_of(eight.workdir), strict=True):
         assert ours.keys() == theirs.keys()
         for name, value in ours.items():
             np.testing.assert_allclose(theirs[name], value, rtol=1e-2, atol=1e-3, err_msg=name)
-    for task in NUM_IMAGES:
+    for task in NUM_IMAGES if method == "pmi" else ():
         ours, theirs = (np.load(run.workdir / f"images/task{task}.npz") for run in (one, eight))
         np.testing.assert_array_equal(theirs["y"], ours["y"])
         assert np.abs(theirs["x"].astype(int) - ours["x"]).mean() < 0.5
@@ -308,7 +314,7 @@ def test_switches_of_pmi(name, tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_later_task_of_one_class_needs_replay(method, tmp_path):
     config = tiny_config(tmp_path, method, data__tasks=(2, 1, 3))
-    if method in (*INVERSION, *GENERATOR, "joint"):
+    if method in (*SYNTHETIC, "apr", "joint"):
         assert open_run(config)[0].stream.task_classes(1) == range(2, 3)
         return
     with pytest.raises(ValueError, match="gives task 2 1 of the classes; expected 2 or more"):

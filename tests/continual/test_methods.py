@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -121,6 +122,7 @@ def test_every_term_of_every_method_is_a_finite_scalar_that_trains_something(nam
             {"cross_entropy", "distillation", "replay_distillation"},
         ),
         ("abd", MethodConfig(), {"local", "head", "features"}),
+        ("apr", MethodConfig(), {"local", "distillation"}),
         ("r_dfcil", MethodConfig(), {"local", "hard_distillation", "angles"}),
         ("pmi", MethodConfig(recipe="published"), {"product"}),
         ("dfd", MethodConfig(), {"cross_entropy", "drift"}),
@@ -176,6 +178,46 @@ def test_the_joint_term_trains_the_backbone_alone():
     assert np.abs(to_features).max() > 0
 
 
+def test_apr_distils_all_images_and_classifies_real_ones_among_new_classes():
+    """docs/methods/apr.md, eq. 3, at logits of (2, 0) for two old classes and any for new ones."""
+    (phase,) = METHODS["apr"].phases(TRAIN, MethodConfig())
+    eye = Head(jnp.eye(WIDTH, NUM_CLASSES))
+    old = jnp.asarray([1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    alike = jnp.asarray([2.0, 0.0, 5.0, 0.3, 0.7])
+    real, replay = (jnp.tile(alike[None], (n, 1)) for n in (BATCH, REPLAY))
+    seen = views()._replace(
+        features=real, replay_features=replay, teacher_features=real,
+        teacher_replay_features=replay, head=eye, teacher_head=eye, old_mask=old,
+    )  # fmt: skip
+    terms = phase.loss(seen, MethodConfig())
+    np.testing.assert_allclose(terms["distillation"], 10 * 0.582203, rtol=1e-5)
+    wanted = np.log(np.exp(0.3) + np.exp(0.7)) - 0.5  # half of the labels are 3, half are 4
+    np.testing.assert_allclose(terms["local"], wanted, rtol=1e-5)
+
+    def term(name):
+        def value(features, replay_features):
+            moved = seen._replace(features=features, replay_features=replay_features)
+            return phase.loss(moved, MethodConfig())[name]
+
+        return jax.grad(value, (0, 1))(real, replay)
+
+    for gradient in term("distillation"):  # the teacher's own logits are its minimum
+        np.testing.assert_allclose(gradient, 0.0, atol=1e-6)
+    to_real, to_replay = term("local")
+    np.testing.assert_array_equal(to_real[:, :3], 0.0)  # old classes take no part
+    assert np.abs(to_real[:, 3:]).max() > 0
+    np.testing.assert_array_equal(to_replay, 0.0)  # pushed images are of no class
+
+
+def test_apr_learns_slowly_after_the_first_task():
+    (phase,) = METHODS["apr"].phases(TRAIN, MethodConfig())
+    np.testing.assert_allclose((phase.learning_rate, phase.weight_decay), (0.02, 2e-4))
+    (phase,) = METHODS["apr"].phases(
+        dataclasses.replace(TRAIN, later_learning_rate=0.3), MethodConfig()
+    )
+    assert phase.learning_rate == 0.3 and phase.push == METHODS["apr"].apr.replay
+
+
 def test_stages_of_the_published_recipe():
     """docs/methods/pmi.md: head, last block, body, balanced tuning."""
     phases = METHODS["pmi"].phases(TRAIN, STAGEWISE)
@@ -216,4 +258,15 @@ def test_only_the_upper_bound_sees_all_data():
     assert [name for name, method in METHODS.items() if method.keeps_records] == ["dfd", "vdfd"]
     assert METHODS["abd"].replay == METHODS["r_dfcil"].replay == "generator"
     assert METHODS["pmi"].replay == METHODS["deep_inversion"].replay == "inversion"
+    pixels, pmi = METHODS["pixel_gaussian"], METHODS["pmi"]
+    assert pixels.replay == "pixels" and pixels.phases is pmi.phases
+    assert pixels.auxiliary == pmi.auxiliary
+    assert [name for name, method in METHODS.items() if method.apr is not None] == ["apr"]
+    assert METHODS["apr"].replay == "pushed" and METHODS["apr"].cosine_head
     assert [name for name, method in METHODS.items() if method.from_noise] == ["deep_inversion"]
+
+
+def test_a_learner_that_pushes_images_needs_a_row():
+    message = r"replay='pushed' with apr=None: .* apr_learner\(variant\)"
+    with pytest.raises(ValueError, match=message):
+        learners.learner(methods.lwf, replay="pushed")

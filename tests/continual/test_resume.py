@@ -30,11 +30,11 @@ KILLS = {
 }
 
 
-def start_again(folder, *moment):
+def start_again(folder, *moment, method="pmi"):
     """Runs the same command in a new process, which finds the programs compiled here."""
     cache = jax.config.jax_compilation_cache_dir
     environment = {**os.environ, **({"JAX_COMPILATION_CACHE_DIR": cache} if cache else {})}
-    command = [sys.executable, str(SCRIPT), str(folder), *moment]
+    command = [sys.executable, str(SCRIPT), str(folder), method, *moment]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
@@ -113,3 +113,20 @@ def test_nothing_half_written_is_taken_for_a_result(runs):
         return {str(f) for f in files if "tmp" not in str(f) and "checkpoints/" not in str(f)}
 
     assert results(killed) == results(undisturbed)
+
+
+@pytest.mark.parametrize(("method", "step"), [("pixel_gaussian", 24), ("apr", 20)])
+def test_other_kinds_of_replay_resume_too(method, step, tmp_path, monkeypatch):
+    """Killed in the middle of the last task's training, when all that they keep is in use."""
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    for folder in (alone, killed):
+        folder.mkdir()
+    process = start_again(killed, "metrics", f"^{step}$", method=method)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert (killed / "run" / "checkpoints").is_dir()
+    assert not (killed / "run" / "summary.json").exists()
+    runs = [run_in_small_chunks(monkeypatch, folder, method) for folder in (alone, killed)]
+    (config, wanted), (again, found) = runs
+    assert without_cost(found) == without_cost(wanted)
+    wanted, found = last_state(config), last_state(again)
+    assert [n for n, array in wanted.items() if array.tobytes() != found[n].tobytes()] == []

@@ -24,6 +24,7 @@ from jaxpmi.config import AugmentConfig
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import TrainConfig
 from jaxpmi.continual import losses
+from jaxpmi.continual.apr.push import Push
 from jaxpmi.continual.learners import first_phases
 from jaxpmi.continual.methods import classification
 from jaxpmi.continual.train import Chunk
@@ -34,7 +35,9 @@ from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import phase_learning_rates
 from jaxpmi.continual.train import train_steps
 from jaxpmi.continual.training_phase import Phase
+from jaxpmi.features.gaussian import init_class_stats
 from jaxpmi.models import resnet
+from jaxpmi.network import CosineHead
 from jaxpmi.network import Head
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
@@ -310,6 +313,18 @@ def test_columns_of_unseen_classes_always_rest():
     assert (np.abs(new - old)[:, :3] > 0).all()
 
 
+def test_the_scale_of_a_head_by_cosines_is_trained_and_unseen_columns_rest():
+    start = network()
+    start = start.replace(head=CosineHead(start.head.kernel, jnp.ones(())))
+    before = as_numpy(start)
+    learner = learner_of(start, TRAIN)
+    after, _ = run(program(), chunk_of(batches()), task=task_of(start), learner=learner)
+    new, old = as_numpy(after.network.head), before.head
+    assert new.scale != old.scale
+    np.testing.assert_array_equal(new.kernel[:, 3], old.kernel[:, 3])
+    assert (np.abs(new.kernel - old.kernel)[:, :3] > 0).all()
+
+
 # What a batch is.
 
 
@@ -341,6 +356,27 @@ def test_synthetic_images_are_augmented_only_if_asked(augment_replay):
 
 
 # Programs and devices.
+
+
+def test_replay_is_pushed_to_its_class_before_the_step():
+    """In the teacher pushed images are nearer to the means of their classes than they were."""
+    stats = init_class_stats(4, network().feature_dim, full=True)
+    stats = stats._replace(mean=stats.mean + 0.5)
+    task = task_of()._replace(class_stats=stats)
+
+    def distance(push):
+        def gap(views, config):
+            del config
+            means = stats.mean[views.replay_labels]
+            return {"gap": jnp.square(views.teacher_replay_features - means).mean()
+                    + 0.0 * views.features.sum()}  # fmt: skip
+
+        static = program(gap, replay=True, push=push)
+        _, metrics = run(static, chunk_of(batches(), count=1), task=task)
+        return float(metrics.terms["gap"])
+
+    far, near = distance(None), distance(Push(num_steps=5, step=0.2))
+    assert near < 0.8 * far
 
 
 def test_another_task_is_not_compiled_again():
