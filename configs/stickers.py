@@ -2,7 +2,8 @@
 
   python launch/run.py --config configs/stickers.py
 
-The inversion is that of configs/mnist.py.
+The inversion is that of configs/mnist.py, not tuned for these pictures. Last accuracies of seed 0
+alone, in percent: joint 79.1, finetune 18.7, pmi 45.3.
 """
 
 from jaxpmi.config import AugmentConfig
