@@ -67,12 +67,15 @@ def histogram_distance(pixels: jax.Array, histogram: jax.Array) -> jax.Array:
     """
     channels = pixels.shape[-1]
     levels = (jnp.arange(pixels.shape[0]) + 0.5) / pixels.shape[0]
+    shares = quantiles(histogram, levels)
+    if channels == 1:  # by itself, so that results of grey images keep their last bits
+        return jnp.square(jnp.sort(pixels, 0) - shares).mean()
     low, high = (limit[None] for limit in colour.value_ranges(channels))
-    real = low + (high - low) * quantiles(histogram, levels)
+    real = low + (high - low) * shares
     squares = jnp.square(jnp.sort(colour.mix(pixels), 0) - real).mean(0)
     variances = real.var(0)
     units = jnp.maximum(variances[:channels].mean(), 1e-8) / jnp.maximum(variances, 1e-8)
-    return (squares if channels == 1 else squares * units).mean()
+    return (squares * units).mean()
 
 
 def match_histogram(images: jax.Array, histogram: jax.Array) -> jax.Array:
@@ -112,8 +115,9 @@ def spectrum_distance(images: jax.Array, spectrum: jax.Array) -> jax.Array:
     over mixtures (docs/methods/pmi.md, eq. 9).
     """
     amplitudes = jnp.sqrt(power_spectrum(images).mean(0) + 1e-6)  # the root has no slope at 0
-    squares = jnp.square(amplitudes - jnp.sqrt(spectrum)).sum((0, 1))
-    return (squares / jnp.maximum(spectrum.sum((0, 1)), 1e-6)).mean()
+    squares = jnp.square(amplitudes - jnp.sqrt(spectrum))
+    axes = None if images.shape[-1] == 1 else (0, 1)  # as in `histogram_distance`
+    return (squares.sum(axes) / jnp.maximum(spectrum.sum(axes), 1e-6)).mean()
 
 
 def blur(images: jax.Array) -> jax.Array:
