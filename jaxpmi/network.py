@@ -175,6 +175,12 @@ def logits(network: Network, images: jax.Array | np.ndarray) -> jax.Array:
 
 
 @jax.jit
-def _logits(network, images):
+def raw_features(network: Network, images: jax.Array) -> jax.Array:
+    """Features f32[B, D] of images u8[B, H, W, channels] as they are stored, not checked."""
     x = normalise(images, network.mean, network.std)
-    return network.head(forward(network.model, network.variables, x).features)
+    return forward(network.model, network.variables, x).features
+
+
+@jax.jit
+def _logits(network, images):
+    return network.head(raw_features(network, images))

@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpmi.augment import normalise
-from jaxpmi.blocks.blockwise import forward
 from jaxpmi.network import Network
+from jaxpmi.network import raw_features
 
 MAX_PER_CLASS = 100  # images of a class that are compared
 BATCH_SIZE = 200
@@ -52,13 +51,7 @@ def measure_diversity(
     rows = np.concatenate(rows)
     padded = np.resize(rows, -(-len(rows) // BATCH_SIZE) * BATCH_SIZE)
     features = [
-        _features(network, jnp.asarray(images[some])) for some in padded.reshape(-1, BATCH_SIZE)
+        raw_features(network, jnp.asarray(images[some])) for some in padded.reshape(-1, BATCH_SIZE)
     ]
     features = np.concatenate(jax.device_get(features))[: len(rows)]
     return mean_pairwise_distance(features, labels[rows])
-
-
-@jax.jit
-def _features(network, images):
-    x = normalise(images, network.mean, network.std)
-    return forward(network.model, network.variables, x).features

@@ -10,7 +10,6 @@ from jaxpmi.continual.apr.drift import BATCH
 from jaxpmi.continual.apr.drift import Moved
 from jaxpmi.continual.apr.drift import move_class
 from jaxpmi.continual.apr.views import nearest_rows
-from jaxpmi.continual.apr.views import raw_features
 from jaxpmi.continual.apr.views import task_views
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import class_masks
@@ -19,6 +18,7 @@ from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.task import training_data
 from jaxpmi.features.gaussian import ClassStats
 from jaxpmi.features.gaussian import fit_class_stats
+from jaxpmi.network import raw_features
 from jaxpmi.sharding import shard_batch
 from jaxpmi.types import PRNGKey
 

@@ -10,13 +10,13 @@ import numpy as np
 from jaxpmi.augment import augment
 from jaxpmi.augment import denormalise
 from jaxpmi.augment import normalise
-from jaxpmi.blocks.blockwise import forward
 from jaxpmi.config import AugmentConfig
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.task import training_data
 from jaxpmi.network import Network
+from jaxpmi.network import raw_features
 from jaxpmi.sharding import shard_batch
 from jaxpmi.types import PRNGKey
 
@@ -70,13 +70,6 @@ def draw_views(
     black, _ = network.pixel_range
     views = augment(normalise(images, network.mean, network.std), keys, config, black)
     return denormalise(views, network.mean, network.std)
-
-
-@jax.jit
-def raw_features(network: Network, images: jax.Array) -> jax.Array:
-    """Features f32[B, D] of raw images u8[B, H, W, channels], in evaluation mode."""
-    x = normalise(images, network.mean, network.std)
-    return forward(network.model, network.variables, x).features
 
 
 def task_views(run: Run, state: ContinualState, key: PRNGKey) -> RandomViews:

@@ -16,7 +16,6 @@ from jaxpmi import load_network
 from jaxpmi.continual.apr import phases
 from jaxpmi.continual.apr.statistics import new_class_stats
 from jaxpmi.continual.apr.variants import APR_VARIANTS
-from jaxpmi.continual.apr.views import raw_features
 from jaxpmi.continual.apr.views import task_views
 from jaxpmi.continual.learners import apr_learner
 from jaxpmi.continual.loop import task_plan
@@ -24,6 +23,7 @@ from jaxpmi.continual.start import initial_state
 from jaxpmi.continual.start import open_run
 from jaxpmi.features.gaussian import fit_class_stats
 from jaxpmi.features.gaussian import init_class_stats
+from jaxpmi.network import raw_features
 from jaxpmi.runs import session
 
 
