@@ -12,6 +12,7 @@ from jaxpmi.features import cfs
 from jaxpmi.features.cfs import CfsModel
 from jaxpmi.features.gaussian import ClassStats
 from jaxpmi.features.gaussian import sample_class_features
+from jaxpmi.features.layouts import Layouts
 from jaxpmi.types import Moments
 from jaxpmi.types import PRNGKey
 
@@ -48,7 +49,9 @@ class Memory(NamedTuple):
       spectrum: f32[H, W//2+1, K], mean power spectrum of these, of the normalised images.
       layer_moments: of layer inputs, in the structure of `Network.variables.batch_stats`; {} where
         the network keeps its own, as BatchNorms do.
-      num_images: f32[], images behind the five fields before.
+      num_images: f32[], images behind the four fields before.
+      layouts: a Gaussian of every class's images at few pixels, of real images alone; None where
+        they are not used.
       inverses: linear inverses of the blocks; () where they are not used.
     """
 
@@ -59,6 +62,7 @@ class Memory(NamedTuple):
     spectrum: jax.Array
     layer_moments: dict[str, Any]
     num_images: jax.Array
+    layouts: Layouts | None
     inverses: tuple[BlockInverse, ...]
 
 

@@ -28,12 +28,16 @@ from jaxpmi.doors import check_labels
 from jaxpmi.features import cfs
 from jaxpmi.features import gaussian
 from jaxpmi.features.gaussian import init_class_stats
+from jaxpmi.features.layouts import add_layouts
+from jaxpmi.features.layouts import init_layouts
+from jaxpmi.features.layouts import layouts_of
 from jaxpmi.inversion.block_inverse import fit_block_inverses
 from jaxpmi.inversion.block_inverse import init_block_inverses
 from jaxpmi.inversion.colour import mixtures
 from jaxpmi.inversion.priors import pixel_histogram
 from jaxpmi.inversion.priors import power_spectrum
 from jaxpmi.inversion.variants import inversion_variant
+from jaxpmi.inversion.variants import uses_layouts
 from jaxpmi.memory import Memory
 from jaxpmi.memory import merge_moments
 from jaxpmi.network import Network
@@ -165,8 +169,10 @@ def empty_memory(
     settings = CfsConfig() if settings is None else settings
     height, width, channels = network.image_shape
     num_mixtures = mixtures(channels).shape[1]
-    inverses = ()
-    if config.per_layer.start == "inverse":
+    inverses, layouts = (), None
+    if uses_layouts(config, variant):
+        layouts = init_layouts(num_classes, network.image_shape)
+    if config.per_layer.is_linear:
         inverses = init_block_inverses(
             network, rank=variant.inverse_rank, first_block=variant.first_block
         )
@@ -186,6 +192,7 @@ def empty_memory(
         spectrum=jnp.zeros((height, width // 2 + 1, num_mixtures)),
         layer_moments=layer_moments or {},
         num_images=jnp.zeros(()),
+        layouts=layouts,
         inverses=inverses,
     )
 
@@ -226,7 +233,7 @@ def update_memory(
       The new memory.
     """
     samples = tuple(samples)
-    features, labels, histogram = [], [], memory.histogram
+    features, labels, histogram, seen = [], [], memory.histogram, []
     stats = _LayerStats(*(getattr(memory, name) for name in _LayerStats._fields))
     keep_layers = bool(memory.layer_moments)
     for part in samples:
@@ -246,6 +253,8 @@ def update_memory(
                     _, measured = measure(layer_network)
                 stats = _merge(stats, measured)
                 histogram = histogram + pixel_histogram(batch[:valid])
+                if memory.layouts is not None:
+                    seen.append((_layouts_of(network, batch)[:valid], part_labels[:valid]))
     features, labels = np.concatenate(features), np.concatenate(labels)
     num_classes = memory.class_stats.count.shape[0]
     class_stats, feature_models = _describe_classes(
@@ -253,7 +262,7 @@ def update_memory(
         max_images=max_images, num_classes=num_classes,
     )  # fmt: skip
     inverses = memory.inverses
-    if config.per_layer.start == "inverse":
+    if config.per_layer.is_linear:
         share = 1.0 / np.maximum(np.bincount(labels, minlength=num_classes), 1.0)
         share = share * len(labels) / share[labels].sum()  # every class counts the same
         inverses = fit_block_inverses(
@@ -265,8 +274,20 @@ def update_memory(
     if feature_models is None:
         feature_models = memory.feature_models
     return Memory(
-        class_stats, feature_models, histogram=histogram, inverses=inverses, **stats._asdict()
-    )
+        class_stats, feature_models, histogram=histogram, inverses=inverses,
+        layouts=_with_seen(memory.layouts, seen, max_images), **stats._asdict(),
+    )  # fmt: skip
+
+
+def _with_seen(layouts, seen, max_images):
+    """Layouts, of what was known and of those of real images, padded to one static number."""
+    if not seen:
+        return layouts
+    vectors, labels = map(np.concatenate, zip(*seen, strict=True))
+    weights = np.arange(max_images) < len(labels)
+    padding = max_images - len(labels)
+    vectors, labels = np.pad(vectors, ((0, padding), (0, 0))), np.pad(labels, (0, padding))
+    return _add_layouts(layouts, vectors, labels, weights.astype(np.float32))
 
 
 def _describe_classes(
@@ -308,12 +329,18 @@ def _weighted_batches(network, samples, share, config):
 
 
 _block_input = jax.jit(block_input, static_argnames=("model", "block", "first_block"))
+_add_layouts = jax.jit(add_layouts)
 _fit_class_stats = jax.jit(gaussian.fit_class_stats, static_argnames=("num_classes", "full"))
 
 
 def _as_inputs(network, samples, first_block):
     """Inputs f32[B, ...] of the block that samples are of: images are normalised."""
     return normalise(samples, network.mean, network.std) if first_block == 0 else samples
+
+
+@jax.jit
+def _layouts_of(network, images):
+    return layouts_of(normalise(images, network.mean, network.std))
 
 
 @functools.partial(jax.jit, static_argnames=("first_block", "keep_layers"))

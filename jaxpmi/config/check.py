@@ -109,11 +109,11 @@ def _check_clip(config: Config) -> None:
             f"train.optimiser='{config.train.optimiser}' is not made for model.name='clip'; use "
             "'adamw' and a small learning rate, such as 0.001."
         )
-    linear = config.method == "pmi" and config.inversion.per_layer.start == "inverse"
+    linear = config.method == "pmi" and config.inversion.per_layer.is_linear
     if config.clip.variant != "standard" and linear and unseen:
         raise ValueError(
-            f"clip.variant='{config.clip.variant}' with inversion.per_layer.start='inverse' would "
-            "give unit features of unseen classes to a linear inverse that was fitted to features "
+            f"clip.variant='{config.clip.variant}' with inversion.per_layer.start="
+            f"'{config.inversion.per_layer.start}' would give unit features of unseen classes to a linear inverse that was fitted to features "
             "of any length; set start to 'gaussian' with num_steps of 1 or more, or to 'noise'."
         )
     for template in config.clip.templates or ("",):

@@ -36,9 +36,10 @@ class PerLayerConfig(Settings):
     """Per-layer model inversion: Adam on each block's input, last block first.
 
     Attributes:
-      start: each block's input before Adam: the closed-form linear inverse of the block; Gaussian
-        with the block input's moments (as published); or no per-layer phase at all, the full model
-        starts from noise, as it always does with method="deep_inversion".
+      start: each block's input before Adam: the closed-form linear inverse of the block, and at the
+        end a layout drawn for the class in place of the image's own at few pixels (layout); the
+        inverse alone; Gaussian with the block input's moments (as published); or no per-layer phase
+        at all, the full model starts from noise, as it always does with method="deep_inversion".
       num_steps: Adam steps per block after the start.
       learning_rate: Adam, in units of the block's input.
       statistics_weight: of layer statistics and of block-input statistics.
@@ -48,12 +49,17 @@ class PerLayerConfig(Settings):
         input upwards; 0: like every other block.
     """
 
-    start: Literal["inverse", "gaussian", "noise"] = "inverse"
+    start: Literal["layout", "inverse", "gaussian", "noise"] = "layout"
     num_steps: Annotated[int, NonNegative] = 0
     learning_rate: Annotated[float, Positive] = 0.1
     statistics_weight: Annotated[float, NonNegative] = 25.0
     block_statistics: Literal["measured", "propagated", "affine"] = "measured"
     coarse_to_fine_steps: Annotated[int, NonNegative] = 0
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether blocks are inverted by linear inverses, fitted to data."""
+        return self.start in ("layout", "inverse")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -110,7 +110,15 @@ def bytes_kept(state: ContinualState) -> dict[str, int]:
 def memory_kept(memory: Memory | SharedGaussians | ClassStats | tuple[()]) -> dict[str, int]:
     """Bytes of what is remembered of the data, part by part."""
     none = dict.fromkeys(
-        ("class_stats", "feature_models", "layer_stats", "block_inverses", "pixel_gaussians"), 0
+        (
+            "class_stats",
+            "feature_models",
+            "layer_stats",
+            "layouts",
+            "block_inverses",
+            "pixel_gaussians",
+        ),
+        0,
     )
     if not memory:
         return none
@@ -130,5 +138,6 @@ def memory_kept(memory: Memory | SharedGaussians | ClassStats | tuple[()]) -> di
                 memory.layer_moments,
             )
         ),
+        "layouts": num_bytes(memory.layouts),
         "block_inverses": num_bytes(memory.inverses),
     }

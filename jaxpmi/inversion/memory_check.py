@@ -1,14 +1,18 @@
 """Whether a memory is one of the network that is inverted by it."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 
 from jaxpmi.blocks.blockwise import forward
 from jaxpmi.config import InversionConfig
+from jaxpmi.features.layouts import layout_shape
 from jaxpmi.inversion.block_inverse import init_block_inverses
 from jaxpmi.inversion.colour import mixtures
+from jaxpmi.inversion.variants import InversionVariant
+from jaxpmi.inversion.variants import uses_layouts
 from jaxpmi.memory import Memory
 from jaxpmi.network import Network
 
@@ -25,12 +29,13 @@ def with_layer_moments(network: Network, memory: Memory | None) -> Network:
 
 
 def check_memory(
-    network: Network, memory: Memory, config: InversionConfig, *, first_block: int
+    network: Network, memory: Memory, config: InversionConfig, variant: InversionVariant
 ) -> None:
     """Raises if a memory is not one of this network, as far as shapes and settings tell.
 
-    Blocks before `first_block` are not inverted.
+    Blocks before the variant's first one are not inverted.
     """
+    first_block = variant.first_block
     counts = network.num_classes, memory.class_stats.count.shape[0]
     if counts[0] != counts[1]:
         raise ValueError(
@@ -47,13 +52,21 @@ def check_memory(
             f"spectrum of {memory.spectrum.shape}, this one {len(block_inputs)} blocks and "
             f"{spectrum}, or other channels; remember the data with this network."
         )
-    if config.per_layer.start != "inverse":
+    if not config.per_layer.is_linear:
         return
     found = tuple(inverse and inverse.weight.shape for inverse in memory.inverses)
     if found[first_block:] != inverses[first_block:]:
         raise ValueError(
             f"the memory has block inverses of shapes {found}, but this network needs {inverses}; "
-            "remember the data with this network and per_layer.start='inverse'."
+            f"remember the data with this network and per_layer.start='{config.per_layer.start}'."
+        )
+    wanted = (counts[1], math.prod(layout_shape(network.image_shape)))
+    if uses_layouts(config, variant) and (
+        memory.layouts is None or memory.layouts.mean.shape != wanted
+    ):
+        raise ValueError(
+            "the memory has no layouts of this network's images; remember the data with this "
+            "network and per_layer.start='layout', or set start to 'inverse'."
         )
 
 

@@ -154,7 +154,7 @@ def invert_blocks(
       block_inputs: stored moments of every block's input, as `Forward.block_inputs`.
       key: key[], consumed.
       config: start, steps and weights per block.
-      inverses: linear block inverses, for `config.start == "inverse"`.
+      inverses: linear block inverses, for `config.is_linear`.
       labels_only: the last block minimises the labels' cross-entropy, not a feature distance.
       variant: where to stop, whether weights are boosted, and which iterates count.
 
@@ -178,14 +178,14 @@ def invert_blocks(
             variables.batch_stats[name],
             target,
             block_inputs[i],
-            inverses[i] if config.start == "inverse" else None,
+            inverses[i] if config.is_linear else None,
             targets.labels,
             jax.random.fold_in(key, i),
             block=block,
             config=config,
             variant=variant,
             input_shape=shapes[i],
-            match_input=i > 0 or config.start == "inverse",
+            match_input=i > 0 or config.is_linear,
             sharding=sharding,
         )
         if solution is not None:

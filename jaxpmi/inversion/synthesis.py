@@ -10,6 +10,8 @@ from jaxpmi.blocks.blockwise import block_input_shapes
 from jaxpmi.config import CfsConfig
 from jaxpmi.config import InversionConfig
 from jaxpmi.doors import check_inversion
+from jaxpmi.features.layouts import sample_layouts
+from jaxpmi.features.layouts import with_layouts
 from jaxpmi.inversion import priors
 from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.memory_check import check_memory
@@ -24,6 +26,7 @@ from jaxpmi.inversion.synthetic import as_stored
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.inversion.variants import InversionVariant
 from jaxpmi.inversion.variants import inversion_variant
+from jaxpmi.inversion.variants import uses_layouts
 from jaxpmi.memory import Memory
 from jaxpmi.memory import draw_features
 from jaxpmi.network import Network
@@ -76,7 +79,7 @@ def synthesize(
             memory, labels, key_features, targets=config.targets, settings=settings
         )
     known = jnp.ones(network.num_classes, bool) if class_mask is None else class_mask
-    check_memory(network, memory, config, first_block=variant.first_block)
+    check_memory(network, memory, config, variant)
     own_terms += find_own_terms(config.full_model.own_terms, "full_model.own_terms")
     targets = Targets(features, labels, network.head, known)
     key_start, key_refine = jax.random.split(key)
@@ -131,7 +134,17 @@ def _start(network, targets, memory, key, config, variant):
     finite = jnp.asarray(True)
     for solution in solutions:
         finite = finite & solution.finite.all()
+    if uses_layouts(config, variant):
+        key_layouts = jax.random.fold_in(key, len(network.model.blocks))
+        start = _give_layouts(start, memory.layouts, targets.labels, key_layouts)
     return start, finite
+
+
+@jax.jit
+def _give_layouts(images, layouts, labels, key):
+    """Images with drawn layouts of their classes; those of a class without any stay as they are."""
+    drawn = with_layouts(images, sample_layouts(layouts, labels, key))
+    return jnp.where((layouts.count[labels] > 0)[:, None, None, None], drawn, images)
 
 
 @jax.jit

@@ -71,6 +71,11 @@ def inversion_variant(config: InversionConfig) -> InversionVariant:
     return INVERSION_VARIANTS[config.variant]
 
 
+def uses_layouts(config: InversionConfig, variant: InversionVariant) -> bool:
+    """Whether per-layer inversion ends with images that are given a layout of their class."""
+    return config.per_layer.start == "layout" and variant.first_block == 0
+
+
 @dataclasses.dataclass(frozen=True)
 class DeepInversionVariant:
     """How DeepInversion proceeds (docs/methods/deep_inversion.md).
