@@ -18,6 +18,7 @@ from jaxpmi.config import InversionConfig
 from jaxpmi.config import PerLayerConfig
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.samples import padded_batches
+from jaxpmi.features.layouts import layouts_of
 from jaxpmi.inversion import variants
 from jaxpmi.memory import draw_features
 from jaxpmi.memory import merge_moments
@@ -161,6 +162,23 @@ def test_layer_knowledge_is_that_of_the_union_of_all_real_images():
     with_replay = np.concatenate([x, np.asarray(normalise(all_of(REPLAY), MEAN, STD))])
     moved = np.square(np.abs(np.fft.rfft2(with_replay, axes=(1, 2)))).mean(0)
     assert np.abs(second.spectrum - moved).max() > 1e-2
+
+
+def test_layouts_are_those_of_real_images_whatever_synthetic_ones_look_like():
+    """So what is known of old classes does not fade, and is there only where it is used."""
+    per_layer = dataclasses.replace(CONFIG.per_layer, start="layout")
+    config = dataclasses.replace(CONFIG, per_layer=per_layer)
+    first = update(empty(config), FIRST, NONE, config)
+    second = update(first, SECOND, REPLAY, config)
+    np.testing.assert_array_equal(first.layouts.count, [10, 10, 0, 0])
+    np.testing.assert_array_equal(second.layouts.count, [10, 10, 17, 17])
+    np.testing.assert_array_equal(second.layouts.mean[:2], first.layouts.mean[:2])
+    for part, label in ((FIRST, 0), (SECOND, 3)):
+        x = layouts_of(normalise(all_of(part)[part.labels == label], MEAN, STD))
+        np.testing.assert_allclose(second.layouts.mean[label], x.mean(0), rtol=1e-4, atol=1e-5)
+    assert memories()[1].layouts is None
+    of_maps = dataclasses.replace(config, variant="published_clip")
+    assert empty(of_maps).layouts is None
 
 
 @pytest.mark.parametrize(("num_a", "num_b"), [(3, 7), (0, 4), (5, 1)])

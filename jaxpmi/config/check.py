@@ -111,9 +111,10 @@ def _check_clip(config: Config) -> None:
         )
     linear = config.method == "pmi" and config.inversion.per_layer.is_linear
     if config.clip.variant != "standard" and linear and unseen:
+        start = config.inversion.per_layer.start
         raise ValueError(
-            f"clip.variant='{config.clip.variant}' with inversion.per_layer.start="
-            f"'{config.inversion.per_layer.start}' would give unit features of unseen classes to a linear inverse that was fitted to features "
+            f"clip.variant='{config.clip.variant}' with inversion.per_layer.start='{start}' would "
+            "give unit features of unseen classes to a linear inverse that was fitted to features "
             "of any length; set start to 'gaussian' with num_steps of 1 or more, or to 'noise'."
         )
     for template in config.clip.templates or ("",):

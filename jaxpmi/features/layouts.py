@@ -54,7 +54,7 @@ def init_layouts(num_classes: int, image_shape: tuple[int, int, int]) -> Layouts
 
 
 def layouts_of(images: jax.Array) -> jax.Array:
-    """Layouts f32[B, P] of images f32[B, H, W, C]: bilinear, with what is too fine smoothed away."""
+    """Layouts f32[B, P] of images f32[B, H, W, C]: bilinear, smoothed before."""
     shape = (len(images), *layout_shape(images.shape[1:]))
     return jax.image.resize(images, shape, "linear").reshape(len(images), -1)
 
@@ -83,7 +83,7 @@ def add_layouts(
     added = member.sum(0)
     count = known.count + added
     safe = jnp.maximum(count, 1.0)[:, None]
-    mean = (known.count[:, None] * known.mean + _dot(member.T, vectors)) / safe
+    mean = known.mean + (_dot(member.T, vectors) - added[:, None] * known.mean) / safe
     moved = jnp.sqrt(known.count)[:, None] * (known.mean - mean)
     centred = (vectors - mean[labels]) * weights[:, None]
     sums = jnp.einsum("c,crs->crs", known.count, known.cov)  # of squares, in old directions

@@ -21,6 +21,7 @@ from jaxpmi.config import FullModelConfig
 from jaxpmi.config import InversionConfig
 from jaxpmi.config import PerLayerConfig
 from jaxpmi.features.gaussian import sample_class_features
+from jaxpmi.features.layouts import layouts_of
 from jaxpmi.inversion import synthesis
 from jaxpmi.inversion.synthesis import synthesize
 from jaxpmi.inversion.synthetic import Synthetic
@@ -57,7 +58,7 @@ class Run(NamedTuple):
     exact: jax.Array  # f32[B, H, W, 1], its images in normalised units before they are stored
 
 
-def run(settings, *, key=KEY, num_devices=1):
+def run(settings, *, key=KEY, num_devices=1, memory=None):
     exact, mesh = [], make_mesh(num_devices)
 
     def spy(network, solution, *args, **options):
@@ -65,7 +66,8 @@ def run(settings, *, key=KEY, num_devices=1):
         return as_stored(network, solution, *args, **options)
 
     batch = {"features": np.asarray(drawn_features()), "labels": LABELS}
-    network, memory = replicate((trained().network, trained().memory), mesh)
+    memory = trained().memory if memory is None else memory
+    network, memory = replicate((trained().network, memory), mesh)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(synthesis, "as_stored", spy)
         options = shard_batch(batch, mesh)
@@ -82,7 +84,7 @@ def result(start):
     return run(config(start, per_layer_steps=12 if start == "gaussian" else 0))
 
 
-@pytest.mark.parametrize("start", ["inverse", "gaussian", "noise"])
+@pytest.mark.parametrize("start", ["layout", "inverse", "gaussian", "noise"])
 def test_the_network_sees_the_intended_labels(start):
     """Features are the only target, and yet the labels come out."""
     synthetic, exact = result(start)
@@ -115,6 +117,36 @@ def test_better_starts_begin_lower():
     assert losses["inverse"] < 0.2 * min(losses["gaussian"], losses["noise"]), losses
 
 
+def test_images_of_a_class_begin_with_layouts_of_that_class():
+    """And those of a class whose layouts are not known with what the inverse makes of them."""
+    known = trained().memory.layouts
+    # Layouts that nobody would take for the inverse's: one value each, hardly any spread.
+    levels = jnp.asarray([0.0, 9.0, 0.5, 1.0])
+    flat = known._replace(
+        mean=jnp.broadcast_to(levels[:, None], known.mean.shape),
+        cov=1e-6 * known.cov,
+        count=known.count.at[1].set(0.0),
+    )
+    memory = trained().memory._replace(layouts=flat)
+    starts = {
+        start: np.asarray(
+            run(config(start, full_steps=1), memory=memory).exact  # one step: the start itself
+        )
+        for start in ("layout", "inverse")
+    }
+    np.testing.assert_array_equal(*(images[LABELS == 1] for images in starts.values()))
+    for label in (0, 2, 3):
+        seen = layouts_of(starts["layout"][LABELS == label])
+        np.testing.assert_allclose(seen.mean(), levels[label], atol=0.05)
+        assert np.abs(starts["layout"] - starts["inverse"])[LABELS == label].max() > 0.1
+
+
+def test_layouts_that_were_not_remembered_are_an_error():
+    memory = trained().memory._replace(layouts=None)
+    with pytest.raises(ValueError, match="has no layouts of this network's images; remember"):
+        synthesize(trained().network, LABELS, KEY, memory=memory, config=config("layout"))
+
+
 def test_noise_is_the_standard_gaussian_whatever_the_per_layer_settings_are():
     """The full model's loss at its start is that of N(0, 1) images."""
     first, second = (run(config("noise", per_layer_steps=steps, full_steps=1)) for steps in (0, 9))
@@ -139,7 +171,7 @@ def test_labels_alone_may_be_the_target():
     assert agreement(exact, LABELS) == 1.0
 
 
-@pytest.mark.parametrize("start", ["inverse", "gaussian", "noise"])
+@pytest.mark.parametrize("start", ["layout", "inverse", "gaussian", "noise"])
 def test_eight_devices_give_the_images_of_one(start):
     """Few steps: rounding differences grow with them, a wrong reduction shows at once."""
     settings = config(start, per_layer_steps=2 if start == "gaussian" else 0, full_steps=3)
