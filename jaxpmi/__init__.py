@@ -240,7 +240,7 @@ _LATER = {
     "distill_steps": "jaxpmi.jobs.student",
     "init_student": "jaxpmi.jobs.student",
     "learner": "jaxpmi.continual.learners",
-    "measure_diversity": "jaxpmi.jobs.diversity",
+    "measure_diversity": "jaxpmi.quality",
     "run": "jaxpmi.experiment",
 }
 

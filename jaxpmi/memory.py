@@ -1,5 +1,6 @@
 """What is kept of data once the data is gone: one pytree, of which no field is per image."""
 
+import math
 from typing import Any
 from typing import NamedTuple
 
@@ -13,6 +14,9 @@ from jaxpmi.features.cfs import CfsModel
 from jaxpmi.features.gaussian import ClassStats
 from jaxpmi.features.gaussian import sample_class_features
 from jaxpmi.features.layouts import Layouts
+from jaxpmi.features.layouts import layout_shape
+from jaxpmi.features.layouts import sample_layouts
+from jaxpmi.features.layouts import with_layouts
 from jaxpmi.types import Moments
 from jaxpmi.types import PRNGKey
 
@@ -122,6 +126,22 @@ def sample_by_cfs(
         keep_rate=settings.keep_rate,
         oversampling=settings.oversampling,
     )
+
+
+def has_layouts(memory: Memory, image_shape: tuple[int, int, int]) -> bool:
+    """Whether a memory has layouts of such images (H, W, C)."""
+    layouts = memory.layouts
+    return layouts is not None and layouts.mean.shape[1] == math.prod(layout_shape(image_shape))
+
+
+@jax.jit
+def give_layouts(images: jax.Array, layouts: Layouts, labels: jax.Array, key: PRNGKey) -> jax.Array:
+    """Images f32[B, H, W, C] with layouts drawn of their classes (docs/methods/pmi.md, eq. 6c).
+
+    Those of a class without layouts stay as they are.
+    """
+    drawn = with_layouts(images, sample_layouts(layouts, labels, key))
+    return jnp.where((layouts.count[labels] > 0)[:, None, None, None], drawn, images)
 
 
 def _check_seen(memory, labels):

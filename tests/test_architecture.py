@@ -67,8 +67,9 @@ MAY_IMPORT = {
         "runs.writers",
         "lookup",
     },
-    "continual": INVERSION | {"data", "weights"} | RUNS,
-    "jobs": INVERSION | {"data", "weights", "continual", "runs.writers"} | RUNS,
+    "continual": INVERSION | {"data", "weights", "quality"} | RUNS,
+    "jobs": INVERSION | {"data", "weights", "continual", "quality", "runs.writers"} | RUNS,
+    "quality": {"types", "blocks", "network"},
     "runs.session": {"config", "runs.checkpoint", "runs.writers"} | RUNS,
     "experiment": {"config", "continual", "data", "jobs", "runs.session", "runs.claim"}
     | {"runs.machine", "runs.writers"}

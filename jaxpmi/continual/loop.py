@@ -73,10 +73,12 @@ def task_plan(run: Run, task: int) -> list[tuple[str, PhaseFn]]:
         plan.append(("remember", REMEMBERS[run.method.replay]))
     if run.method.keeps_records:
         plan.append(("record", tasks.record_phase))
-    judge = segmentation.evaluate_phase if run.label_maps else tasks.evaluate_phase
+    evaluate = segmentation.evaluate_phase if run.label_maps else tasks.evaluate_phase
     if run.method.apr is not None:
-        judge = apr.evaluate_phase
-    plan.append(("evaluate", judge))
+        evaluate = apr.evaluate_phase
+    plan.append(("evaluate", evaluate))
+    if tasks.has_judge(run, task):
+        plan.append(("judge", tasks.judge_phase))
     return plan
 
 
@@ -96,6 +98,8 @@ def clip_task_plan(run: ClipRun, task: int) -> list[tuple[str, PhaseFn]]:
         if replay:
             plan.append(("remember", clip_task.remember_phase))
     plan.append(("evaluate", clip_task.evaluate_phase))
+    if not name_only and tasks.has_judge(run, task):
+        plan.append(("judge", tasks.judge_phase))
     return plan
 
 

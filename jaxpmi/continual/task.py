@@ -42,6 +42,8 @@ from jaxpmi.inversion.variants import inversion_variant
 from jaxpmi.memory import draw_features
 from jaxpmi.memory import sample_by_cfs
 from jaxpmi.network import Network
+from jaxpmi.quality import MAX_IMAGES
+from jaxpmi.quality import measure_quality
 from jaxpmi.remember import Samples
 from jaxpmi.remember import update_memory
 from jaxpmi.runs.phases import PhaseFn
@@ -200,6 +202,30 @@ def evaluate_phase(
     state = state.replace(accuracy=accuracy, task_accuracy=within_task)
     scalars = {f"accuracy/task{i}": accuracy[task, i] for i in range(task + 1)}
     yield Tick(state, 1, 1, scalars, {}, sum(len(stream.test_labels(i)) for i in range(task + 1)))
+
+
+def judge_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
+    """How good the task's synthetic images of old classes were, by real test images of these."""
+    task, stream = int(state.task), run.stream
+    rows = evenly_spaced(int(state.replay.count), MAX_IMAGES)
+    made = jax.device_get((state.replay.samples[rows], state.replay.labels[rows]))
+    tests = [
+        (t, evenly_spaced(len(stream.test_labels(t)), MAX_IMAGES // task)) for t in range(task)
+    ]
+    real = [(stream.test_images(t, some), stream.test_labels(t)[some]) for t, some in tests]
+    quality = measure_quality(*made, *map(np.concatenate, zip(*real, strict=True)))
+    scalars = {name: jnp.asarray(value) for name, value in quality._asdict().items()}
+    yield Tick(state, 1, 1, scalars, {}, len(rows))
+
+
+def has_judge(run: Run, task: int) -> bool:
+    """Whether a task has synthetic images of old classes, and test images to judge them by."""
+    if task == 0 or run.method.replay not in ("inversion", "generator", "pixels"):
+        return False
+    if inversion_variant(run.config.inversion).first_block > 0:
+        return False  # what is replayed are inputs of a later block
+    tested = any(len(run.stream.test_labels(t)) for t in range(task))
+    return tested and num_replay_images(run.config, task) > 0
 
 
 def read_test(stream: TaskStream, task: int) -> LabelledSamples:

@@ -1,19 +1,18 @@
 """Whether a memory is one of the network that is inverted by it."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 
 from jaxpmi.blocks.blockwise import forward
 from jaxpmi.config import InversionConfig
-from jaxpmi.features.layouts import layout_shape
 from jaxpmi.inversion.block_inverse import init_block_inverses
 from jaxpmi.inversion.colour import mixtures
 from jaxpmi.inversion.variants import InversionVariant
 from jaxpmi.inversion.variants import uses_layouts
 from jaxpmi.memory import Memory
+from jaxpmi.memory import has_layouts
 from jaxpmi.network import Network
 
 
@@ -60,10 +59,7 @@ def check_memory(
             f"the memory has block inverses of shapes {found}, but this network needs {inverses}; "
             f"remember the data with this network and per_layer.start='{config.per_layer.start}'."
         )
-    wanted = (counts[1], math.prod(layout_shape(network.image_shape)))
-    if uses_layouts(config, variant) and (
-        memory.layouts is None or memory.layouts.mean.shape != wanted
-    ):
+    if uses_layouts(config, variant) and not has_layouts(memory, network.image_shape):
         raise ValueError(
             "the memory has no layouts of this network's images; remember the data with this "
             "network and per_layer.start='layout', or set start to 'inverse'."

@@ -10,8 +10,6 @@ from jaxpmi.blocks.blockwise import block_input_shapes
 from jaxpmi.config import CfsConfig
 from jaxpmi.config import InversionConfig
 from jaxpmi.doors import check_inversion
-from jaxpmi.features.layouts import sample_layouts
-from jaxpmi.features.layouts import with_layouts
 from jaxpmi.inversion import priors
 from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.memory_check import check_memory
@@ -29,6 +27,7 @@ from jaxpmi.inversion.variants import inversion_variant
 from jaxpmi.inversion.variants import uses_layouts
 from jaxpmi.memory import Memory
 from jaxpmi.memory import draw_features
+from jaxpmi.memory import give_layouts
 from jaxpmi.network import Network
 from jaxpmi.types import Moments
 from jaxpmi.types import PRNGKey
@@ -136,15 +135,8 @@ def _start(network, targets, memory, key, config, variant):
         finite = finite & solution.finite.all()
     if uses_layouts(config, variant):
         key_layouts = jax.random.fold_in(key, len(network.model.blocks))
-        start = _give_layouts(start, memory.layouts, targets.labels, key_layouts)
+        start = give_layouts(start, memory.layouts, targets.labels, key_layouts)
     return start, finite
-
-
-@jax.jit
-def _give_layouts(images, layouts, labels, key):
-    """Images with drawn layouts of their classes; those of a class without any stay as they are."""
-    drawn = with_layouts(images, sample_layouts(layouts, labels, key))
-    return jnp.where((layouts.count[labels] > 0)[:, None, None, None], drawn, images)
 
 
 @jax.jit

@@ -21,7 +21,6 @@ from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.start import Inputs
 from jaxpmi.continual.start import open_images
 from jaxpmi.data import dataset_name
-from jaxpmi.jobs.diversity import measure_diversity
 from jaxpmi.jobs.methods import find_synthesiser
 from jaxpmi.jobs.state import JobState
 from jaxpmi.jobs.state import first_state
@@ -40,6 +39,7 @@ from jaxpmi.jobs.synthesis import draw_pool
 from jaxpmi.jobs.synthesis import empty_pool
 from jaxpmi.jobs.synthesis import fill_pool
 from jaxpmi.jobs.synthesis import pool_images
+from jaxpmi.quality import measure_diversity
 from jaxpmi.runs.accounting import Accounts
 from jaxpmi.runs.phases import PhaseFn
 from jaxpmi.runs.phases import System

@@ -18,6 +18,7 @@ CATEGORIES = {
     "draw": "inversion",  # from Gaussians of pixels
     "distill": "distillation",  # with the synthesis between its rounds
     "prune": "pruning",
+    "judge": "evaluation",  # of synthetic images
     "choose": "statistics",
     "remember": "statistics",
     "record": "statistics",
@@ -57,6 +58,10 @@ class Accounts:
         for name, value in scalars.items():
             mean = entry.get(name, 0.0)
             entry[name] = mean + (float(value) - mean) / entry["num_batches"]
+
+    def describe_images(self, task: int, scalars: dict[str, Any]) -> None:
+        """Books what was found of a task's synthetic images, all of which have been booked."""
+        self.inversion[-1].update({name: float(value) for name, value in scalars.items()})
 
     def cost(self, num_devices: int) -> dict[str, Any]:
         """What summary.json tells of every run: seconds, memory, versions, device."""

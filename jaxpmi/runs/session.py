@@ -128,7 +128,7 @@ class Session:
 
     def _phase(self, task, name, phase):
         done, every = int(self.state.step), self.config.checkpoint_every
-        if not name.startswith(("begin", "evaluate", "remember", "record")):
+        if not name.startswith(("begin", "evaluate", "judge", "remember", "record")):
             self.progress.compiling(name)
         self.progress.phase(task, name, done)
         since, previous = time.monotonic(), None
@@ -174,6 +174,8 @@ class Session:
             self.metrics.write(number, {f"{path}/{k}": float(v) for k, v in scalars.items()})
         if name in MAKES_IMAGES:
             self.accounts.add_images(task, tick.num_images, scalars)
+        if name == "judge":
+            self.accounts.describe_images(task, scalars)
         self.progress.update(tick.step, tick.total, loss, tick.num_images)
 
     def _checkpoint(self):
