@@ -167,6 +167,8 @@ def test_the_summary_names_what_was_synthesised(method, finished):
             assert math.isfinite(entry["initial_loss"]) and math.isfinite(entry["final_loss"])
             assert entry["final_loss"] <= entry["initial_loss"]
             assert 0.0 <= entry["agreement"] <= 1.0
+    for entry in entries.values():
+        assert 0.0 <= entry["trained_on_synthetic"] <= 1.0 and entry["spread"] > 0.0
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -185,6 +187,7 @@ def test_files_are_written_and_named(method, finished):
               for task in range(NUM_TASKS)}  # fmt: skip
     extra = {"invert"} if method in INVERSION else {"generate"} if method in GENERATOR else set()
     extra |= {"choose", "remember"} if method == "apr" else set()
+    extra |= {"judge"} if method in SYNTHETIC else set()
     assert phases[0] == {"train", "evaluate"}
     assert phases[1] == phases[2] == {"train", "evaluate"} | extra
 
@@ -301,7 +304,8 @@ def test_switches_of_pmi(name, tmp_path):
     assert ("final_cross_entropy" in entry) == (inversion.targets == "label")
     assert ("final_feature_match" in entry) == (inversion.targets != "label")
     assert (kept["feature_models"] > 0) == (inversion.targets == "cfs")
-    assert (kept["block_inverses"] > 0) == (inversion.per_layer.start == "inverse")
+    assert (kept["block_inverses"] > 0) == inversion.per_layer.is_linear
+    assert (kept["layouts"] > 0) == (inversion.per_layer.start == "layout")
     terms = {
         n.split("/", 2)[2] for line in lines_of(tmp_path / "run") for n in line if "01/tr" in n
     }
@@ -341,7 +345,7 @@ def test_stages_run_in_order_and_those_without_a_share_do_not(share, wanted, tmp
     run, _ = open_run(tiny_config(tmp_path, **changes))
     plan = [name for name, _ in loop.task_plan(run, 1)]
     stages = [f"train:{name}" for name in wanted.split()]
-    assert plan == ["begin", "invert", *stages, "remember", "evaluate"]
+    assert plan == ["begin", "invert", *stages, "remember", "evaluate", "judge"]
     plan = [name for name, _ in loop.task_plan(run, 0)]
     assert plan == ["begin", "train:all", "remember", "evaluate"]
 
@@ -363,7 +367,7 @@ def test_checkpoints_come_at_every_phase_end_and_every_so_many_steps(tmp_path, m
     assert inside == [(1, 1, 1), (2, 1, 1), (2, 1, 2), (2, 1, 3)]
     ends = [place for place in saved if place[2] == 0]
     assert ends[:4] == [(0, 1, 0), (0, 2, 0), (0, 3, 0), (1, 0, 0)]
-    assert ends[-1] == (NUM_TASKS, 0, 0) and len(ends) == 4 + 2 * 5
+    assert ends[-1] == (NUM_TASKS, 0, 0) and len(ends) == 4 + 2 * 6
 
 
 def broken(views, config):
