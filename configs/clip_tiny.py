@@ -15,6 +15,7 @@ from jaxpmi.config import InversionConfig
 from jaxpmi.config import MethodConfig
 from jaxpmi.config import ModelConfig
 from jaxpmi.config import NameOnlyConfig
+from jaxpmi.config import PerLayerConfig
 from jaxpmi.config import TrainConfig
 
 
@@ -42,6 +43,8 @@ def get_config() -> Config:
         inversion=InversionConfig(
             images_per_task=120,
             batch_size=120,
+            # Layouts, which the classes with only a name have none of, were not measured here.
+            per_layer=PerLayerConfig(start="inverse"),
             full_model=FullModelConfig(
                 num_steps=60,
                 statistics_weight=0.125,

@@ -197,6 +197,7 @@ __all__ = [
     "logits",
     "make_mesh",
     "measure_diversity",
+    "measure_quality",
     "merge_class_stats",
     "network_labels",
     "noise_start",
@@ -241,6 +242,7 @@ _LATER = {
     "init_student": "jaxpmi.jobs.student",
     "learner": "jaxpmi.continual.learners",
     "measure_diversity": "jaxpmi.quality",
+    "measure_quality": "jaxpmi.quality",
     "run": "jaxpmi.experiment",
 }
 

@@ -3,7 +3,7 @@
 A layout is an image of `SIDE` pixels a side at most. A class's Gaussian is N(mean_c, U^T S_c U): an
 own mean, and an own covariance S_c in R directions U, the leading ones in which images of one class
 differ, over all classes together. Unlike features, layouts are of images alone: what is known of a
-class does not fade while the network goes on learning (docs/methods/pmi.md, eqs. 6a to 6c).
+class does not fade while the network goes on learning (docs/methods/pmi.md, eqs. 6a, 6b).
 """
 
 import math
