@@ -20,7 +20,7 @@ def get_config() -> Config:
         workdir="runs/mnist",
         data=DataConfig(augment=AugmentConfig(crop_padding=4)),
         train=TrainConfig(epochs=15, augment_replay=True),
-        losses=MethodConfig(joint_weight=0.3),
+        losses=MethodConfig(joint_weight=1.0),
         inversion=InversionConfig(
             full_model=FullModelConfig(total_variation_weight=0.06, pixel_statistics_weight=3.0)
         ),

@@ -351,7 +351,7 @@ def test_not_finite(value):
     [
         (lambda: PerLayerConfig(num_steps=-1), "num_steps=-1 is out of range; expected 0 or more."),
         (lambda: PerLayerConfig(num_steps=1.5), "num_steps=1.5 is of type float; expected a whole"),
-        (lambda: PerLayerConfig(start="inv"), "start='inv' is of type str; expected one of 'inv"),
+        (lambda: PerLayerConfig(start="inv"), "start='inv' is of type str; expected one of 'layout', 'inv"),
     ],
 )
 def test_settings_made_by_hand(make, sentence):
@@ -513,7 +513,7 @@ def test_settings_of_your_own_are_checked_and_described():
         ),
         (
             {**CLIP, "clip.variant": "corrected", "clip.name_only.classes": 2},
-            "variant='corrected' with inversion.per_layer.start='inverse' would give unit features",
+            "variant='corrected' with inversion.per_layer.start='layout' would give unit features",
         ),
         (
             {
