@@ -442,6 +442,8 @@ def test_old_tasks_are_kept_on_digits(tmp_path):
             summary = experiment.run(load_config(path, [*options, *place]))
             found = summary["task_accuracy"], summary["task_backward_transfer"]
             results.setdefault(name, []).append(found)
-    (accuracy, transfer), (free, lost) = (np.mean(results[n], axis=0) for n in ("vdfd", "free"))
-    # Measured -2.1 and, on one core, -3.0 points, without the penalty -9.6 and -9.0.
-    assert accuracy > free + 0.02 and transfer > lost / 2
+    accuracy, transfer = np.transpose(results["vdfd"])
+    free, lost = np.transpose(results["free"])
+    # Measured 0.4, -0.3 and -0.3 points; without the penalty -9.6 and -9.0 on average.
+    assert np.abs(transfer).max() < 0.02 and lost.mean() < -0.04
+    assert accuracy.mean() > free.mean() + 0.02
