@@ -15,7 +15,7 @@ is, so it serves predictions per pixel as well.
 
 What averages leave out can be most of a gradient. Ours is to keep it whole, of every weight, as a
 sum of r products of three vectors (`factorise`): over the a_l weights that feed a channel, over
-channels and over classes (docs/methods/vdfd.md, eq. 12):
+channels and over classes (docs/methods/vdfd.md, eq. 11):
 
     g(w) = sum_l V_l diag(sigma_l) diag(F_l^T W_l U_l),    W_l the weights as f32[a_l, n_l].
 """

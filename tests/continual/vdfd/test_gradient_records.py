@@ -259,7 +259,7 @@ def test_averaging_over_a_channel_is_a_projection(float64):
     np.testing.assert_allclose(products, 0.0, atol=1e-14)
 
 
-# Whole gradients (docs/methods/vdfd.md, eq. 12).
+# Whole gradients (docs/methods/vdfd.md, eq. 11).
 
 
 def test_whole_gradients_are_those_of_jacrev(float64):
