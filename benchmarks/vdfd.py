@@ -37,7 +37,9 @@ CASES = {
     "plain_cnn": (16, (28, 28, 1), 2),
     "preact_resnet18": (16, (32, 32, 3), 10),
 }
-METHODS_COMPARED = ("finetune", "dfd", "vdfd")
+# A method, and how its records are of old tasks.
+WHOLE = "vdfd, whole gradients"
+METHODS_COMPARED = ("finetune", "dfd", "vdfd", WHOLE)
 TRAIN = TrainConfig(batch_size=32, optimiser="adam", learning_rate=1e-4)
 SETTINGS = MethodConfig()
 
@@ -101,13 +103,14 @@ def _steps_of(method, name, num_old, num_steps):
     )
     class_graph = fresh_class_graph(jax.random.key(2), network.feature_dim, SETTINGS.vdfd)
     auxiliary = {"class_graph": class_graph}
-    (phase,) = METHODS[method].phases(TRAIN, SETTINGS)
+    (phase,) = METHODS[method.split(",")[0]].phases(TRAIN, SETTINGS)
     opt_state = optimiser(TRAIN).init(trainable_parts(network, auxiliary))
     learner = Learner(network, auxiliary, opt_state, jnp.ones(total))
     new = (np.arange(total) >= total - num_classes).astype(np.float32)
     records = random_records(
-        named_tensors(network.model, network.variables.params), num_old, num_classes
-    )
+        named_tensors(network.model, network.variables.params), num_old, num_classes,
+        whole=method == WHOLE,
+    )  # fmt: skip
     data = TaskData(network, new, 1 - new, records)
     chunk = _random_chunk(shape, total, num_classes, num_steps)
     program = TrainProgram(phase, TRAIN, SETTINGS, AugmentConfig())
@@ -123,11 +126,11 @@ def _steps_of(method, name, num_old, num_steps):
 
 
 def random_records(
-    tensors: Mapping[str, jax.Array], num_old: int, num_classes: int
+    tensors: Mapping[str, jax.Array], num_old: int, num_classes: int, *, whole: bool = False
 ) -> GradientRecords:
     """Small gradients of every old task, so that the penalty is finite, and no row to come."""
     random = np.random.default_rng(0)
-    room = empty_records(tensors, num_tasks=num_old, num_classes=num_classes, rank=1)
+    room = empty_records(tensors, num_tasks=num_old, num_classes=num_classes, rank=1, whole=whole)
     draw = lambda a: jnp.asarray(1e-3 * random.standard_normal(a.shape), jnp.float32)  # noqa: E731
     filled = jax.tree.map(draw, room)
     classes = np.arange(num_old * num_classes, dtype=np.int32).reshape(num_old, num_classes)

@@ -32,6 +32,7 @@ INVERTERS = [path for path in CLASSIFIERS if path not in RECORDERS]
 # What each config's data looks like: classes, then H, W, C of an image.
 SHAPES = {
     "mnist": (10, 28, 28, 1),
+    "mnist_published": (10, 28, 28, 1),
     "vdfd_mnist": (10, 28, 28, 1),
     "stickers": (10, 32, 32, 3),
     "cifar100": (100, 32, 32, 3),

@@ -82,7 +82,7 @@ class VdfdConfig(Settings):
 
     Attributes:
       drift_weight: lambda: of the penalty, a sum over old tasks.
-      rank: singular vectors kept per tensor of the backbone.
+      rank: singular vectors, or products of vectors, kept per tensor of the backbone.
       record_images: of a task, evenly spaced, that gradients are averaged over; each takes a
         backward pass per class. None: all.
       mean_logits: a class's logit is averaged over every image (or pixel) of its task, as
@@ -95,7 +95,9 @@ class VdfdConfig(Settings):
       variant: vdfd: task_given: the paper's penalty, with the class graph that was published for a
         given task; all_classes: with that for prediction among all classes, whose layers are as
         wide as the features; published_task_given and published_all_classes: the penalty, too, as
-        in the released code (docs/methods/vdfd.md).
+        in the released code (docs/methods/vdfd.md). All of these keep gradients averaged over the
+        weights that feed a channel; whole_gradients, ours: task_given with those of every weight
+        (dfd: too).
     """
 
     drift_weight: Annotated[float, NonNegative] = 10.0
@@ -105,7 +107,11 @@ class VdfdConfig(Settings):
     self_supervision: bool = False
     regularised_head: bool = False
     variant: Literal[
-        "task_given", "all_classes", "published_task_given", "published_all_classes"
+        "task_given",
+        "all_classes",
+        "whole_gradients",
+        "published_task_given",
+        "published_all_classes",
     ] = "task_given"
 
 

@@ -24,6 +24,7 @@ from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.state import Replay
 from jaxpmi.continual.train import optimiser
 from jaxpmi.continual.train import trainable_parts
+from jaxpmi.continual.vdfd.drift_penalty import PENALTY_VARIANTS
 from jaxpmi.continual.vdfd.drift_penalty import fresh_class_graph
 from jaxpmi.continual.vdfd.gradient_records import empty_records
 from jaxpmi.continual.vdfd.gradient_records import regularised_tensors
@@ -255,7 +256,10 @@ def _empty_records(run, network):
         network.model, network.variables.params, network.head, with_head=settings.regularised_head
     )
     most, num_tasks = most_classes(run), run.stream.num_tasks
-    return empty_records(tensors, num_tasks=num_tasks, num_classes=most, rank=settings.rank)
+    return empty_records(
+        tensors, num_tasks=num_tasks, num_classes=most, rank=settings.rank,
+        whole=PENALTY_VARIANTS[settings.variant].whole_gradients,
+    )  # fmt: skip
 
 
 def most_classes(run: Run) -> int:
@@ -266,7 +270,8 @@ def most_classes(run: Run) -> int:
 def _check_records(run):
     """What VDFD and DFD need of the data and of the network."""
     settings, (height, width, _) = run.config.losses.vdfd, run.stream.image_shape
-    if settings.rank > most_classes(run):
+    whole = PENALTY_VARIANTS[settings.variant].whole_gradients
+    if settings.rank > most_classes(run) and not whole:
         raise ValueError(
             f"losses.vdfd.rank={settings.rank} is more than the {most_classes(run)} classes of a "
             "task, which are described exactly by as many; lower it."

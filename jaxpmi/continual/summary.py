@@ -45,7 +45,8 @@ def record_size(state: ContinualState) -> dict[str, int]:
 def record_floats(records: GradientRecords) -> int:
     """Floats that a record takes, for a task of the most classes that any has."""
     channels = [left.shape[1] for left in records.left.values()]
-    return floats_per_task(channels, *records.right.shape[2:])
+    fan_in = [part.shape[1] for part in records.fan_in.values()] if records.fan_in else []
+    return floats_per_task(channels, *records.right.shape[2:], fan_in)
 
 
 def summarise_clip_run(run: ClipRun, state: ClipState, accounts: Accounts) -> dict[str, Any]:

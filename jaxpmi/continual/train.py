@@ -35,6 +35,9 @@ from jaxpmi.continual.training_phase import Views
 from jaxpmi.continual.vdfd.gradient_records import GradientRecords
 from jaxpmi.continual.vdfd.gradient_records import regularised_tensors
 from jaxpmi.features.gaussian import ClassStats
+from jaxpmi.inversion.generator import GeneratorState
+from jaxpmi.inversion.generator import label_images
+from jaxpmi.inversion.generator import sample_images
 from jaxpmi.network import Network
 from jaxpmi.optimise import schedules
 from jaxpmi.optimise.descend import Descent
@@ -44,6 +47,9 @@ from jaxpmi.types import PRNGKey
 
 MOMENTUM = 0.9  # of SGD
 POLYNOMIAL_POWER = 0.9  # as DeepLab and the continual learners of segmentation have it
+
+# In place of the number of a step, for the key of what a generator draws.
+DRAWN = 2**32 - 1
 
 # Parameters without weight decay. By name: stacked layers give gains and biases a second axis.
 NOT_DECAYED = ("scale", "bias", "class_token", "positions", "tokens", "logit_scale")
@@ -92,6 +98,7 @@ class TaskData(NamedTuple):
     old_mask: jax.Array  # f32[C]
     records: GradientRecords | tuple[()] = ()
     class_stats: ClassStats | tuple[()] = ()  # for the teacher, where a phase pushes images
+    generator: GeneratorState | tuple[()] = ()  # that images of old classes are drawn from
 
 
 class ChunkMetrics(NamedTuple):
@@ -211,10 +218,12 @@ def train_steps(
 ) -> tuple[Learner, ChunkMetrics]:
     """Runs `chunk.num_steps` steps of the optimiser."""
     losses = functools.partial(_losses, network=learner.network, task=task, program=program)
+    key_drawn = jax.random.fold_in(key, DRAWN)
 
     def loss_fn(parts, state, index):
         batch_stats, counts, metrics = state
-        step, batch = chunk.first_step + index, _batch(chunk, index, program)
+        step = chunk.first_step + index
+        batch = _batch(chunk, index, jax.random.fold_in(key_drawn, step), task, program)
         terms, monitored, batch_stats = losses(
             parts, batch_stats, counts, batch, jax.random.fold_in(key, step)
         )
@@ -226,7 +235,8 @@ def train_steps(
 
     parts = trainable_parts(learner.network, learner.auxiliary)
     first = parts, learner.network.variables.batch_stats, learner.class_counts
-    names, monitored, _ = jax.eval_shape(losses, *first, _batch(chunk, 0, program), key)
+    shapes = jax.eval_shape(lambda k: _batch(chunk, 0, k, task, program), key)
+    names, monitored, _ = jax.eval_shape(losses, *first, shapes, key)
     state = *first[1:], no_terms(names, monitored)
     end, _ = descend(
         loss_fn,
@@ -241,10 +251,17 @@ def train_steps(
     return Learner(network, end.params["auxiliary"], end.opt_state, counts), metrics
 
 
-def _batch(chunk, index, program):
-    """Images and labels of one step, and those of the replay, None where the phase has none."""
+def _batch(chunk, index, key, task, program):
+    """Images and labels of one step, and those of the replay, None where the phase has none.
+
+    Of a generator they are drawn anew, and are in the range of the network already.
+    """
     parts = chunk[:4] if program.phase.replay else (*chunk[:2], None, None)
-    return jax.tree.map(lambda part: part[index], parts)
+    images, labels, *replay = jax.tree.map(lambda part: part[index], parts)
+    if program.phase.replay and task.generator:
+        drawn = sample_images(task.generator, key, len(replay[1]))
+        replay = drawn, label_images(task.teacher, task.old_mask, drawn)
+    return images, labels, *replay
 
 
 def _losses(parts, batch_stats, counts, batch, key, *, network, task, program):
@@ -263,7 +280,7 @@ def _losses(parts, batch_stats, counts, batch, key, *, network, task, program):
         real = quarter_turns(real)
     replay = None
     if replay_images is not None:
-        replay = normalise(replay_images, *moments)
+        replay = replay_images if task.generator else normalise(replay_images, *moments)
         if (push := program.phase.push) is not None:
             stats = task.class_stats, replay_labels, task.old_mask
             targets = draw_targets(*stats, key_replay, noise=push.noise)

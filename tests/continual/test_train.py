@@ -27,6 +27,7 @@ from jaxpmi.continual import losses
 from jaxpmi.continual.apr.push import Push
 from jaxpmi.continual.learners import first_phases
 from jaxpmi.continual.methods import classification
+from jaxpmi.continual.train import DRAWN
 from jaxpmi.continual.train import Chunk
 from jaxpmi.continual.train import Learner
 from jaxpmi.continual.train import TaskData
@@ -36,6 +37,8 @@ from jaxpmi.continual.train import phase_learning_rates
 from jaxpmi.continual.train import train_steps
 from jaxpmi.continual.training_phase import Phase
 from jaxpmi.features.gaussian import init_class_stats
+from jaxpmi.inversion.generator import init_generator
+from jaxpmi.inversion.generator import sample_images
 from jaxpmi.models import resnet
 from jaxpmi.network import CosineHead
 from jaxpmi.network import Head
@@ -377,6 +380,42 @@ def test_replay_is_pushed_to_its_class_before_the_step():
 
     far, near = distance(None), distance(Push(num_steps=5, step=0.2))
     assert near < 0.8 * far
+
+
+def of_replay(views, config):
+    """Terms that tell what the replay was."""
+    old = jax.nn.one_hot(views.replay_labels, NUM_CLASSES) * views.old_mask[None]
+    mean = views.teacher_replay_features.mean()
+    return {**classification(views, config), "mean": mean, "old": old.sum()}
+
+
+def test_replay_of_a_generator_is_drawn_anew_in_every_step_as_it_is():
+    """Not clipped to pixels, labelled by the teacher; what the chunk holds takes no part."""
+    generator = init_generator(
+        jax.random.key(5), small_network.SHAPE, latent_dim=4, widths=(4, 4, 2)
+    )
+    contrast = generator.batch_stats["bn3"]._replace(var=jnp.full(1, 1e-4))
+    generator = generator._replace(
+        opt_state=(), batch_stats={**generator.batch_stats, "bn3": contrast}
+    )
+    task = task_of()._replace(generator=generator)
+    static = program(of_replay, replay=True)
+    real, labels, images, replay_labels = batches()
+    chunk = chunk_of((real, labels, images, replay_labels), count=2)
+    other = chunk_of((real, labels, 255 - images, replay_labels), count=2)
+    learner, metrics = run(static, chunk, task=task)
+    teacher, want, drawn = task.teacher, 0.0, []
+    for step in range(2):
+        key = jax.random.fold_in(jax.random.fold_in(KEY, DRAWN), step)
+        drawn.append(sample_images(generator, key, BATCH))
+        want += blockwise.forward(teacher.model, teacher.variables, drawn[-1]).features.mean()
+    np.testing.assert_allclose(metrics.terms["mean"], want, rtol=1e-4)
+    black, white = (jnp.abs(end).max() for end in teacher.pixel_range)
+    assert np.abs(drawn[0]).max() > max(black, white)
+    assert np.abs(drawn[0] - drawn[1]).max() > 0.01
+    assert metrics.terms["old"] == 2 * BATCH
+    assert learner.class_counts[:2].sum() - 2 == 2 * BATCH and learner.class_counts[2] > 1
+    assert_equal(metrics, run(static, other, task=task)[1])
 
 
 def test_another_task_is_not_compiled_again():

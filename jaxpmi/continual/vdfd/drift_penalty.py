@@ -36,17 +36,21 @@ class PenaltyVariant(NamedTuple):
       quadratic_epsilon: of the precision in the quadratic form, as in the determinant.
       last_task_only: of old tasks the last alone counts, its quadratic form times the square of
         their number.
+      whole_gradients: records are of the gradients of all weights, not of averages over those that
+        feed a channel; of DFD as well.
     """
 
     residual: bool = False
     quadratic_epsilon: bool = True
     last_task_only: bool = False
+    whole_gradients: bool = False
 
 
 PENALTY_VARIANTS = MappingProxyType(
     {
         "task_given": PenaltyVariant(),
         "all_classes": PenaltyVariant(residual=True),
+        "whole_gradients": PenaltyVariant(whole_gradients=True),
         # Released code of Li et al., TPAMI 2023.
         "published_task_given": PenaltyVariant(quadratic_epsilon=False),
         "published_all_classes": PenaltyVariant(

@@ -14,6 +14,7 @@ from jaxpmi.config import VdfdConfig
 from jaxpmi.continual.samples import LabelledSamples
 from jaxpmi.continual.samples import evenly_spaced
 from jaxpmi.continual.samples import padded_batches
+from jaxpmi.continual.vdfd.drift_penalty import PENALTY_VARIANTS
 from jaxpmi.continual.vdfd.gradient_records import GradientRecords
 from jaxpmi.continual.vdfd.gradient_records import Tensors
 from jaxpmi.continual.vdfd.gradient_records import add_record
@@ -113,13 +114,17 @@ def _batch_gradients(
 
     params = network.variables.params, network.head
     named = functools.partial(_tensors, model=network.model, config=config)
-    return logit_gradients(sum_logits, params, named=named), weights.sum(rows)
+    whole = PENALTY_VARIANTS[config.variant].whole_gradients
+    return logit_gradients(sum_logits, params, named=named, whole=whole), weights.sum(rows)
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def _finish(records, gradients, count, network, columns, mask, task, *, config):
     count = jnp.maximum(count, 1.0)
-    gradients = jax.tree.map(lambda gradient: gradient / count[None], gradients)
+    gradients = {
+        name: gradient / jnp.expand_dims(count, range(gradient.ndim - 1))
+        for name, gradient in gradients.items()
+    }
     params = network.variables.params, network.head
     tensors = _tensors(params, model=network.model, config=config)
     return add_record(records, task, gradients, tensors, columns, mask)

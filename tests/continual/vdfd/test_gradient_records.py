@@ -67,14 +67,16 @@ def mean_logits(params, x=None):
     return logits(params, images() if x is None else x).mean(0)
 
 
-def mean_gradients(params, x=None):
+def mean_gradients(params, x=None, whole=False):
     x = images() if x is None else x
-    gradients = gr.logit_gradients(lambda p: logits(p, x).sum(0), params)
+    gradients = gr.logit_gradients(lambda p: logits(p, x).sum(0), params, whole=whole)
     return {name: g / len(x) for name, g in gradients.items()}
 
 
-def records_of(gradients, params, rank=NUM_CLASSES, num_tasks=1):
-    empty = gr.empty_records(params, num_tasks=num_tasks, num_classes=NUM_CLASSES, rank=rank)
+def records_of(gradients, params, rank=NUM_CLASSES, num_tasks=1, whole=False):
+    empty = gr.empty_records(
+        params, num_tasks=num_tasks, num_classes=NUM_CLASSES, rank=rank, whole=whole
+    )
     return gr.add_record(
         empty, 0, gradients, params, np.arange(NUM_CLASSES, dtype=np.int32), jnp.ones(NUM_CLASSES)
     )
@@ -257,6 +259,66 @@ def test_averaging_over_a_channel_is_a_projection(float64):
     np.testing.assert_allclose(products, 0.0, atol=1e-14)
 
 
+# Whole gradients (docs/methods/vdfd.md, eq. 11).
+
+
+def test_whole_gradients_are_those_of_jacrev(float64):
+    jacobian = jax.jacrev(mean_logits)(weights())
+    want = {n: j.reshape(NUM_CLASSES, -1, j.shape[-1]) for n, j in jacobian.items()}
+    want = {n: np.moveaxis(j, 0, -1) for n, j in want.items()}
+    assert_close(mean_gradients(weights(), whole=True), want, rtol=1e-12, atol=1e-14)
+
+
+def test_a_gradient_is_cut_to_its_largest_orthogonal_products(float64):
+    """What is lost is the sum of squares of the products left out; all of them give it back."""
+    gradient, most = jnp.asarray(normal(0, 6, 4, 3)), 4 * 3
+    _, _, scales, _ = gr.factorise(gradient, most)
+    np.testing.assert_array_equal(scales, np.sort(scales)[::-1])
+    for rank in (1, 3, most, most + 2):
+        fan_in, left, scale, right = gr.factorise(gradient, rank)
+        assert fan_in.shape == (6, rank) and left.shape == (4, rank) and right.shape == (3, rank)
+        got = jnp.einsum("ar,nr,r,cr->anc", fan_in, left, scale, right)
+        lost = np.linalg.norm(scales[rank:])
+        np.testing.assert_allclose(np.linalg.norm(got - gradient), lost, rtol=1e-9, atol=1e-13)
+    np.testing.assert_allclose(jnp.square(scales).sum(), jnp.square(gradient).sum(), rtol=1e-12)
+
+
+def test_without_a_fan_in_the_products_are_those_of_averages(float64):
+    gradient = jnp.asarray(normal(0, 8, 3))
+    fan_in, left, scale, right = gr.factorise(gradient[None], 2)
+    got = jnp.einsum("ar,nr,r,cr->anc", fan_in, left, scale, right)[0]
+    left, scale, right = gr.compress(gradient, 2)
+    np.testing.assert_allclose(got, (left * scale[None]) @ right.T, rtol=1e-10, atol=1e-13)
+
+
+def test_whole_gradients_see_what_averages_do_not(float64):
+    """Changes that sum to zero in a channel: the drift is the derivative along them."""
+    params, change = weights(), normal(30, *weights()["conv"].shape)
+    change -= change.mean((0, 1, 2), keepdims=True)
+    zeros = {name: jnp.zeros_like(p) for name, p in params.items()}
+    step = {**zeros, "conv": jnp.asarray(change)}
+    _, want = jax.jvp(mean_logits, (params,), (step,))
+    there = {name: p + step[name] for name, p in params.items()}
+    averages = records_of(mean_gradients(params), params)
+    whole = records_of(mean_gradients(params, whole=True), params, rank=12, whole=True)
+    np.testing.assert_allclose(gr.drift(averages, there), 0.0, atol=1e-13)
+    np.testing.assert_allclose(gr.drift(whole, there)[0], want, rtol=1e-9)
+    assert np.abs(want).max() > 1e-2
+    np.testing.assert_allclose(gr.drift(whole, params), 0.0, atol=1e-13)
+
+
+def test_floats_kept_of_whole_gradients_are_their_numbers():
+    """Those of averages, and of every product the weights that feed a channel."""
+    tensors, channels = channels_of(resnet.preact_resnet18, (32, 32, 3))
+    records = jax.eval_shape(
+        lambda t: gr.empty_records(t, num_tasks=1, num_classes=10, rank=2, whole=True), tensors
+    )
+    floats = [leaf for leaf in jax.tree.leaves(records) if leaf.dtype == jnp.float32]
+    assert sum(int(np.prod(leaf.shape)) for leaf in floats) == record_floats(records) + 10
+    fan_in = sum(int(np.prod(t.shape[:-1])) for t in tensors.values())
+    assert record_floats(records) == gr.floats_per_task(channels, 10, 2) + 2 * fan_in
+
+
 # Rows.
 
 
@@ -399,6 +461,25 @@ def test_a_record_is_of_mean_logits_in_evaluation_mode(over):
     np.testing.assert_allclose(gr.drift(records, there), 0.0, atol=1e-4)
     assert np.abs(records.origin[1, :2]).min() > 1e-3
     assert SHAPE == raw.shape[1:]
+
+
+def test_a_record_of_whole_gradients_is_of_the_same_means():
+    """Its averages over the weights of a channel are what the other kind keeps, where all fits."""
+    tensors = blockwise.named_tensors(MODEL, network().variables.params)
+    raw, averages = recorded(3)
+    empty = gr.empty_records(tensors, num_tasks=2, num_classes=3, rank=40, whole=True)
+    images = LabelledSamples(raw.__getitem__, np.repeat([2, 3], 5)[:7])
+    whole = record_task(
+        empty, network(), images, 1, range(2, 4),
+        mesh=make_mesh(1), batch_size=3, config=VdfdConfig(variant="whole_gradients"),
+    )  # fmt: skip
+    for index, name in enumerate(sorted(tensors)):
+        parts = whole.fan_in[name][1], whole.left[name][1], whole.scale[1, index]
+        got = np.einsum("ar,nr,r,cr->anc", *parts, whole.right[1, index]).mean(0)
+        left, right = averages.left[name][1], averages.right[1, index]
+        want = (left * averages.scale[1, index][None]) @ right.T
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5, err_msg=name)
+    np.testing.assert_allclose(gr.drift(whole, tensors), 0.0, atol=1e-4)
 
 
 @pytest.mark.parametrize("over", ["all", "own_class"])

@@ -330,6 +330,11 @@ RUNS = {
         method="vdfd",
         losses__vdfd__variant="published_all_classes",
     ),
+    "dfd, whole gradients": dict(
+        method="dfd",
+        losses__vdfd__variant="whole_gradients",
+        losses__vdfd__rank=3,
+    ),
     "unequal tasks": dict(method="vdfd", data__tasks=(2, 4)),
     "transformer": dict(method="vdfd", model__name="tiny_vit", train__optimiser="adam"),
 }
@@ -355,7 +360,8 @@ def test_what_is_kept_of_old_tasks_never_changes(name, tmp_path, monkeypatch):
     records = states[-1].records
     np.testing.assert_array_equal(records.class_mask.sum(1), sizes)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(records))
-    floats = sum(leaf[0].size for leaf in (*records.left.values(), records.scale, records.right))
+    factors = (records.left, records.fan_in, records.scale, records.right)
+    floats = sum(leaf[0].size for leaf in jax.tree.leaves(factors))
     assert summary["floats_per_old_task"] == floats + max(sizes)
     kept = summary["bytes_kept_between_tasks"]["gradient_records"]
     assert kept == sum(leaf.nbytes for leaf in jax.tree.leaves(records))
@@ -436,6 +442,8 @@ def test_old_tasks_are_kept_on_digits(tmp_path):
             summary = experiment.run(load_config(path, [*options, *place]))
             found = summary["task_accuracy"], summary["task_backward_transfer"]
             results.setdefault(name, []).append(found)
-    (accuracy, transfer), (free, lost) = (np.mean(results[n], axis=0) for n in ("vdfd", "free"))
-    # Measured -2.1 and, on one core, -3.0 points, without the penalty -9.6 and -9.0.
-    assert accuracy > free + 0.02 and transfer > lost / 2
+    accuracy, transfer = np.transpose(results["vdfd"])
+    free, lost = np.transpose(results["free"])
+    # Measured 0.4, -0.3 and -0.3 points; without the penalty -9.6 and -9.0 on average.
+    assert np.abs(transfer).max() < 0.02 and lost.mean() < -0.04
+    assert accuracy.mean() > free.mean() + 0.02
