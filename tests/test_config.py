@@ -351,7 +351,10 @@ def test_not_finite(value):
     [
         (lambda: PerLayerConfig(num_steps=-1), "num_steps=-1 is out of range; expected 0 or more."),
         (lambda: PerLayerConfig(num_steps=1.5), "num_steps=1.5 is of type float; expected a whole"),
-        (lambda: PerLayerConfig(start="inv"), "start='inv' is of type str; expected one of 'layout', 'inv"),
+        (
+            lambda: PerLayerConfig(start="inv"),
+            "start='inv' is of type str; expected one of 'layout', 'inv",
+        ),
     ],
 )
 def test_settings_made_by_hand(make, sentence):
