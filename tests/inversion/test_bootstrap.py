@@ -79,7 +79,7 @@ def test_a_network_sees_the_labels_in_what_is_decoded():
 
 def test_only_pictures_of_the_label_are_seen(monkeypatch):
     """And none of rows that are not pictures yet, as those are that a batch has yet to fill."""
-    monkeypatch.setattr(bootstrap, "BLEND", (0.0, 1.0))
+    monkeypatch.setattr(bootstrap, "DECODED_SHARE", 0.0)
     bootstrap._blend.clear_cache()
     values = 40 * (1 + np.arange(NUM_CLASSES))  # one shade of grey for every class
     pictures = np.broadcast_to(values[LABELS, None, None, None], (len(LABELS), *SHAPE))
