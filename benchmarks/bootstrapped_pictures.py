@@ -46,7 +46,7 @@ class Plan(NamedTuple):
     num_batches: int  # of these
 
 
-FULL = Plan(96, 12, noise_steps=150, steps=35, num_batches=6)
+FULL = Plan(96, 12, noise_steps=150, steps=30, num_batches=6)
 QUICK = Plan(32, 4, noise_steps=3, steps=2, num_batches=2)
 
 
@@ -223,21 +223,20 @@ def _timed(problem, make):
 
 
 def _compare(problem, noise, later):
-    """Spread within a class, and distance to the nearest picture of the first batch.
+    """Spread within a class, and distance to the nearest picture of the first batch or its mirror.
 
     Both are relative to those of noise, whose second batch is compared with its first.
     """
     labels = np.asarray(problem.labels)
+    same = labels[:, None] == np.tile(labels, 2)[None]
     found = {}
     for name, describe in (("features", _features), ("pixels", _cells)):
         first, second, *rest = (describe(problem, m.images) for m in (*noise, *later))
-        spread = [mean_pairwise_distance(part, labels) for part in (first, second)]
-        spread_later = [mean_pairwise_distance(part, labels) for part in rest]
-        same = labels[:, None] == labels[None]
-        nearest = nearest_distance(second, first, same)
-        nearest_later = [nearest_distance(part, first, same) for part in rest]
-        found[f"spread_{name}"] = statistics.mean(spread_later) / statistics.mean(spread)
-        found[f"nearest_{name}"] = statistics.mean(nearest_later) / nearest
+        both = np.concatenate([first, describe(problem, noise[0].images[:, :, ::-1])])
+        spread = [mean_pairwise_distance(part, labels) for part in (first, second, *rest)]
+        nearest = [nearest_distance(part, both, same) for part in (second, *rest)]
+        found[f"spread_{name}"] = statistics.mean(spread[2:]) / statistics.mean(spread[:2])
+        found[f"nearest_{name}"] = statistics.mean(nearest[1:]) / nearest[0]
     return found
 
 

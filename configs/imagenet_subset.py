@@ -60,7 +60,7 @@ def get_config() -> Config:
             flip=True,
         ),
         inversion=InversionConfig(
-            full_model=FullModelConfig(num_steps=35, learning_rate=0.1),  # bootstrapped_pmi
+            full_model=FullModelConfig(num_steps=30, learning_rate=0.1),  # bootstrapped_pmi
             per_layer=PerLayerConfig(
                 start="gaussian",
                 num_steps=10,
