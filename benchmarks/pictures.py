@@ -14,12 +14,14 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from benchmarks.pmi_ratio import Costs
 from benchmarks.pmi_ratio import Setting
@@ -84,12 +86,23 @@ class Problem(NamedTuple):
 
 def open_problem(plan: Plan) -> Problem:
     """The network with its weights, and one picture of every class."""
+    return open_problem_of(plan.image_size, plan.jitter_pixels)
+
+
+def open_problem_of(
+    image_size: int,
+    jitter_pixels: int,
+    *,
+    pictures_per_class: int = 1,
+    overrides: Sequence[str] = (),
+) -> Problem:
+    """The network with its weights, the config's classes, and its settings with `overrides`."""
     config = load_config(
-        str(CONFIG), ["--data.image-size", str(plan.image_size), "--invert.no-learn-data"]
+        str(CONFIG), ["--data.image-size", str(image_size), "--invert.no-learn-data", *overrides]
     )
     run, state = invert.begin(config)
-    settings = dataclasses.replace(config.deep_inversion, jitter_pixels=plan.jitter_pixels)
-    labels = jnp.asarray(run.classes, jnp.int32)
+    settings = dataclasses.replace(config.deep_inversion, jitter_pixels=jitter_pixels)
+    labels = jnp.asarray(np.tile(run.classes, pictures_per_class), jnp.int32)
     return Problem(run, state, labels, settings)
 
 

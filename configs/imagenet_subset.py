@@ -11,6 +11,7 @@ ImageNet in all of this, and no network connection.
   --data.source folder --data.path my_images    learns your own classes instead
   --invert.classes goldfish "tiger cat" 980     names or numbers of the classes to draw
   --method pmi                                  starts from per-layer inversion, not from noise
+  --method bootstrapped_pmi --invert.images-per-class 100    starts later pictures from earlier ones
   --invert.no-learn-data                        pictures only
   --invert.test-name imagenette --invert.test-path DATA    measures the old classes on real images,
                                                 of a TFDS data set of ImageNet's classes
@@ -22,6 +23,7 @@ learn. configs/imagenet_subset_gpu.py is the real one.
 from jaxpmi.config import Config
 from jaxpmi.config import DataConfig
 from jaxpmi.config import DeepInversionConfig
+from jaxpmi.config import FullModelConfig
 from jaxpmi.config import InversionConfig
 from jaxpmi.config import InvertConfig
 from jaxpmi.config import ModelConfig
@@ -58,12 +60,13 @@ def get_config() -> Config:
             flip=True,
         ),
         inversion=InversionConfig(
+            full_model=FullModelConfig(num_steps=30, learning_rate=0.1),  # bootstrapped_pmi
             per_layer=PerLayerConfig(
                 start="gaussian",
                 num_steps=10,
                 block_statistics="propagated",
                 coarse_to_fine_steps=10,  # smooth pictures to begin with, not white noise
-            )
+            ),
         ),
         invert=InvertConfig(
             classes=CLASSES,

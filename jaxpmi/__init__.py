@@ -49,6 +49,9 @@ from jaxpmi.features.gaussian import sample_class_features
 from jaxpmi.features.projection import project_features
 from jaxpmi.features.projection import text_prototypes
 from jaxpmi.inversion.block_inverse import fit_block_inverses
+from jaxpmi.inversion.bootstrap import PictureMemory
+from jaxpmi.inversion.bootstrap import remember_pictures
+from jaxpmi.inversion.bootstrap import start_from_pictures
 from jaxpmi.inversion.cmi import cmi
 from jaxpmi.inversion.cmi import init_cmi
 from jaxpmi.inversion.deep_inversion import deep_inversion
@@ -140,6 +143,7 @@ __all__ = [
     "Network",
     "OwnTerm",
     "PerLayerConfig",
+    "PictureMemory",
     "PretrainedClip",
     "PruneConfig",
     "Replay",
@@ -207,6 +211,7 @@ __all__ = [
     "read_tensors",
     "refine_images",
     "remember",
+    "remember_pictures",
     "remove_filters",
     "run",
     "sample_cfs",
@@ -214,6 +219,7 @@ __all__ = [
     "save_network",
     "set_tensors",
     "similarity_logits",
+    "start_from_pictures",
     "synthesize",
     "text_prototypes",
     "to_linen_variables",

@@ -62,14 +62,19 @@ def run_pmi(options: argparse.Namespace, say: Callable, write: Callable) -> str:
 
 def run_pictures(options: argparse.Namespace, say: Callable, write: Callable) -> str:
     """Runs `pictures`; returns its table."""
+    from benchmarks import bootstrapped_pictures
     from benchmarks import pictures
 
+    if options.bootstrapped:
+        plan = bootstrapped_pictures.QUICK if options.quick else bootstrapped_pictures.FULL
+        run_seed = functools.partial(bootstrapped_pictures.run_seed, plan=plan)
+        return _run_seeds(run_seed, options, say, write, bootstrapped_pictures.table)
     plan = pictures.QUICK if options.quick else pictures.FULL
     run_seed = functools.partial(pictures.run_seed, plan=plan)
     return _run_seeds(run_seed, options, say, write)
 
 
-def _run_seeds(run_seed, options, say, write):
+def _run_seeds(run_seed, options, say, write, table=None):
     """Rows of all seeds as a table."""
     from benchmarks import pmi_ratio
 
@@ -78,7 +83,7 @@ def _run_seeds(run_seed, options, say, write):
         more, detail = run_seed(seed, say=say)
         rows, details = rows + more, [*details, detail]
         write(rows=rows, details=details)  # every seed: a run that is stopped leaves something
-    return pmi_ratio.table(rows)
+    return (table or pmi_ratio.table)(rows)
 
 
 def run_stack(options: argparse.Namespace, say: Callable, write: Callable) -> str:
@@ -125,6 +130,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "the process, for a busy machine without accelerator (default wall)",
     )
     pictures = commands.add_parser("pictures", help="the same of a real network of ImageNet")
+    pictures.add_argument(
+        "--bootstrapped",
+        action="store_true",
+        help="many pictures, of which later ones start from "
+        "earlier ones, against as many from noise",
+    )
     for command in (pmi, pictures):
         seeds = "comma-separated (default 0)"
         command.add_argument("--seeds", type=_seeds, default=(0,), help=seeds)

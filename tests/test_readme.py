@@ -86,6 +86,8 @@ def check_python_api(names):
     assert np.ptp(np.asarray(names["result"].images)) > 100
     assert names["dreams"].losses[-1] < names["dreams"].losses[0]
     assert names["spread"] > 0.0
+    assert names["many"].shape == (240, 28, 28, 1) and names["many"].dtype == np.uint8
+    assert float(names["made"].losses[0]) < float(names["dreams"].losses[0])
     loaded, student = jaxpmi.load_network("part.npz"), names["student"]
     assert loaded.model == names["part"].model != names["network"].model
     np.testing.assert_array_equal(loaded.head.kernel, student.head.kernel)

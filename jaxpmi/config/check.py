@@ -21,7 +21,11 @@ from jaxpmi.jobs.methods import find_synthesiser
 from jaxpmi.lookup import find
 from jaxpmi.models import MODELS
 
-INVERT_METHODS = ("deep_inversion", "pmi")  # starts of the pictures of job="invert"
+INVERT_METHODS = (
+    "deep_inversion",
+    "pmi",
+    "bootstrapped_pmi",
+)  # starts of the pictures of job="invert"
 
 
 def validate(config: Config, num_devices: int = 1) -> None:

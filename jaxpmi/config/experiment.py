@@ -32,7 +32,8 @@ class Config(Settings):
         prune filters, draw them.
       method: continual: joint, finetune, lwf, abd, r_dfcil, deep_inversion, pmi, pixel_gaussian,
         apr, dfd or vdfd; distill, prune: noise, deep_inversion, adaptive_deep_inversion, cmi or
-        fast_dfkd; invert: deep_inversion (from noise) or pmi. Or one's own, as `module:name`.
+        fast_dfkd; invert: deep_inversion (from noise), pmi, or bootstrapped_pmi (some from
+        noise, the others from what PMI learns of these). Or one's own, as `module:name`.
       seed: class order, initialisation, batches, noise.
       workdir: everything a run writes.
       data: where images come from, and how their classes make tasks.

@@ -107,7 +107,8 @@ class InversionConfig(Settings):
       images_per_task: ... this many per task learned so far.
       batch_size: images inverted together; their statistics are matched as one batch.
       per_layer: the per-layer phase.
-      full_model: the full-model phase after it.
+      full_model: the full-model phase after it. With method="bootstrapped_pmi" its steps and
+        learning rate are those of all batches but the first; the loss is DeepInversion's.
     """
 
     variant: Literal["standard", "resnet", "published_resnet", "published_clip"] = "standard"

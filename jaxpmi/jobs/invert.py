@@ -50,6 +50,10 @@ from jaxpmi.inversion.synthetic import as_metrics
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.inversion.variants import DEEP_INVERSION_VARIANTS
 from jaxpmi.inversion.variants import inversion_variant
+from jaxpmi.jobs.bootstrap import batches_from_noise
+from jaxpmi.jobs.bootstrap import check_is_bootstrapped
+from jaxpmi.jobs.bootstrap import make_batch
+from jaxpmi.jobs.bootstrap import remember_batches
 from jaxpmi.jobs.state import given_or_fresh
 from jaxpmi.network import Head
 from jaxpmi.network import Network
@@ -95,7 +99,9 @@ def open_inputs(config: Config) -> Inputs:
 def begin(config: Config, inputs: Inputs | None = None) -> tuple[InvertRun, ContinualState]:
     """Makes or takes the network, and room for all pictures, on what was read (None: read here)."""
     inputs = inputs or open_inputs(config)
-    return _begin_fresh(inputs) if inputs.given is None else _begin_given(inputs)
+    run, state = _begin_fresh(inputs) if inputs.given is None else _begin_given(inputs)
+    check_is_bootstrapped(run.config, num_pictures(run), len(run.classes))
+    return run, state
 
 
 def begin_task(run: InvertRun, task: int) -> list[tuple[str, PhaseFn]]:
@@ -109,21 +115,29 @@ def begin_task(run: InvertRun, task: int) -> list[tuple[str, PhaseFn]]:
 
 
 def invert_phase(run: InvertRun, state: ContinualState) -> Iterator[Tick]:
-    """Pictures, batch by batch: a start (noise or PMI), refined through the whole network."""
+    """Pictures, batch by batch: a start (noise, PMI, earlier pictures), refined through all."""
     config = run.config.deep_inversion
     total, key = num_pictures(run) // config.batch_size, phase_key(state)
+    first, remembered = num_first_batches(run), None
     for index in range(int(state.step), total):
-        key_start, key_refine = jax.random.split(jax.random.fold_in(key, index))
+        key_batch = jax.random.fold_in(key, index)
         places = np.arange(index * config.batch_size, (index + 1) * config.batch_size)
         labels = shard_batch(np.resize(run.classes, places[-1] + 1)[places], run.mesh)
-        made = deep_inversion(
-            state.network,
-            labels,
-            key_refine,
-            config=config,
-            start=start_images(run, state.network, labels, key_start),
-            class_mask=_known(run),
-        )
+        if index < first:
+            key_start, key_refine = jax.random.split(key_batch)
+            made = deep_inversion(
+                state.network,
+                labels,
+                key_refine,
+                config=config,
+                start=start_images(run, state.network, labels, key_start),
+                class_mask=_known(run),
+            )
+        else:
+            seen = run, state.network, state.replay
+            key_fit = jax.random.fold_in(key, total)
+            remembered = remember_batches(*seen, index, key_fit, first=first, before=remembered)
+            made = make_batch(*seen, remembered, labels, index, key_batch, class_mask=_known(run))
         replay = put_samples(
             state.replay, made.images, labels, places[0], count=_num_learnt(run), mesh=run.mesh
         )
@@ -138,7 +152,7 @@ def start_images(run: InvertRun, network: Network, labels: jax.Array, key: PRNGK
     No data was seen, so the moments of block inputs are those that BatchNorms imply.
     """
     config = run.config
-    if config.method == "deep_inversion":
+    if config.method in ("deep_inversion", "bootstrapped_pmi"):
         return first_images(
             network, labels, key, variant=DEEP_INVERSION_VARIANTS[config.deep_inversion.variant]
         )
@@ -200,6 +214,8 @@ def summarise(run: InvertRun, state: ContinualState, accounts: Accounts) -> dict
         "seed": config.seed,
         "classes": {str(label): run.stream.class_names[label] for label in run.classes},
         "num_synthesized": num_pictures(run),
+        "num_from_earlier_pictures": num_pictures(run)
+        - num_first_batches(run) * config.deep_inversion.batch_size,
         "own_accuracy_measured_on": REAL_IMAGES if _has_real(run) else HELD_OUT,
         "own_accuracy_before": float(accuracy[0, 0]),
         "inversion": accounts.inversion,
@@ -224,6 +240,13 @@ def num_pictures(run: InvertRun) -> int:
     wanted = len(run.classes) * run.config.invert.images_per_class
     size = run.config.deep_inversion.batch_size
     return -(-wanted // size) * size
+
+
+def num_first_batches(run: InvertRun) -> int:
+    """Batches that start from nothing; all, unless the method has a bootstrapped memory."""
+    if run.config.method == "bootstrapped_pmi":
+        return batches_from_noise(run.config, len(run.classes))
+    return num_pictures(run) // run.config.deep_inversion.batch_size
 
 
 def find_classes(wanted: tuple[str, ...], names: tuple[str, ...]) -> tuple[int, ...]:

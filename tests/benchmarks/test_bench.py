@@ -13,6 +13,7 @@ import pytest
 import small_network
 from rows import short_lite
 
+from benchmarks import bootstrapped_pictures as bench_bootstrapped
 from benchmarks import pictures as bench_pictures
 from benchmarks import pmi as bench_pmi
 from benchmarks import pmi_ratio
@@ -259,6 +260,33 @@ def test_quick_run_of_the_pictures(small_imagenet, tmp_path, capsys):
     assert all(row["start_cost_in_steps"] > 0.0 for row in rows)
     assert set(details["runs"]) == set(details["starts"]) == {"noise", *plan.cases}
     assert capsys.readouterr().out.count("\n| 0 |") == len(rows)
+
+
+@pytest.mark.slow
+def test_quick_run_of_the_bootstrapped_pictures(small_imagenet, tmp_path, capsys):
+    file = tmp_path / "pictures.json"
+    assert bench.main(["pictures", "--bootstrapped", "--quick", "--json", str(file)]) == 0
+    report = json.loads(file.read_text())
+    (row,), (details,) = report["rows"], report["details"]
+    plan = bench_bootstrapped.QUICK
+    assert len(details["noise"]) == 2 and len(details["later"]) == plan.num_batches
+    assert len(details["fits"]) == 1 and row["seconds_of_fit"] > 0.0
+    assert row["spread_features"] > 0.0 and row["nearest_pixels"] > 0.0
+    assert capsys.readouterr().out.count("\n| 0 |") == 1
+
+
+def test_a_thousand_pictures_cost_what_their_batches_and_fits_do():
+    told = bench_bootstrapped.extrapolate(1000, batch_size=30, noise=10.0, later=2.0, fit=5.0)
+    assert told["num_fits"] == 3  # at 1, 4 and 16 batches
+    assert told["seconds_all_from_noise"] == 340.0
+    assert told["seconds_bootstrapped"] == 10.0 + 15.0 + 66.0
+    assert told["wall_clock_ratio"] == pytest.approx(340 / 91)
+
+
+def test_the_nearest_is_of_the_same_class():
+    one, others = np.asarray([[0.0], [5.0]]), np.asarray([[1.0], [5.0], [8.0]])
+    same = np.asarray([[True, False, False], [False, False, True]])
+    assert bench_bootstrapped.nearest_distance(one, others, same) == 2.0
 
 
 def test_every_plan_of_the_pictures_can_be_run():

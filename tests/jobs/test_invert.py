@@ -22,6 +22,7 @@ from jaxpmi.config import ModelConfig
 from jaxpmi.config.load import load_config
 from jaxpmi.data import imagenet_class_names
 from jaxpmi.data import imagenet_labels
+from jaxpmi.jobs import bootstrap
 from jaxpmi.jobs import invert
 from jaxpmi.models import MODELS
 from jaxpmi.models.init_network import init_network
@@ -213,6 +214,96 @@ def test_pictures_know_only_the_classes_of_the_network(pretrained, tmp_path):
     assert run.config.data == dataclasses.replace(
         DataConfig(source="npz", path=run.config.data.path, tasks=1), image_size=SIZE, rgb=True
     )
+
+
+def bootstrapped_config(folder, **changes):
+    """Six batches of four pictures, the first three of which are made from noise."""
+    config = pictures_config(
+        folder,
+        "bootstrapped_pmi",
+        inversion__full_model__num_steps=1,
+        checkpoint_every=1,
+        **changes,
+    )
+    return dataclasses.replace(
+        config, invert=InvertConfig(classes=("0", "2", "5"), images_per_class=8)
+    )
+
+
+def pixels(config):
+    """All pictures of a run, by file."""
+    files = sorted((Path(config.workdir) / "images").glob("*/*.png"))
+    return {str(f.relative_to(config.workdir)): np.asarray(Image.open(f)) for f in files}
+
+
+def test_later_pictures_start_from_those_before(tmp_path, monkeypatch):
+    made, fitted = [], []
+    invert_all, remember = bootstrap.deep_inversion, bootstrap.remember_pictures
+
+    def record(network, labels, key, *, config, start, variant, **rest):
+        made.append((config.stage_steps, variant.warmup_steps, start, labels))
+        return invert_all(network, labels, key, config=config, start=start, variant=variant, **rest)
+
+    def record_fit(network, pictures, labels, key, **rest):
+        fitted.append(len(pictures))
+        return remember(network, pictures, labels, key, **rest)
+
+    monkeypatch.setattr(bootstrap, "deep_inversion", record)
+    monkeypatch.setattr(bootstrap, "remember_pictures", record_fit)
+    config = bootstrapped_config(tmp_path)
+    summary = experiment.run(config)
+    assert (summary["num_synthesized"], summary["num_from_earlier_pictures"]) == (24, 12)
+    assert [m[:2] for m in made] == [((1,), 0)] * 3 and fitted == [12]
+    starts = np.stack([m[2] for m in made])
+    assert starts.std() > 0.1 and np.abs(starts[0] - starts[1]).mean() > 0.05
+    counts = {folder: 0 for folder in ("0_0", "2_2", "5_5")}
+    for name in pixels(config):
+        counts[Path(name).parent.name] += 1
+    assert set(counts.values()) == {8}
+    other = dataclasses.replace(config, seed=1, workdir=str(tmp_path / "other"))
+    experiment.run(other)
+    a, b = pixels(config), pixels(other)
+    assert all((a[name] != b[name]).any() for name in a)
+
+
+@pytest.mark.parametrize("after", [3, 4, 5])
+def test_a_stopped_run_remembers_the_same(after, tmp_path, monkeypatch):
+    """Stopped before the memory is fitted, or between two batches that start from it."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    whole, again = (bootstrapped_config(tmp_path / name, seed=3) for name in ("a", "b"))
+    experiment.run(whole)
+    log, seen = session.Session._log, []
+
+    def stop(self, task, name, tick, number):
+        log(self, task, name, tick, number)
+        seen.append(name)
+        if seen.count("invert") == after:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(session.Session, "_log", stop)
+        experiment.run(again)
+    experiment.run(again)
+    a, b = pixels(whole), pixels(again)
+    assert len(a) == 24 and a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_a_memory_that_nothing_would_start_from_is_refused(tmp_path):
+    config = pictures_config(tmp_path, "bootstrapped_pmi")
+    with pytest.raises(ValueError, match="makes 12 pictures from noise, 3 or more of each of 3"):
+        experiment.run(config)
+
+
+def test_a_memory_is_of_ever_more_pictures(tmp_path):
+    config = bootstrapped_config(tmp_path)
+    assert bootstrap.batches_from_noise(config, 3) == 3
+    found = []
+    for index in range(3, 50):
+        found.append(bootstrap.remembered_batches(index, 3))
+    assert found == [3] * 9 + [12] * 36 + [48] * 2
 
 
 @pytest.mark.slow
