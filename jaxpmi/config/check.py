@@ -21,11 +21,8 @@ from jaxpmi.jobs.methods import find_synthesiser
 from jaxpmi.lookup import find
 from jaxpmi.models import MODELS
 
-INVERT_METHODS = (
-    "deep_inversion",
-    "pmi",
-    "bootstrapped_pmi",
-)  # starts of the pictures of job="invert"
+# Where the pictures of job="invert" start.
+INVERT_METHODS = ("deep_inversion", "pmi", "bootstrapped_pmi")
 
 
 def validate(config: Config, num_devices: int = 1) -> None:
