@@ -20,6 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxpmi.jobs.diversity import mean_pairwise_distance
 
 from benchmarks.pictures import Problem
 from benchmarks.pictures import measure_loss
@@ -28,7 +29,6 @@ from jaxpmi.continual.state import Replay
 from jaxpmi.inversion.deep_inversion import deep_inversion
 from jaxpmi.jobs import bootstrap
 from jaxpmi.jobs import invert
-from jaxpmi.jobs.diversity import mean_pairwise_distance
 from jaxpmi.network import raw_features
 from jaxpmi.sharding import make_mesh
 
