@@ -20,7 +20,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxpmi.jobs.diversity import mean_pairwise_distance
 
 from benchmarks.pictures import Problem
 from benchmarks.pictures import measure_loss
@@ -30,6 +29,7 @@ from jaxpmi.inversion.deep_inversion import deep_inversion
 from jaxpmi.jobs import bootstrap
 from jaxpmi.jobs import invert
 from jaxpmi.network import raw_features
+from jaxpmi.quality import mean_pairwise_distance
 from jaxpmi.sharding import make_mesh
 
 NUM_PICTURES = 1000  # whose cost is told
