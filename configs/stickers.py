@@ -24,7 +24,7 @@ def get_config() -> Config:
             augment=AugmentConfig(crop_scale=(0.7, 1.0), flip=True),
         ),
         train=TrainConfig(epochs=40, augment_replay=True),
-        losses=MethodConfig(joint_weight=0.3),
+        losses=MethodConfig(joint_weight=1.0),
         inversion=InversionConfig(
             full_model=FullModelConfig(
                 num_steps=120,
