@@ -1,7 +1,7 @@
 """How good synthetic images are: how much they differ, and what a classifier learns from them.
 
-No network takes part in `measure_quality`, so that none is pleased by its own images; both figures
-come with those of as many real images where that is possible (docs/concepts.md).
+No network takes part in `measure_quality`, so that none is pleased by its own images
+(docs/concepts.md).
 """
 
 import math
@@ -100,7 +100,7 @@ def measure_quality(
         raise ValueError("there is no real image of any of the labels; give some of each class.")
     real_images, real_labels = real_images[same], real_labels[same]
     distances = [
-        mean_pairwise_distance(x[rows].reshape(len(rows), -1).astype(np.float64), y[rows])
+        mean_pairwise_distance(x[rows].reshape(len(rows), -1), y[rows])
         for x, y, rows in (
             (images, labels, _some_of_each(labels)),
             (real_images, real_labels, _some_of_each(real_labels)),

@@ -254,7 +254,8 @@ def update_memory(
                 stats = _merge(stats, measured)
                 histogram = histogram + pixel_histogram(batch[:valid])
                 if memory.layouts is not None:
-                    seen.append((_layouts_of(network, batch)[:valid], part_labels[:valid]))
+                    small = np.asarray(_layouts_of(network, batch))
+                    seen.append((small[:valid], part_labels[:valid]))
     features, labels = np.concatenate(features), np.concatenate(labels)
     num_classes = memory.class_stats.count.shape[0]
     class_stats, feature_models = _describe_classes(
