@@ -65,7 +65,8 @@ def train_phase(run: Run, state: ContinualState, phase: Phase) -> Iterator[Tick]
     program = TrainProgram(phase, train, run.config.losses, run.config.data.augment, run.label_maps)
     masks = training_masks(run, task)
     stats = state.memory if phase.push is not None else ()
-    generator = state.generator._replace(opt_state=()) if state.generator else ()
+    draws = run.method.replay == "generator" and state.generator
+    generator = state.generator._replace(opt_state=()) if draws else ()
     data = TaskData(state.teacher, *masks, state.records, stats, generator)
     data = replicate(data, run.mesh)
     if int(state.step) == 0:
