@@ -4,6 +4,7 @@ No network takes part in `measure_quality`, so that none is pleased by its own i
 (docs/concepts.md).
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -68,11 +69,7 @@ def measure_diversity(
     Of every class `MAX_PER_CLASS` images at most, evenly spread over those given.
     """
     rows = _some_of_each(labels)
-    padded = np.resize(rows, -(-len(rows) // BATCH_SIZE) * BATCH_SIZE)
-    features = [
-        raw_features(network, jnp.asarray(images[some])) for some in padded.reshape(-1, BATCH_SIZE)
-    ]
-    features = np.concatenate(jax.device_get(features))[: len(rows)]
+    features = _in_batches(functools.partial(raw_features, network), images[rows])
     return mean_pairwise_distance(features, labels[rows])
 
 
@@ -117,11 +114,8 @@ def classifier_accuracy(
 
     It is trained on images u8[N, H, W, C] with labels i32[N], real or synthetic.
     """
-    train, test = (
-        np.linspace(0, len(y) - 1, min(len(y), MAX_IMAGES)) for y in (labels, test_labels)
-    )
-    train, test = train.round().astype(int), test.round().astype(int)
-    x, z = _convolved(images[train]), _convolved(test_images[test])
+    train, test = (_evenly_spaced(len(y), MAX_IMAGES) for y in (labels, test_labels))
+    x, z = _in_batches(_convolve, images[train]), _in_batches(_convolve, test_images[test])
     mean, std = x.mean(0), x.std(0) + 1e-3
     x, z = (x - mean) / std, (z - mean) / std
     classes, wanted = np.unique(labels[train], return_inverse=True)
@@ -137,16 +131,20 @@ def _some_of_each(labels):
     rows = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        places = np.linspace(0, len(members) - 1, min(len(members), MAX_PER_CLASS)).round()
-        rows.append(members[places.astype(int)])
+        rows.append(members[_evenly_spaced(len(members), MAX_PER_CLASS)])
     return np.concatenate(rows)
 
 
-def _convolved(images):
-    """Regressors f32[N, P] of images u8[N, H, W, C], batch by batch."""
+def _evenly_spaced(count, most):
+    """Indices of `count` things, `most` of them at most, from the first to the last."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
+
+
+def _in_batches(function, images):
+    """A function's rows f32[N, ...] of images u8[N, H, W, C], in batches of one shape."""
     rows = np.resize(np.arange(len(images)), math.ceil(len(images) / BATCH_SIZE) * BATCH_SIZE)
-    parts = [np.asarray(_convolve(images[some])) for some in rows.reshape(-1, BATCH_SIZE)]
-    return np.concatenate(parts)[: len(images)]
+    parts = [function(jnp.asarray(images[some])) for some in rows.reshape(-1, BATCH_SIZE)]
+    return np.concatenate(jax.device_get(parts))[: len(images)]
 
 
 @jax.jit

@@ -34,6 +34,7 @@ from jaxpmi.features.layouts import layouts_of
 from jaxpmi.inversion.block_inverse import fit_block_inverses
 from jaxpmi.inversion.block_inverse import init_block_inverses
 from jaxpmi.inversion.colour import mixtures
+from jaxpmi.inversion.per_layer import standard_block_inputs
 from jaxpmi.inversion.priors import pixel_histogram
 from jaxpmi.inversion.priors import power_spectrum
 from jaxpmi.inversion.variants import inversion_variant
@@ -187,7 +188,7 @@ def empty_memory(
     return Memory(
         class_stats=init_class_stats(num_classes, dim, full=variant.covariance == "full"),
         feature_models=jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), empty_models),
-        block_inputs=_standard_moments(network),
+        block_inputs=standard_block_inputs(network),
         histogram=jnp.zeros((256, num_mixtures)),
         spectrum=jnp.zeros((height, width // 2 + 1, num_mixtures)),
         layer_moments=layer_moments or {},
@@ -195,13 +196,6 @@ def empty_memory(
         layouts=layouts,
         inverses=inverses,
     )
-
-
-def _standard_moments(network):
-    """Moments of a standard Gaussian for every block's input."""
-    image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
-    seen = jax.eval_shape(functools.partial(forward, network.model), network.variables, image)
-    return tuple(Moments(jnp.zeros(m.mean.shape), jnp.ones(m.var.shape)) for m in seen.block_inputs)
 
 
 def update_memory(

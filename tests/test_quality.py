@@ -65,7 +65,7 @@ def test_what_is_measured_is_bounded_however_many_and_large_images_are(monkeypat
 
     images, labels = bars(200, seed=0)
     large = images.repeat(4, 1).repeat(4, 2)
-    assert quality._convolved(large[:3]).shape == quality._convolved(images[:3]).shape
+    assert quality._convolve(large[:3]).shape == quality._convolve(images[:3]).shape
     monkeypatch.setattr(quality, "MAX_IMAGES", 100)
     assert classifier_accuracy(large, labels, TEST[0].repeat(4, 1).repeat(4, 2), TEST[1]) > 0.8
 

@@ -23,6 +23,7 @@ from jaxpmi.doors import check_key
 from jaxpmi.doors import check_labels
 from jaxpmi.inversion.block_inverse import fit_block_inverses
 from jaxpmi.inversion.per_layer import invert_blocks
+from jaxpmi.inversion.per_layer import standard_block_inputs
 from jaxpmi.inversion.targets import Targets
 from jaxpmi.inversion.variants import DEEP_INVERSION_VARIANTS
 from jaxpmi.inversion.views import random_view
@@ -159,6 +160,7 @@ def start_from_pictures(
     return _blend(network, decoded, view)
 
 
+@jax.jit
 def draw_combined_features(
     features: jax.Array, places: jax.Array, wanted: jax.Array, key: PRNGKey
 ) -> jax.Array:
@@ -184,23 +186,17 @@ def draw_combined_features(
 def _decode(network, memory, labels, key_features, key):
     """Pictures f32[B, H, W, channels] of features drawn for labels, by linear maps alone."""
     places = jnp.searchsorted(memory.classes, labels)
-    drawn = _draw_combined_features(memory.features, memory.places, places, key_features)
+    drawn = draw_combined_features(memory.features, memory.places, places, key_features)
     targets = Targets(drawn, places, network.head, jnp.ones(network.num_classes, bool))
-    image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
-    seen = jax.eval_shape(functools.partial(forward, network.model), network.variables, image)
-    unused = jax.tree.map(lambda m: jnp.zeros(m.shape), seen.block_inputs)  # starts are linear
     images, _ = invert_blocks(
         network,
         targets,
-        unused,
+        standard_block_inputs(network),  # not looked at: every start is linear
         key,
         config=_LINEAR,
         inverses=memory.inverses,
     )
     return images
-
-
-_draw_combined_features = jax.jit(draw_combined_features)
 
 
 def _view_settings(config):

@@ -54,6 +54,14 @@ def draw_start(
     return _draw_start(moments, key, shape=(like.shape[0], *shape), sharding=batch_sharding(like))
 
 
+def standard_block_inputs(network: Network) -> tuple[Moments, ...]:
+    """Moments of a standard Gaussian for every block's input, f32[C] each: nothing is known."""
+    image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
+    forward = functools.partial(blockwise.forward, network.model)
+    seen = jax.eval_shape(forward, network.variables, image)
+    return tuple(Moments(jnp.zeros(m.mean.shape), jnp.ones(m.var.shape)) for m in seen.block_inputs)
+
+
 def propagated_block_inputs(network: Network, *, published: bool = False) -> tuple[Moments, ...]:
     """Block-input moments without data, from the affine parameters of the BatchNorms.
 

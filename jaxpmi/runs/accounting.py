@@ -59,8 +59,8 @@ class Accounts:
             mean = entry.get(name, 0.0)
             entry[name] = mean + (float(value) - mean) / entry["num_batches"]
 
-    def describe_images(self, task: int, scalars: dict[str, Any]) -> None:
-        """Books what was found of a task's synthetic images, all of which have been booked."""
+    def describe_images(self, scalars: dict[str, Any]) -> None:
+        """Books what was found of the last task's synthetic images, all of which are booked."""
         self.inversion[-1].update({name: float(value) for name, value in scalars.items()})
 
     def cost(self, num_devices: int) -> dict[str, Any]:

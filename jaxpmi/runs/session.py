@@ -175,7 +175,7 @@ class Session:
         if name in MAKES_IMAGES:
             self.accounts.add_images(task, tick.num_images, scalars)
         if name == "judge":
-            self.accounts.describe_images(task, scalars)
+            self.accounts.describe_images(scalars)
         self.progress.update(tick.step, tick.total, loss, tick.num_images)
 
     def _checkpoint(self):
