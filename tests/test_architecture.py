@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "runs.claim": set(),
     "runs.machine": set(),
     "runs": set(),
-    "runs.writers": {"types"},
+    "runs.writers": {"config", "types"},
     "runs.accounting": set(),
     "runs.phases": {"config", "runs.accounting"},
     "blocks": {"types"},
@@ -86,7 +86,7 @@ MAY_IMPORT_TOO = {
 # Imported where they are used, inside functions: each takes a good part of a second or more, or is
 # needed by few.
 SLOW = {"tensorflow_datasets", "orbax", "tensorstore", "matplotlib", "PIL", "tyro", "array_record"}
-SLOW |= {"safetensors", "tokenizers"}
+SLOW |= {"safetensors", "tokenizers", "jinja2"}
 
 MAX_MODULE_LINES, MAX_FUNCTION_LINES = 400, 70
 

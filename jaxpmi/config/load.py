@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import io
 import itertools
+import json
 import re
 import traceback
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     """Returns the config of a file (None: the defaults) with command-line overrides applied.
 
     Args:
-      path: a Python file that defines `get_config() -> Config`.
+      path: a Python file that defines `get_config() -> Config`, or a run's `config.json`.
       overrides: e.g. `["--inversion.per-layer.num-steps", "50", "--save-images"]`; `--help`
         prints every field and exits.
 
@@ -81,9 +82,11 @@ def differing_fields(
 
 
 def _read_config_file(path: Path) -> Config:
-    """Executes a config file and returns what its `get_config` returns."""
+    """Executes a config file and returns what its `get_config` returns; or reads a run's."""
     if not path.is_file():
         raise FileNotFoundError(f"config file {path} does not exist; give a file of configs/.")
+    if path.suffix == ".json":
+        return _read_config_of_run(path)
     names = {"__file__": str(path), "__name__": path.stem}
     try:
         exec(compile(path.read_bytes(), str(path), "exec"), names)
@@ -97,6 +100,16 @@ def _read_config_file(path: Path) -> Config:
             f"get_config() of {path} returns a {type(config).__name__}; it must return a Config."
         )
     return config
+
+
+def _read_config_of_run(path: Path) -> Config:
+    try:
+        values = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}); give the config.json of a run.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no settings by name; give the config.json of a run.")
+    return config_from_dict(values)
 
 
 def _config_file_error(path: Path, error: Exception) -> str:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpmi.blocks.blockwise import block_input_shapes
+from jaxpmi.blocks.blockwise import block_name
 from jaxpmi.config import CfsConfig
 from jaxpmi.config import InversionConfig
 from jaxpmi.doors import check_inversion
@@ -29,6 +30,7 @@ from jaxpmi.memory import Memory
 from jaxpmi.memory import draw_features
 from jaxpmi.memory import give_layouts
 from jaxpmi.network import Network
+from jaxpmi.optimise.minimise import Solution
 from jaxpmi.types import Moments
 from jaxpmi.types import PRNGKey
 
@@ -82,7 +84,7 @@ def synthesize(
     own_terms += find_own_terms(config.full_model.own_terms, "full_model.own_terms")
     targets = Targets(features, labels, network.head, known)
     key_start, key_refine = jax.random.split(key)
-    start, finite = _start(network, targets, memory, key_start, config, variant)
+    start, solutions = _start(network, targets, memory, key_start, config, variant)
     solution = refine_images(
         network,
         start,
@@ -96,17 +98,21 @@ def synthesize(
     )
     if config.full_model.pixel_statistics_weight > 0:
         solution = solution._replace(x=_match_histogram(solution.x, network, memory.histogram))
-    return as_stored(
+    finite = solution.finite
+    for of_block in solutions:
+        finite = finite & of_block.finite.all()
+    made = as_stored(
         network,
-        solution._replace(finite=finite & solution.finite),
+        solution._replace(finite=finite),
         labels,
         class_mask=class_mask,
         first_block=variant.first_block,
     )
+    return made._replace(block_losses=_block_losses(solutions, variant.first_block))
 
 
 def _start(network, targets, memory, key, config, variant):
-    """Where refinement begins, and whether all losses on the way were finite."""
+    """Where refinement begins, and the solution of every block on the way, last to first."""
     first_block, per_layer = variant.first_block, config.per_layer
     if per_layer.start == "noise":
         channels = network.image_shape[-1]
@@ -115,7 +121,7 @@ def _start(network, targets, memory, key, config, variant):
             moments = memory.block_inputs[first_block]
         shapes = block_input_shapes(network.model, network.variables, network.image_shape)
         start = draw_start(moments, shapes[first_block], key, targets.features)
-        return start, jnp.asarray(True)
+        return start, []
     block_inputs = memory.block_inputs
     if per_layer.block_statistics != "measured":
         published = per_layer.block_statistics == "affine"
@@ -130,13 +136,23 @@ def _start(network, targets, memory, key, config, variant):
         labels_only=config.targets == "label",
         variant=variant,
     )
-    finite = jnp.asarray(True)
-    for solution in solutions:
-        finite = finite & solution.finite.all()
     if uses_layouts(config, variant):
         key_layouts = jax.random.fold_in(key, len(network.model.blocks))
         start = give_layouts(start, memory.layouts, targets.labels, key_layouts)
-    return start, finite
+    return start, solutions
+
+
+def _block_losses(solutions: list[Solution], first_block: int) -> dict[str, jax.Array]:
+    """First and best loss f32[2] of every block, last to first; those of a stack are numbered."""
+    found = {}
+    for index, solution in enumerate(solutions):  # which end with the first block
+        name = block_name(first_block + len(solutions) - 1 - index)
+        losses = jnp.stack([solution.losses[..., 0], solution.loss], -1)
+        if losses.ndim == 1:
+            found[name] = losses
+        else:
+            found |= {f"{name}.{i}": losses[i] for i in reversed(range(len(losses)))}
+    return found
 
 
 @jax.jit

@@ -25,6 +25,8 @@ class Synthetic(NamedTuple):
       finite: bool[], False if any loss was NaN or infinite.
       agreement: f32[], share of the images, as they are stored, that the network itself gives the
         intended label.
+      block_losses: f32[2] of every block that was descended on by itself, in that order: of the
+        inputs that it began with, and of those found.
     """
 
     images: jax.Array
@@ -33,6 +35,7 @@ class Synthetic(NamedTuple):
     terms: dict[str, jax.Array]
     finite: jax.Array
     agreement: jax.Array
+    block_losses: dict[str, jax.Array] = {}
 
 
 def as_stored(
@@ -60,7 +63,12 @@ def as_metrics(made: Synthetic) -> dict[str, jax.Array]:
     """What is logged of a batch: losses at first and last, agreement, unweighted terms."""
     first = {"initial_loss": made.losses[0]} if made.losses.size else {}
     terms = {f"final_{name}": term for name, term in made.terms.items()}
-    return {**first, "final_loss": made.loss, "agreement": made.agreement, **terms}
+    blocks = {
+        f"{block}/{when}_loss": loss
+        for block, losses in made.block_losses.items()
+        for when, loss in zip(("initial", "final"), losses, strict=True)
+    }
+    return {**first, "final_loss": made.loss, "agreement": made.agreement, **terms, **blocks}
 
 
 @functools.partial(jax.jit, static_argnames="first_block")

@@ -36,6 +36,7 @@ class Accounts:
         self.ticks = book.get("ticks", 0)
         self.seconds = dict.fromkeys(CATEGORIES.values(), 0.0) | book.get("seconds", {})
         self.inversion = [dict(entry) for entry in book.get("inversion", [])]
+        self.memory_rise = dict.fromkeys(self.seconds, 0)  # of this process alone, as the peak is
         self._compiled_before = book.get("compile_seconds", 0.0)
         self._compiled_here = _compile_clock()
 
@@ -45,8 +46,10 @@ class Accounts:
         return self._compiled_before + _compile_clock() - self._compiled_here
 
     def add_seconds(self, phase: str, seconds: float) -> None:
-        """Books time under the phase's category."""
-        self.seconds[CATEGORIES[phase.split(":")[0]]] += seconds
+        """Books time under the phase's category, and by how much memory has reached higher."""
+        category = CATEGORIES[phase.split(":")[0]]
+        self.seconds[category] += seconds
+        self.memory_rise[category] += peak_memory_bytes() - sum(self.memory_rise.values())
 
     def add_images(self, task: int, num_images: int, scalars: dict[str, Any]) -> None:
         """Books a batch of synthetic images; their losses are averaged over a task's batches."""
@@ -72,6 +75,7 @@ class Accounts:
                 "compile": self.compile_seconds,
             },
             "peak_memory_bytes": peak_memory_bytes(),
+            "memory_rise_bytes": self.memory_rise,
             "versions": versions(),
             "device": {
                 "platform": jax.devices()[0].platform,

@@ -21,6 +21,7 @@ from jaxpmi.runs.accounting import Accounts
 from jaxpmi.runs.checkpoint import Checkpointer
 from jaxpmi.runs.phases import NonFiniteLossError
 from jaxpmi.runs.phases import System
+from jaxpmi.runs.writers import REPORT_FILE
 from jaxpmi.runs.writers import MetricsWriter
 from jaxpmi.runs.writers import Progress
 from jaxpmi.runs.writers import read_json
@@ -28,10 +29,13 @@ from jaxpmi.runs.writers import summary_table
 from jaxpmi.runs.writers import tell
 from jaxpmi.runs.writers import to_plain
 from jaxpmi.runs.writers import write_json
+from jaxpmi.runs.writers import write_report
 from jaxpmi.sharding import replicate
 
 SECONDS_PER_LINE = 5.0  # between progress lines
 DATA_FILE = "data.json"  # in the workdir: what was read when the run began
+REPORT_SHARE = 0.01  # of a run's time, at most, that its page may take before it has finished
+FIRST_REPORT_SECONDS = 3.0  # what a page is taken to cost that has not been written yet
 
 
 def finished_summary(
@@ -84,6 +88,7 @@ class Session:
         self.accounts = Accounts(book)
         self.accounts.add_seconds("start", time.monotonic() - since)
         self.saved_step = self.accounts.ticks
+        self.report_due = time.monotonic() + FIRST_REPORT_SECONDS / REPORT_SHARE
         self.metrics = MetricsWriter(self.workdir / "metrics.jsonl", self.accounts.ticks + 1)
         self.num_tasks = system.num_tasks(self.run)
         self.progress = Progress(SECONDS_PER_LINE, num_tasks=self.num_tasks)
@@ -102,6 +107,7 @@ class Session:
             summary = to_plain(summary | self.data)
             self.system.report(summary, self.workdir)
             write_json(self.workdir / "summary.json", summary)
+            self._report()
         finally:
             self.progress.close()
             self.metrics.close()
@@ -125,6 +131,18 @@ class Session:
             if last and task + 1 < self.num_tasks:  # after the last one, before the summary
                 self.system.save(self.run, self.state, self.workdir)
             self._checkpoint()
+        if task + 1 < self.num_tasks and time.monotonic() >= self.report_due:
+            self._report()
+
+    def _report(self):
+        """Writes the page; whatever goes wrong with it, the run's results stay."""
+        since = time.monotonic()
+        try:
+            write_report(self.workdir)
+        except Exception as error:
+            self.progress.message(f"no {REPORT_FILE}: {type(error).__name__}: {error}")
+        now = time.monotonic()
+        self.report_due = now + (now - since) / REPORT_SHARE
 
     def _phase(self, task, name, phase):
         done, every = int(self.state.step), self.config.checkpoint_every
@@ -245,6 +263,6 @@ def _with_moments(data, run, state):
 
 def _table(summary, workdir):
     names = ("summary.json", summary.get("network_file"), "metrics.jsonl")
-    names += ("accuracy.png", "miou.png", "images", "checkpoints")
+    names += (REPORT_FILE, "accuracy.png", "miou.png", "images", "checkpoints")
     paths = [workdir / name for name in names if name]
     return summary_table(summary, [str(path) for path in paths if path.exists()])

@@ -51,9 +51,8 @@ def last_state(config):
 
 def without_cost(summary):
     """The summary without what depends on the day, and on where the data set lies."""
-    return {
-        k: v for k, v in summary.items() if k not in ("seconds", "peak_memory_bytes", "dataset")
-    }
+    costs = ("seconds", "peak_memory_bytes", "memory_rise_bytes", "dataset")
+    return {k: v for k, v in summary.items() if k not in costs}
 
 
 @pytest.fixture(scope="module")

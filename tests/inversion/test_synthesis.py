@@ -25,9 +25,11 @@ from jaxpmi.features.layouts import layouts_of
 from jaxpmi.inversion import synthesis
 from jaxpmi.inversion.synthesis import synthesize
 from jaxpmi.inversion.synthetic import Synthetic
+from jaxpmi.inversion.synthetic import as_metrics
 from jaxpmi.inversion.synthetic import as_stored
 from jaxpmi.inversion.synthetic import label_agreement
 from jaxpmi.inversion.variants import InversionVariant
+from jaxpmi.optimise.minimise import Solution
 from jaxpmi.sharding import make_mesh
 from jaxpmi.sharding import replicate
 from jaxpmi.sharding import shard_batch
@@ -210,6 +212,34 @@ def test_features_are_drawn_of_the_labels_where_none_are_given():
     np.testing.assert_array_equal(got.images, want.images)
     np.testing.assert_array_equal(got.losses, want.losses)
     assert np.abs(got.losses - other.losses).max() > 1e-3
+
+
+def test_every_block_that_was_descended_on_tells_its_losses():
+    """Last to first; a closed-form start has none, coarse-to-fine steps are of the images alone."""
+    blocks = [blockwise.block_name(i) for i in range(len(trained().network.model.blocks))]
+    losses = result("gaussian").synthetic.block_losses
+    assert list(losses) == blocks[::-1] and result("inverse").synthetic.block_losses == {}
+    first, best = np.asarray(list(losses.values())).T
+    assert (0 < best).all() and (best <= first).all() and (best < first).any()
+    told = as_metrics(result("gaussian").synthetic)
+    assert told["block00/initial_loss"] == losses["block00"][0]
+    assert told["block00/final_loss"] == losses["block00"][1]
+    settings = config("inverse", full_steps=1)
+    per_layer = dataclasses.replace(settings.per_layer, coarse_to_fine_steps=6)
+    coarse = run(dataclasses.replace(settings, per_layer=per_layer)).synthetic
+    assert list(coarse.block_losses) == blocks[:1]
+
+
+def test_the_losses_of_a_stack_are_numbered():
+    """Last to first, and counted from the first block that is inverted."""
+    one, stack = (
+        Solution((), jnp.asarray(best), jnp.asarray(losses), {}, jnp.asarray(True))
+        for best, losses in ((1.0, [2.0, 1.5]), ([3.0, 4.0], [[5.0, 3.5], [6.0, 4.5]]))
+    )
+    found = synthesis._block_losses([one, stack], first_block=1)
+    expected = {"block02": [2, 1], "block01.1": [6, 4], "block01.0": [5, 3]}
+    assert {name: losses.tolist() for name, losses in found.items()} == expected
+    assert list(found) == list(expected)
 
 
 def test_labels_that_cannot_be_drawn_are_an_error():

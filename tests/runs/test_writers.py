@@ -15,6 +15,7 @@ from jaxpmi.runs.writers import MetricsWriter
 from jaxpmi.runs.writers import Progress
 from jaxpmi.runs.writers.pictures import HEADER
 from jaxpmi.runs.writers.pictures import MARGIN
+from jaxpmi.runs.writers.pictures import read_image_grid
 from jaxpmi.runs.writers.scene_pictures import label_colours
 
 
@@ -252,6 +253,22 @@ def test_image_grid_shows_every_image_where_it_belongs(tmp_path, size, channels)
     assert row_of[10] < row_of[40] == row_of[120]
     assert found[10][1] < found[30][1] < found[130][1] < found[140][1]
     assert found[10][1] == found[20][1] and found[110][1] == found[130][1]
+
+    grid = read_image_grid(path)
+    assert grid.class_names == ["zero", "one", "three"]
+    expected = {"synthetic": [[20], [10, 30], [40]], "real test images": [[110], [130, 140], [120]]}
+    assert grid.panels.keys() == expected.keys()
+    for title, rows in expected.items():
+        for images, row in zip(grid.panels[title], rows, strict=True):
+            np.testing.assert_array_equal(
+                images, np.broadcast_to(flat(np.array(row)), images.shape)
+            )
+            assert images.shape == (len(row), size, size, 3)
+
+
+def test_a_picture_of_another_kind_is_no_image_grid(tmp_path):
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "other.png")
+    assert read_image_grid(tmp_path / "other.png") is None
 
 
 @pytest.mark.parametrize(("size", "channels"), [((32, 32), 1), ((8, 16), 3), ((100, 60), 3)])

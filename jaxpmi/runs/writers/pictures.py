@@ -1,12 +1,14 @@
 """Pictures of a run: synthetic beside real images, and the accuracy of every task over time."""
 
 import contextlib
+import json
 import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +23,19 @@ GAP = 24  # pixels between synthetic and real images
 HEADER = 24  # pixels of the line above the images
 FONT_SIZE = 14
 BACKGROUND, INK = 255, 0
+LAYOUT = "layout"  # the PNG's text, JSON, that says where its images are
+
+
+class ImageGrid(NamedTuple):
+    """The images of a picture by `write_image_grid`.
+
+    Attributes:
+      class_names: of the rows.
+      panels: title -> for every row its images u8[n, H, W, 3], n up to the picture's `per_class`.
+    """
+
+    class_names: list[str]
+    panels: dict[str, list[np.ndarray]]
 
 
 def write_image_grid(
@@ -34,6 +49,8 @@ def write_image_grid(
 ) -> None:
     """Writes a PNG with one row per class of `labels`: name, synthetic images, real images.
 
+    `read_image_grid` finds the images in it again.
+
     Args:
       path: the file.
       synthetic: u8[N, H, W, C], C 1 or 3.
@@ -46,6 +63,7 @@ def write_image_grid(
     from PIL import Image
     from PIL import ImageDraw
     from PIL import ImageFont
+    from PIL.PngImagePlugin import PngInfo
 
     font = ImageFont.load_default(FONT_SIZE)
     classes = np.unique(labels)
@@ -58,11 +76,13 @@ def write_image_grid(
         panels.append(("real test images", left + per_class * width + GAP, real, real_labels))
     size = (HEADER + len(classes) * height, panels[-1][1] + per_class * width, 3)
     canvas = np.full(size, BACKGROUND, np.uint8)
+    counts = {title: [] for title, *_ in panels}
     for row, label in enumerate(classes):
         top = HEADER + row * height
-        for _, start, every, own in panels:
-            images = every[own == label]
-            for column, image in enumerate(images[:per_class]):
+        for title, start, every, own in panels:
+            images = every[own == label][:per_class]
+            counts[title].append(len(images))
+            for column, image in enumerate(images):
                 pixels = np.repeat(np.repeat(image, scale, 0), scale, 1)
                 x = start + column * width
                 canvas[top : top + pixels.shape[0], x : x + pixels.shape[1]] = pixels
@@ -73,8 +93,39 @@ def write_image_grid(
     for row, name in enumerate(names):
         middle = HEADER + row * height + (height - MARGIN) // 2
         draw.text((MARGIN, middle), name, fill=(INK,) * 3, font=font, anchor="lm")
+    layout = {
+        "class_names": names, "image": synthetic.shape[1:3], "scale": scale,
+        "top": HEADER, "height": height, "width": width,
+        "panels": [[title, start, counts[title]] for title, start, *_ in panels],
+    }  # fmt: skip
+    text = PngInfo()
+    text.add_itxt(LAYOUT, json.dumps(layout))
     with replace_file(path) as file:
-        picture.save(file, "PNG")
+        picture.save(file, "PNG", pnginfo=text)
+
+
+def read_image_grid(path: str | os.PathLike) -> ImageGrid | None:
+    """Reads the images of what `write_image_grid` wrote; None of another picture."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        text, pixels = getattr(picture, "text", {}).get(LAYOUT), np.asarray(picture.convert("RGB"))
+    if text is None:
+        return None
+    layout = json.loads(text)
+    scale, (rows, columns) = layout["scale"], layout["image"]
+    panels = {}
+    for title, start, counts in layout["panels"]:
+        panels[title] = []
+        for row, count in enumerate(counts):
+            top = layout["top"] + row * layout["height"]
+            lefts = [start + column * layout["width"] for column in range(count)]
+            images = [
+                pixels[top : top + rows * scale : scale, left : left + columns * scale : scale]
+                for left in lefts
+            ]
+            panels[title].append(np.stack(images) if images else np.zeros((0, rows, columns, 3)))
+    return ImageGrid(layout["class_names"], panels)
 
 
 def write_image_folders(
@@ -113,7 +164,7 @@ def write_accuracy_plot(
     matrix = np.asarray(accuracy_matrix, float)
     num_tasks = len(matrix)
     size = min(max(4.0, 0.5 * num_tasks), 10.0)  # inches
-    figure = _figure(2 * size + 1.5, size)
+    figure = new_figure(2 * size + 1.5, size)
     curves, heat = figure.subplots(1, 2)
     _draw_curves(curves, matrix, measure)
     _draw_matrix(heat, matrix)
@@ -138,7 +189,7 @@ def write_learning_curve(
       teacher: in [0, 1].
       title: above.
     """
-    figure = _figure(6, 4)
+    figure = new_figure(6, 4)
     axes = figure.subplots()
     axes.plot(100 * np.asarray(progress), 100 * np.asarray(student), marker="o", label="student")
     axes.axhline(100 * teacher, color="black", linestyle="--", label="teacher")
@@ -150,9 +201,9 @@ def write_learning_curve(
         figure.savefig(file, format="png", dpi=100)
 
 
-def _figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
     """An empty figure of these inches, which needs no backend but its own."""
-    _import_matplotlib()
+    import_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -161,7 +212,7 @@ def _figure(width: float, height: float) -> "Figure":
     return figure
 
 
-def _import_matplotlib() -> None:
+def import_matplotlib() -> None:
     """Imports it whatever the environment asks it to show figures by: that may be unknown."""
     if "matplotlib" in sys.modules:
         return
@@ -181,7 +232,7 @@ def _draw_curves(axes, matrix: np.ndarray, measure: str) -> None:
     for task in range(num_tasks):
         axes.plot(steps[task:], 100 * matrix[task:, task], marker="o", label=f"task {task + 1}")
     axes.set(xlabel="tasks learned", ylabel=f"{measure} among seen classes, %", ylim=(-3, 103))
-    axes.set_xticks(_ticks(num_tasks) + 1)
+    axes.set_xticks(task_ticks(num_tasks) + 1)
     axes.grid(alpha=0.3)
     if num_tasks <= 10:
         axes.legend(loc="lower left", fontsize="small")
@@ -195,12 +246,12 @@ def _draw_matrix(axes, matrix: np.ndarray) -> None:
         if np.isfinite(value) and num_tasks <= 20:
             ink = "black" if value > 0.6 else "white"
             axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=ink)
-    ticks = _ticks(num_tasks)
+    ticks = task_ticks(num_tasks)
     axes.set_xticks(ticks, ticks + 1)
     axes.set_yticks(ticks, ticks + 1)
     axes.set(xlabel="test images of task", ylabel="after learning task")
 
 
-def _ticks(num_tasks: int) -> np.ndarray:
+def task_ticks(num_tasks: int) -> np.ndarray:
     """At most twelve of 0 .. T-1."""
     return np.arange(0, num_tasks, -(-num_tasks // 12))

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
+from jaxpmi.runs.writers.words import SCORES
+
 
 def summary_table(summary: Mapping[str, Any], paths: Sequence[str] = ()) -> str:
     """Returns plain text: method, accuracies in percent, a row per task, seconds, paths.
@@ -29,24 +31,8 @@ def summary_table(summary: Mapping[str, Any], paths: Sequence[str] = ()) -> str:
 
 def _scores(summary: Mapping[str, Any]) -> str:
     """One line per number of the whole run."""
-    names = {
-        "last_accuracy": "last accuracy",
-        "average_incremental_accuracy": "average incremental accuracy",
-        "last_miou": "last mean IoU",
-        "average_incremental_miou": "average incremental mean IoU",
-        "forgetting": "forgetting",
-        "backward_transfer": "backward transfer",
-        "task_accuracy": "accuracy with the task given",
-        "task_backward_transfer": "backward transfer with the task given",
-        "teacher_accuracy": "accuracy of the teacher",
-        "student_accuracy": "accuracy of the student",
-        "own_accuracy_before": "accuracy on the network's own classes, before",
-        "own_accuracy_after": "accuracy on the network's own classes, after",
-        "new_accuracy": "accuracy on the new classes",
-        "accuracy_before": "accuracy before pruning",
-        "accuracy_after": "accuracy after pruning",
-    }
-    rows = [(text, summary[key]) for key, text in names.items() if _is_number(summary.get(key))]
+    named = ((word.name, summary.get(key)) for key, word in SCORES.items())
+    rows = [(name, value) for name, value in named if _is_number(value)]
     width = max((len(text) for text, _ in rows), default=0)
     return "\n".join(f"{text:{width}}  {100 * value:6.2f} %" for text, value in rows)
 

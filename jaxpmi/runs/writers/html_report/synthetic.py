@@ -1,0 +1,182 @@
+"""What a page tells of synthetic images: how they look, how good they are, how they were made."""
+
+import re
+from typing import Any
+
+from jaxpmi.runs.writers.html_report import figures
+from jaxpmi.runs.writers.html_report.embedded import embed_file
+from jaxpmi.runs.writers.html_report.embedded import embed_grid
+from jaxpmi.runs.writers.html_report.numbers import is_number
+from jaxpmi.runs.writers.html_report.numbers import percent
+from jaxpmi.runs.writers.html_report.numbers import plain
+from jaxpmi.runs.writers.html_report.parts import Details
+from jaxpmi.runs.writers.html_report.parts import Figure
+from jaxpmi.runs.writers.html_report.parts import Section
+from jaxpmi.runs.writers.html_report.parts import Table
+from jaxpmi.runs.writers.html_report.parts import Text
+from jaxpmi.runs.writers.html_report.results import SCENE_MEASURE
+from jaxpmi.runs.writers.html_report.results import measure_of
+from jaxpmi.runs.writers.html_report.run_files import RunFiles
+from jaxpmi.runs.writers.pictures import read_image_grid
+from jaxpmi.runs.writers.words import TERMS
+
+NEWEST_PIXELS, OLDER_PIXELS = 1_000_000, 1_000_000  # of the last picture, and of all before it
+
+
+def pictures(run: RunFiles) -> Section | None:
+    """The pictures that the run has written, the last one unfolded."""
+    paths = run.pictures()
+    if not paths:
+        return None
+    *older, newest = paths
+    parts = [_picture(run, newest, NEWEST_PIXELS)]
+    for path in reversed(older):
+        part = _picture(run, path, OLDER_PIXELS // len(older))
+        parts.append(Details(_when(run, path).capitalize(), [part]))
+    return Section("pictures", "Pictures", parts)
+
+
+def _picture(run, path, most_pixels):
+    """A picture's content, or the picture as it is, or where it lies."""
+    grid = read_image_grid(path)
+    caption = _caption(run, path)
+    if grid is not None and grid.class_names:
+        return embed_grid(grid, caption, most_pixels)
+    whole = embed_file(path, caption, caption)
+    return whole or Text(f"images/{path.name} is too large for this page. {caption}")
+
+
+def _when(run, path):
+    """What a picture is of, in terms of tasks counted from 1."""
+    found = re.fullmatch(r"task(\d+)", path.stem)
+    if found is None:
+        return f"images/{path.name}"
+    if measure_of(run) == SCENE_MEASURE:
+        return f"after task {int(found[1]) + 1}"
+    return f"before task {int(found[1]) + 1}"
+
+
+def _caption(run, path):
+    when = _when(run, path)
+    if measure_of(run) == SCENE_MEASURE:
+        return f"Test scenes {when}: image, true labels, predicted labels."
+    if path.stem == "grid":
+        return "Pictures of each class, made from the network."
+    if path.stem == "synthetic":
+        return "Synthetic images of each class, the newest first, beside real test images."
+    return (
+        f"Synthetic images of old classes, made {when}, beside real test images of these classes, "
+        "which took no part in making them."
+    )
+
+
+def entries(run: RunFiles) -> list[dict[str, Any]]:
+    """What is told of the images made before every task, by name, with `task` from 0."""
+    told = run.summary.get("inversion", [])
+    if run.finished:
+        return told.get("tasks", []) if isinstance(told, dict) else told
+    found: dict[int, dict[str, list[float]]] = {}
+    for _, task, phase, name, value in run.scalars(r"(invert|judge|generate)(/block[\d.]+)?"):
+        of_block = f"{phase.partition('/')[2]}/" if "/" in phase else ""
+        found.setdefault(task, {}).setdefault(of_block + name, []).append(value)
+    return [
+        {"task": task, **{name: sum(v) / len(v) for name, v in of.items()}}
+        for task, of in found.items()
+    ]
+
+
+def inversion(run: RunFiles) -> Section | None:
+    """How good the images are, and how their loss fell."""
+    told = [entry for entry in entries(run) if len(entry) > 1]
+    if not told:
+        return None
+    parts = [*_quality(run, told), *_refinement(told), *_blocks(run, told)]
+    return Section("inversion", "Synthetic images", parts) if parts else None
+
+
+def _quality(run, told):
+    """A row per task; only columns of which there is a number."""
+    columns = {
+        "num_images": ("images", plain),
+        "trained_on_synthetic": ("trained on synthetic", percent),
+        "spread": ("spread", plain),
+        "agreement": ("agreement", percent),
+    }
+    columns = {k: v for k, v in columns.items() if any(is_number(e.get(k)) for e in told)}
+    if not columns:
+        return []
+    rows = [
+        [_name(run, entry), *(write(entry.get(key)) for key, (_, write) in columns.items())]
+        for entry in told
+    ]
+    meanings = {
+        "trained_on_synthetic": "Trained on synthetic: of the real test images of these classes, "
+        "the share that a simple classifier names rightly that has seen the synthetic images alone "
+        "(the same classifier in all runs).",
+        "spread": "Spread: the mean distance of two images of a class over that of two real ones; "
+        "ideally 1.",
+        "agreement": "Agreement: the share of images that the inverted network itself gives the "
+        "intended label, which says much less.",
+    }
+    table = Table(
+        "The images made before each task.", ["before task", *(v for v, _ in columns.values())],
+        rows,
+    )  # fmt: skip
+    return [table, Text(" ".join(text for key, text in meanings.items() if key in columns))]
+
+
+def _name(run, entry):
+    first = run.setting("job", "continual") == "continual"
+    return f"{entry['task'] + 1}" if first else "all"
+
+
+def _refinement(told):
+    """Loss at the first step and of the images, and the terms that it is made of."""
+    both = [e for e in told if is_number(e.get("initial_loss")) and is_number(e.get("final_loss"))]
+    if not both:
+        return []
+    parts = []
+    falls = [figures.Fall(f"{e['task'] + 1}", e["initial_loss"], e["final_loss"]) for e in both]
+    if len(falls) > 1:
+        caption = (
+            "Loss of the refinement through the whole network: at its first step (open) and of the "
+            "images made (filled), mean over the batches before each task."
+        )
+        svg = figures.draw_falls(falls, "refinement", "before task")
+        parts.append(Figure(caption, svg))
+    terms = [key.removeprefix("final_") for key in both[-1] if key.startswith("final_")]
+    terms = [name for name in terms if name != "loss"]
+    heads = [f"before task {e['task'] + 1}" for e in both] if len(falls) > 1 else ["value"]
+    rows = [["loss at the first step", *(plain(e["initial_loss"]) for e in both), ""]]
+    rows += [["loss of the images", *(plain(e["final_loss"]) for e in both), "with all weights"]]
+    rows += [
+        [_spaced(name), *(plain(e.get(f"final_{name}")) for e in both), TERMS.get(name, "")]
+        for name in terms
+    ]
+    caption = "Loss of the refinement through the whole network, and its terms, unweighted."
+    table = Table(caption, ["", *heads, "what it is"], rows)
+    return [*parts, Details("Loss and its terms", [table]) if parts else table]
+
+
+def _blocks(run, told):
+    """Losses of blocks that were inverted one by one, before the last task."""
+    last = told[-1]
+    blocks = [key.rpartition("/")[0] for key in last if key.endswith("/initial_loss")]
+    falls = [
+        figures.Fall(block, last[f"{block}/initial_loss"], last[f"{block}/final_loss"])
+        for block in blocks
+    ]
+    if not falls:
+        return []
+    caption = (
+        "Loss of every block, inverted one after the other from the last (left) to the first: at "
+        f"its first step (open) and of the inputs found (filled), before task {last['task'] + 1}."
+    )
+    rows = [[fall.name, plain(fall.first), plain(fall.last)] for fall in falls]
+    table = Table("Loss by block.", ["block", "at the first step", "of the inputs found"], rows)
+    svg = figures.draw_falls(falls, "blocks", "block")
+    return [Figure(caption, svg), Details("The same as numbers", [table])]
+
+
+def _spaced(name):
+    return name.replace("_", " ")
