@@ -46,8 +46,8 @@ ROOT = Path(__file__).parents[1]
 HEADER = "from jaxpmi.config import *\n"
 
 
-def write(tmp_path, body):
-    path = tmp_path / "experiment.py"
+def write(tmp_path, body, name="experiment.py"):
+    path = tmp_path / name
     path.write_text(body)
     return path
 
@@ -146,6 +146,22 @@ def test_wrong_file(tmp_path, body, message):
     with pytest.raises(ValueError) as caught:
         load_config(path)
     assert str(caught.value) == message.format(path=path)
+
+
+def test_the_config_of_a_run_is_a_config_file(tmp_path):
+    config = Config(method="lwf", data=DataConfig(tasks=(2, 3), class_order=(1, "a")))
+    path = write(tmp_path, json.dumps(load.config_to_dict(config)), name="config.json")
+    changed = load_config(path, ["--seed", "7"])
+    assert changed == dataclasses.replace(config, seed=7)
+    for body, message in (
+        ("{", "is no JSON (Expecting property name enclosed in double quotes: line 1 column 2"),
+        ("[]", "holds no settings by name; give the config.json of a run."),
+        ('{"num_step": 1}', "unknown config field 'num_step' in Config"),
+        ('{"seed": -1}', "seed=-1 is out of range"),
+    ):
+        with pytest.raises(ValueError) as caught:
+            load_config(write(tmp_path, body, name="config.json"))
+        assert message in str(caught.value)
 
 
 def test_missing_file(tmp_path):

@@ -176,6 +176,8 @@ def test_commands_are_understood(page, capsys):
             import_program("prepare").parse_args(words[2:])
         elif words[:2] == ["python", "launch/predict.py"]:
             import_program("predict").parse_args(words[2:])
+        elif words[:2] == ["python", "launch/report.py"]:
+            import_program("report").parse_args(words[2:])
         elif words[:2] == ["python", "launch/bench.py"]:
             check_benchmark(words[2:], capsys)
         else:

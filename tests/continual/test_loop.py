@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from html_page import read_page
 from PIL import Image
 from tiny_run import NUM_CLASSES
 from tiny_run import NUM_TASKS
@@ -148,7 +149,9 @@ def test_the_summary_names_the_cost(method, finished):
     assert (kept["generator"] > 0) == (method in GENERATOR)
     assert (kept["pixel_gaussians"] > 0) == (method == "pixel_gaussian")
     assert (kept["gradient_records"] > 0) == METHODS[method].keeps_records
-    assert summary["peak_memory_bytes"] > 1e6
+    rises = summary["memory_rise_bytes"]
+    assert rises["start"] > 1e6 and min(rises.values()) >= 0
+    assert sum(rises.values()) <= summary["peak_memory_bytes"]
     assert {"python", "jax", "numpy"} <= set(summary["versions"])
     assert summary["device"]["platform"] == "cpu" and summary["device"]["count"] == 1
 
@@ -176,7 +179,7 @@ def test_files_are_written_and_named(method, finished):
     run = finished(method)
     assert json.loads((run.workdir / "config.json").read_text())["method"] == method
     Image.open(run.workdir / "accuracy.png").verify()
-    for name in ("summary.json", "metrics.jsonl", "accuracy.png", "checkpoints"):
+    for name in ("summary.json", "metrics.jsonl", "report.html", "accuracy.png", "checkpoints"):
         assert str(run.workdir / name) in run.printed
     assert "compiling train:all" in run.printed and "last accuracy" in run.printed
     lines = lines_of(run.workdir)
@@ -190,6 +193,53 @@ def test_files_are_written_and_named(method, finished):
     extra |= {"judge"} if method in SYNTHETIC else set()
     assert phases[0] == {"train", "evaluate"}
     assert phases[1] == phases[2] == {"train", "evaluate"} | extra
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_report_has_what_the_method_has(method, finished):
+    run = finished(method)
+    page = read_page(run.workdir / "report.html")
+    wanted = {"numbers", "accuracy", "training", "cost", "kept", "data", "settings", "again"}
+    wanted |= {"pictures", "inversion"} if method in SYNTHETIC else set()
+    assert set(page.sections) == wanted
+    names = ("last_accuracy", "average_incremental_accuracy", "forgetting", "backward_transfer")
+    assert page.numbers["numbers"][:4] == [run.summary[name] for name in names]
+    learnt = [x for row in run.summary["accuracy_matrix"] for x in row if x is not None]
+    assert set(learnt) <= set(page.numbers["accuracy"])
+    captions = [table["caption"].strip() for table in page.tables]
+    assert ("Loss by block." in captions) == (method == "pmi")
+    assert bool(page.images) == (method in SYNTHETIC)
+    if method in INVERSION:
+        assert len(page.images) == 12  # two strips for each of 2 + 4 old classes
+
+
+def test_a_report_that_cannot_be_written_costs_no_result(tmp_path, monkeypatch, capsys):
+    written = []
+
+    def fail(workdir):
+        written.append((Path(workdir) / "summary.json").is_file())
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(session, "write_report", fail)
+    config = tiny_config(tmp_path, "finetune")
+    summary = experiment.run(config)
+    assert written == [True] and not (tmp_path / "run" / "report.html").exists()
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+    assert "no report.html: RuntimeError: no ink" in capsys.readouterr().out
+
+
+def test_a_long_run_has_a_report_after_its_tasks(tmp_path, monkeypatch):
+    """After those that took a hundred times as long as writing it does."""
+    written = []
+
+    def note(workdir):
+        written.append(len(lines_of(Path(workdir))))
+
+    monkeypatch.setattr(session, "write_report", note)
+    monkeypatch.setattr(session, "FIRST_REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(session, "REPORT_SHARE", 1e6)
+    experiment.run(tiny_config(tmp_path, "finetune"))
+    assert len(written) == NUM_TASKS and written == sorted(set(written))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
+from html_page import read_page
 from rows import sized
 from small_network import as_network
 
@@ -312,6 +313,12 @@ def test_the_summary_and_the_files(method, by, finished):
     np.testing.assert_allclose(summary["average_incremental_miou"], np.mean(mious))
     folder = Path(config.workdir)
     assert (folder / "miou.png").stat().st_size > 1000
+    page = read_page(folder / "report.html")
+    assert "inversion" not in page.sections and len(page.images) == num_tasks
+    assert {summary["last_miou"], *summary["class_iou"].values()} <= {
+        value for of in page.numbers.values() for value in of
+    }
+    assert "Mean IoU" in page.sections["accuracy"]
     assert len(list((folder / "images").glob("task*.png"))) == num_tasks
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     names = {name for line in lines for name in json.loads(line)}

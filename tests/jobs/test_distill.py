@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from html_page import read_page
 from rows import model_of
 from rows import sized
+from tiny_run import NUM_CLASSES
 from tiny_run import set_up
 from tiny_run import tiny_config
 from tiny_run import tiny_model
@@ -88,6 +90,10 @@ def test_the_summary_tells_teacher_student_and_diversity(method, finished):
     assert summary["diversity"]["synthetic"] > 0.0 and summary["diversity"]["real"] > 0.0
     assert (workdir / "images" / "synthetic.png").is_file()
     assert (workdir / "accuracy.png").is_file()
+    page = read_page(workdir / "report.html")
+    wanted = [summary[name] for name in ("teacher_accuracy", "student_accuracy")]
+    assert page.numbers["numbers"][:2] == wanted
+    assert len(page.images) == 2 * NUM_CLASSES and page.tags.count("svg") >= 2
 
 
 def test_the_student_can_be_loaded(finished):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from html_page import read_page
 from PIL import Image
 from rows import short_lite
 from tiny_run import NUM_CLASSES
@@ -105,6 +106,8 @@ def test_every_picture_is_a_file_in_the_folder_of_its_class(method, tmp_path):
     assert summary["classes"] == {"0": "0", "2": "2", "5": "5"}
     assert summary["own_accuracy_measured_on"] == invert.REAL_IMAGES
     assert set(summary["inversion"][0]) >= {"agreement", "final_statistics", "final_loss"}
+    page = read_page(Path(config.workdir) / "report.html")
+    assert len(page.images) == 3 and summary["own_accuracy_before"] in page.numbers["numbers"]
 
 
 def test_new_classes_are_learnt_with_the_pictures_as_replay(pretrained, tmp_path, monkeypatch):
@@ -125,6 +128,8 @@ def test_new_classes_are_learnt_with_the_pictures_as_replay(pretrained, tmp_path
         assert 0.0 <= summary[name] <= 1.0, name
     assert summary["classes"] == {"1": "goldfish", "207": "golden retriever"}
     learnt = network_file.load_network(tmp_path / "run" / summary["network_file"])
+    page = read_page(tmp_path / "run" / "report.html")
+    assert summary["new_accuracy"] in page.numbers["numbers"]
     assert learnt.class_names[1] == "goldfish" and learnt.num_classes == 1000 + NUM_CLASSES
     assert learnt.head.bias.shape == (1000 + NUM_CLASSES,)  # that of the new ones is learnt too
     assert jnp.abs(learnt.head.bias[1000:]).min() > 0

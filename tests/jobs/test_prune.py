@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from html_page import read_page
 from tiny_run import set_up
 from tiny_run import tiny_config
 
@@ -73,6 +74,9 @@ def test_the_summary_tells_accuracy_size_and_speed(finished):
     for name in ("filters", "parameters", "flops"):
         assert 0 < summary[name]["after"] < summary[name]["before"], name
     assert summary["measured_speed_up"] > 0.0
+    page = read_page(Path(config.workdir) / "report.html")
+    assert {summary["accuracy_after"], summary["measured_speed_up"]} < set(page.numbers["numbers"])
+    assert "filters left" in page.sections["numbers"] and "pictures" in page.sections
     assert summary["num_synthesized"] == 2 * BATCH
 
 

@@ -201,13 +201,13 @@ def write_learning_curve(
         figure.savefig(file, format="png", dpi=100)
 
 
-def new_figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float, layout: str = "constrained") -> "Figure":
     """An empty figure of these inches, which needs no backend but its own."""
     import_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from html_page import read_page
 
 from jaxpmi import experiment
 from jaxpmi.config.load import load_config
@@ -75,6 +76,9 @@ def test_the_files_are_those_of_every_run(finished):
     names = {path.name for path in workdir.iterdir()}
     wanted = {"config.json", "metrics.jsonl", "summary.json", "accuracy.png", "pretrained.npz"}
     assert wanted <= names
+    page = read_page(workdir / "report.html")
+    assert ("pictures" in page.sections) == (space == "standard")
+    assert "Classes of which only the name is known" in page.sections["accuracy"]
     drawn = {path.name for path in workdir.glob("images/*.png")}
     assert drawn == ({"task1.png", "task2.png"} if space == "standard" else set())
     with np.load(workdir / "images/task2.npz") as arrays:

@@ -48,7 +48,9 @@ def cost(run: RunFiles) -> Section | None:
             f"Of this time {in_seconds(seconds['compile']).text} went into compiling programs."
         )
     if rises:
-        notes.append(f"Memory: by how much the phase raised the peak {of}, all it had before on.")
+        notes.append(
+            f"Memory is by how much a phase raised the peak {of}; the start has all before it."
+        )
     elif is_number(peak):
         notes.append(f"Peak of memory, {of}: {in_bytes(peak).text}.")
     table = Table("Time and memory by phase.", columns, rows, drawn="bars")

@@ -29,7 +29,7 @@ def embed_grid(grid: ImageGrid, caption: str, most_pixels: int) -> Pictures:
         (
             name,
             [
-                (title, _strip(of[index][:per_class], f"{title} of class {name}"))
+                (title, _strip(of[index][:per_class], f"{_images(title)} of class {name}"))
                 for title, of in grid.panels.items()
                 if len(of[index])
             ],
@@ -39,6 +39,10 @@ def embed_grid(grid: ImageGrid, caption: str, most_pixels: int) -> Pictures:
     more = len(grid.class_names) - len(names)
     caption += f" The first {len(names)} of {len(grid.class_names)} classes." if more else ""
     return Pictures(caption, rows)
+
+
+def _images(title):
+    return title if title.endswith("images") else f"{title} images"
 
 
 def embed_file(path: Path, caption: str, alt: str) -> WholePicture | None:

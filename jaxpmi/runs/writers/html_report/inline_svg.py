@@ -72,7 +72,9 @@ def inline_svg(figure: "Figure", name: str, label: str) -> str:
     for element in root.iter():
         element.tag = element.tag.removeprefix(SVG)
     text = ElementTree.tostring(root, "unicode")
+    # The family is the page's; how it is written depends on matplotlib's version.
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
     for drawn, shown in COLOURS.items():
         text = text.replace(drawn, shown)
     return text

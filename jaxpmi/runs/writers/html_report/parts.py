@@ -53,6 +53,23 @@ class Table(NamedTuple):
     kind = "table"
 
 
+class Entry(NamedTuple):
+    """A thing with a name and a value as text."""
+
+    name: str
+    value: str
+    default: str | None  # None: it is not said
+    meaning: str
+
+
+class Entries(NamedTuple):
+    """Many of these, below a caption."""
+
+    caption: str
+    entries: list[Entry]
+    kind = "entries"
+
+
 class Figure(NamedTuple):
     """A drawing, as SVG to be written as it is."""
 

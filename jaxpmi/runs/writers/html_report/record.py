@@ -9,6 +9,7 @@ from typing import Any
 from typing import NamedTuple
 
 from jaxpmi.config import Config
+from jaxpmi.config.load import ABSENT
 from jaxpmi.config.settings import annotations
 from jaxpmi.config.settings import meaning
 from jaxpmi.runs.writers.html_report.numbers import counted
@@ -16,6 +17,8 @@ from jaxpmi.runs.writers.html_report.numbers import listed
 from jaxpmi.runs.writers.html_report.numbers import plain
 from jaxpmi.runs.writers.html_report.parts import Code
 from jaxpmi.runs.writers.html_report.parts import Details
+from jaxpmi.runs.writers.html_report.parts import Entries
+from jaxpmi.runs.writers.html_report.parts import Entry
 from jaxpmi.runs.writers.html_report.parts import Section
 from jaxpmi.runs.writers.html_report.parts import Table
 from jaxpmi.runs.writers.html_report.parts import Text
@@ -90,16 +93,17 @@ def settings(run: RunFiles) -> Section:
     """Every setting, and which are not the defaults."""
     every = list(_settings(run.config, Config))
     changed = [s for s in every if s.value != s.default and s.path != "workdir"]
-    rows = [[s.path, said(s.value), said(s.default), s.meaning] for s in changed]
     parts: list = [Text("All settings are the defaults.")]
-    if rows:
-        caption = "Settings that are not the defaults."
-        parts = [Table(caption, ["setting", "here", "default", "what it is"], rows)]
-    table = Table(
-        "Every setting.", ["setting", "here", "what it is"],
-        [[s.path, said(s.value), s.meaning] for s in every],
-    )  # fmt: skip
-    parts.append(Details(f"All {len(every)} settings", [table]))
+    if changed:
+        entries = [
+            Entry(
+                s.path, said(s.value), None if s.default == ABSENT else said(s.default), s.meaning
+            )
+            for s in changed
+        ]
+        parts = [Entries("Settings that are not the defaults.", entries)]
+    entries = [Entry(s.path, said(s.value), None, s.meaning) for s in every]
+    parts.append(Details(f"All {len(every)} settings", [Entries("Every setting.", entries)]))
     parts.append(Details("config.json", [Code(json.dumps(run.config, indent=1))]))
     return Section("settings", "Settings", parts)
 
@@ -116,7 +120,7 @@ def _settings(values: dict[str, Any], owner: type | None, prefix: str = "") -> I
             default = json.loads(json.dumps(fields[name].default))
             yield Setting(prefix + name, value, default, meaning(owner, name))
         else:
-            yield Setting(prefix + name, value, None, "not a setting of this version")
+            yield Setting(prefix + name, value, ABSENT, "not a setting of this version")
 
 
 def said(value: Any) -> str:

@@ -29,19 +29,25 @@ from jaxpmi.runs.writers.words import SCORES
 from jaxpmi.runs.writers.words import WAYS
 
 SCENE_MEASURE = "mean IoU"
+NO_BREAK = "\u00a0"
 
 
 def dataset_name(run: RunFiles) -> str:
-    """The data set, or the last part of its path."""
-    name = run.summary.get("dataset") or run.setting("data.path")
-    if not name or run.setting("data.source") == "embedded":
-        name = name or run.setting("data.name") or run.setting("data.source")
+    """The data set by its name or its kind, or by the last part of its path."""
+    source = run.setting("data.source")
+    name = run.setting("data.name") if source in ("embedded", "tfds") else None
+    name = run.summary.get("dataset") or name or run.setting("data.path") or source
     return os.path.basename(str(name).rstrip("/")) or str(name)
 
 
 def title(run: RunFiles) -> str:
-    """Method, data and seed."""
-    return f"{run.setting('method')} on {dataset_name(run)}, seed {run.setting('seed')}"
+    """Job, method, data and seed."""
+    job, method = run.setting("job", "continual"), run.setting("method")
+    learnt_from = f"on {dataset_name(run)}"
+    if job == "invert" and not run.setting("invert.learn_data"):
+        learnt_from = f"of {run.setting('model.name')}"
+    named = method if job == "continual" else f"{job}: {method}"
+    return f"{named} {learnt_from}, seed {run.setting('seed')}"
 
 
 def describe(run: RunFiles) -> str:
@@ -63,8 +69,10 @@ def _tasks(run):
     number, facts = num_tasks(run), run.data.get("data", {})
     if not number or "classes" not in facts:
         return ""
-    classes = len(run.summary.get("class_order", ())) or len(facts["classes"])
-    return f": {counted(classes, 'class')} in {counted(number, 'task')}"
+    named = len(run.summary.get("unseen_classes", {}).get("names", ()))
+    classes = (len(run.summary.get("class_order", ())) or len(facts["classes"])) - named
+    more = f", then {named} of which only the name is known" if named else ""
+    return f": {counted(classes, 'class')} in {counted(number, 'task')}{more}"
 
 
 def _images(facts):
@@ -74,7 +82,9 @@ def _images(facts):
         return ""
     colour = "grey" if facts.get("channels") == 1 else "colour"
     counts = " and ".join(f"{count:,} for {split}ing" for split, count in images.items())
-    return f"Images are {colour}, {size[1]} × {size[0]} pixels: {counts}."
+    return (
+        f"Images are {colour}, {size[1]}{NO_BREAK}×{NO_BREAK}{size[0]}{NO_BREAK}pixels: {counts}."
+    )
 
 
 def num_tasks(run: RunFiles) -> int:
@@ -116,6 +126,11 @@ def numbers(run: RunFiles) -> Section | None:
     parts: list = [Scores(scores)]
     if measure == SCENE_MEASURE:
         parts.append(Text("Values of tasks are mean IoUs; those leave the background out."))
+    if "own_accuracy_measured_on" in run.summary:
+        own = run.summary["own_accuracy_measured_on"]
+        parts.append(Text(f"Accuracy on the network's own classes is measured on {own}."))
+    if "new_classes" in run.summary:
+        parts.append(Text(f"New classes: {listed(run.summary['new_classes'], 40)}."))
     return Section("numbers", "Results", parts)
 
 
@@ -129,10 +144,11 @@ def _of_jobs(summary):
             (one, before), (other, after) = of.items()
             text = f"of the network {one}: {before:,}; {other}: {after:,}"
             if one == "teacher":
-                text = f"of the student over the teacher's: {after:,} of {before:,}"
+                text = f"as a share of the teacher's: {after:,} of {before:,}"
             if name == "FLOPs":
                 text += "; two for every multiplication of the convolutions, per image"
-            yield f"{name} left", percent(after / before), text
+            name = f"{name} left" if one != "teacher" else f"{name} of the student"
+            yield name, percent(after / before), text
     if is_number(summary.get("measured_speed_up")):
         number = plain(summary["measured_speed_up"])
         yield "measured speed-up", number, "seconds per batch before over those after, this device"

@@ -90,7 +90,7 @@ def inversion(run: RunFiles) -> Section | None:
     told = [entry for entry in entries(run) if len(entry) > 1]
     if not told:
         return None
-    parts = [*_quality(run, told), *_refinement(told), *_blocks(run, told)]
+    parts = [*_quality(run, told), *_losses(run, told), *_blocks(run, told)]
     return Section("inversion", "Synthetic images", parts) if parts else None
 
 
@@ -118,52 +118,61 @@ def _quality(run, told):
         "agreement": "Agreement: the share of images that the inverted network itself gives the "
         "intended label, which says much less.",
     }
-    table = Table(
-        "The images made before each task.", ["before task", *(v for v, _ in columns.values())],
-        rows,
-    )  # fmt: skip
+    each = " before each task" if _has_tasks(run) else ""
+    heads = [each.removeprefix(" ").replace("each ", ""), *(v for v, _ in columns.values())]
+    table = Table(f"The images made{each}.", heads, rows)
     return [table, Text(" ".join(text for key, text in meanings.items() if key in columns))]
 
 
+def _has_tasks(run):
+    return run.setting("job", "continual") == "continual"
+
+
 def _name(run, entry):
-    first = run.setting("job", "continual") == "continual"
-    return f"{entry['task'] + 1}" if first else "all"
+    return f"{entry['task'] + 1}" if _has_tasks(run) else "all"
 
 
-def _refinement(told):
+def _losses(run, told):
     """Loss at the first step and of the images, and the terms that it is made of."""
+    what = "the refinement through the whole network" if _has_tasks(run) else "making the images"
     both = [e for e in told if is_number(e.get("initial_loss")) and is_number(e.get("final_loss"))]
-    if not both:
-        return []
     parts = []
-    falls = [figures.Fall(f"{e['task'] + 1}", e["initial_loss"], e["final_loss"]) for e in both]
-    if len(falls) > 1:
+    if len(both) > 1:
+        falls = [figures.Fall(_name(run, e), e["initial_loss"], e["final_loss"]) for e in both]
         caption = (
-            "Loss of the refinement through the whole network: at its first step (open) and of the "
-            "images made (filled), mean over the batches before each task."
+            f"Loss of {what}: at its first step (open) and of the images made (filled), mean over "
+            "the batches before each task."
         )
-        svg = figures.draw_falls(falls, "refinement", "before task")
-        parts.append(Figure(caption, svg))
-    terms = [key.removeprefix("final_") for key in both[-1] if key.startswith("final_")]
-    terms = [name for name in terms if name != "loss"]
-    heads = [f"before task {e['task'] + 1}" for e in both] if len(falls) > 1 else ["value"]
-    rows = [["loss at the first step", *(plain(e["initial_loss"]) for e in both), ""]]
-    rows += [["loss of the images", *(plain(e["final_loss"]) for e in both), "with all weights"]]
-    rows += [
-        [_spaced(name), *(plain(e.get(f"final_{name}")) for e in both), TERMS.get(name, "")]
-        for name in terms
-    ]
-    caption = "Loss of the refinement through the whole network, and its terms, unweighted."
-    table = Table(caption, ["", *heads, "what it is"], rows)
-    return [*parts, Details("Loss and its terms", [table]) if parts else table]
+        parts.append(Figure(caption, figures.draw_falls(falls, "refinement", "before task")))
+    names = {"initial_loss": "at the first step", "final_loss": "of the images", "loss": "mean"}
+    names = {key: text for key, text in names.items() if any(key in entry for entry in told)}
+    if not names:
+        return []
+    rows = [[f"loss, {text}", *_values(told, key), "all terms"] for key, text in names.items()]
+    for key in dict.fromkeys(key for entry in told for key in entry):
+        term = key.removeprefix("final_")
+        if term in TERMS or (key != "final_loss" and key.startswith("final_")):
+            rows.append([term.replace("_", " "), *_values(told, key), TERMS.get(term, "")])
+    heads = [f"before task {e['task'] + 1}" for e in told] if len(told) > 1 else ["value"]
+    table = Table(f"Loss of {what}, and its terms.", ["", *heads, "what it is"], rows)
+    return [*parts, Details("Loss and its terms", [table])]
+
+
+def _values(told, key):
+    return [plain(entry.get(key)) for entry in told]
 
 
 def _blocks(run, told):
     """Losses of blocks that were inverted one by one, before the last task."""
     last = told[-1]
     blocks = [key.rpartition("/")[0] for key in last if key.endswith("/initial_loss")]
+    blocks.sort(key=lambda block: [*map(int, re.findall(r"\d+", block))], reverse=True)
     falls = [
-        figures.Fall(block, last[f"{block}/initial_loss"], last[f"{block}/final_loss"])
+        figures.Fall(
+            block.removeprefix("block").lstrip("0") or "0",
+            last[f"{block}/initial_loss"],
+            last[f"{block}/final_loss"],
+        )
         for block in blocks
     ]
     if not falls:
@@ -176,7 +185,3 @@ def _blocks(run, told):
     table = Table("Loss by block.", ["block", "at the first step", "of the inputs found"], rows)
     svg = figures.draw_falls(falls, "blocks", "block")
     return [Figure(caption, svg), Details("The same as numbers", [table])]
-
-
-def _spaced(name):
-    return name.replace("_", " ")
