@@ -1,6 +1,7 @@
 """Pages of runs: from what lies in a folder, finished or not, and of several runs together."""
 
 import dataclasses
+import json
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from jaxpmi.config import Config
 from jaxpmi.config import DataConfig
 from jaxpmi.config.load import config_to_dict
 from jaxpmi.runs import writers
+from jaxpmi.runs.writers.html_report import figures
 from jaxpmi.runs.writers.html_report import numbers
 from jaxpmi.runs.writers.html_report.inline_svg import COLOURS
 
@@ -219,6 +221,41 @@ def test_a_run_that_has_only_begun_and_one_of_another_version(tmp_path):
     assert "old.weight 1.5 not a setting of this version" in text
 
 
+def test_data_without_test_images_have_no_curves(tmp_path):
+    write_run(tmp_path)
+    told = writers.read_json(tmp_path / "summary.json")
+    told |= {"accuracy_matrix": [[None] * 2] * 2, "incremental_accuracies": [None] * 2}
+    told |= dict.fromkeys(("last_accuracy", "average_incremental_accuracy"))
+    writers.write_json(tmp_path / "summary.json", told)
+    page = read_page(writers.write_report(tmp_path))
+    assert "accuracy" not in page.sections and page.numbers["numbers"] == [0.25, -0.25, 8]
+    page = read_page(writers.write_comparison([tmp_path, tmp_path], tmp_path / "two.html"))
+    assert list(page.sections) == ["runs"]
+
+
+def test_long_curves_are_thinned_to_means():
+    steps = figures.Steps(0, "train", list(range(1, 1001)), [float(i // 5) for i in range(1000)])
+    thin = figures._thinned(steps)
+    assert thin.steps == list(range(5, 1001, 5)) and thin.losses == list(range(200))
+    odd = figures._thinned(steps._replace(steps=steps.steps[:999], losses=steps.losses[:999]))
+    assert odd.steps == thin.steps[:-1] and odd.losses == thin.losses[:-1]
+    assert figures._thinned(odd) == odd
+
+
+def test_terms_of_ones_own_are_listed(tmp_path):
+    write_run(tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        terms = {"task01/train/all/darkness": 0.125, "task01/train/all/accuracy": 0.5}
+        file.write(json.dumps({"step": 9, **terms}) + "\n")
+    rows = rows_of(read_page(writers.write_report(tmp_path)), "The last values")
+    assert rows == [
+        ["term", "task 1", "task 2", "what it is"],
+        ["loss", "0.500", "0.250", "the sum of all terms, which is minimised"],
+        ["cross entropy", "0.500", "0.250", "how improbable the right label is to the network"],
+        ["darkness", "–", "0.125", ""],
+    ]
+
+
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run: it has no config.json"):
         writers.write_report(tmp_path)
@@ -242,6 +279,19 @@ def test_large_pictures_are_made_smaller(tmp_path):
     assert newest[-1]["alt"] == "1 synthetic images of class class 99"
     assert "The first 100 of 120 classes." in page.sections["pictures"]
     assert newest[0]["src"].startswith("data:image/webp")
+
+
+def test_of_many_tasks_some_pictures_are_shown(tmp_path):
+    write_run(tmp_path)
+    first = tmp_path / "images" / "task1.png"
+    for task in range(2, 11):
+        shutil.copy(first, first.with_name(f"task{task}.png"))
+    page = read_page(writers.write_report(tmp_path))
+    text = page.sections["pictures"]
+    assert "made before task 11," in text
+    assert re.findall(r"Before task (\d+)", text) == ["8", "5", "2"]
+    assert "The pictures of the other tasks are in images/." in text
+    assert len(page.images) == 4 * 4
 
 
 def test_other_pictures_are_taken_as_they_are(tmp_path):

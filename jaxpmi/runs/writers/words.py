@@ -114,6 +114,7 @@ PHASES = {
 
 # Terms of losses; by their names in metrics.jsonl, there behind the phase or `final_`.
 TERMS = {
+    "loss": "the sum of all terms, which is minimised",
     "cross_entropy": "how improbable the right label is to the network",
     "local": "cross-entropy of real images among the new classes",
     "replay_local": "cross-entropy of synthetic images among the old classes",
@@ -129,6 +130,9 @@ TERMS = {
     "drift": "how far mean outputs for old tasks are moved, to first order",
     "squared_drift": "the same, unweighed; watched, not minimised",
     "log_determinant": "keeps the learnt weights of the drift from vanishing",
+    "all_classes": "cross-entropy among all classes, which trains what reads their names alone",
+    "text_features": "how far texts of old classes move from where the old adapters put them",
+    "replay_logits": "how far outputs for synthetic samples move from the old network's",
     "feature_match": "distance of the images' features from those wanted",
     "statistics": "distance of the moments of layers from the stored ones",
     "total_variation": "differences of neighbouring pixels",

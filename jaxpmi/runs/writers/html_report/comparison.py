@@ -8,7 +8,6 @@ from typing import Any
 from jaxpmi.config.load import differing_fields
 from jaxpmi.runs.writers.html_report import figures
 from jaxpmi.runs.writers.html_report import results
-from jaxpmi.runs.writers.html_report.numbers import Number
 from jaxpmi.runs.writers.html_report.numbers import counted
 from jaxpmi.runs.writers.html_report.numbers import in_bytes
 from jaxpmi.runs.writers.html_report.numbers import in_seconds
@@ -48,7 +47,8 @@ def _curves(runs: Sequence[RunFiles], marks: Sequence[str]) -> Iterator[Section]
         curves = [
             (mark, seen)
             for mark, run in zip(marks, runs, strict=True)
-            if results.measure_of(run) == measure and (seen := results.seen_of(run))
+            if results.measure_of(run) == measure
+            and any(map(is_number, seen := results.seen_of(run)))
         ]
         if curves:
             caption = f"After every task, {measure} of all classes so far; letters as below."
@@ -68,7 +68,7 @@ def _results(runs, marks):
                 mark,
                 str(run.folder),
                 f"{run.setting('method')}",
-                Number(f"{run.setting('seed')}", run.setting("seed")),
+                f"{run.setting('seed')}",
                 *(percent(run.summary.get(key)) for key in shown),
                 in_seconds(run.summary.get("seconds", {}).get("total")),
                 in_bytes(sum(kept.values())) if kept else None,

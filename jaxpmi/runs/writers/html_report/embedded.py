@@ -80,7 +80,7 @@ def _smaller(images):
     scale = MOST_SIDE / max(height, width)
     if scale >= 1:
         return images
-    size = round(width * scale), round(height * scale)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
     small = [Image.fromarray(x).resize(size, Image.Resampling.LANCZOS) for x in images]
     return np.stack([np.asarray(image) for image in small])
 
@@ -94,7 +94,7 @@ def _encode(pixels, *, exact):
         return _uri(written.getvalue(), "webp")
     if (pixels[..., :1] == pixels[..., :3]).all():
         picture = picture.convert("LA")
-    picture.save(written, "PNG", optimize=True)
+    picture.save(written, "PNG")
     return _uri(written.getvalue(), "png")
 
 

@@ -16,6 +16,7 @@ from jaxpmi.runs.writers.html_report.inline_svg import style
 from jaxpmi.runs.writers.pictures import new_figure
 from jaxpmi.runs.writers.pictures import task_ticks
 
+MOST_POINTS = 200  # of a curve of losses
 POINTS = 72  # per inch, which are pixels of the page
 WIDTH, HEIGHT = 400, 240  # shown on a phone at four fifths of that
 MARGINS = (58, 42, 22, 18)  # left, bottom, right, top
@@ -86,7 +87,7 @@ def draw_losses(curves: Sequence[Steps], name: str) -> str:
     with style():
         figure, axes = _axes()
         starts = {}
-        for curve in curves:
+        for curve in map(_thinned, curves):
             starts.setdefault(curve.task, curve.steps[0])
             few = {"marker": "o", "markersize": 2.5} if len(curve.steps) < 3 else {}
             axes.plot(curve.steps, curve.losses, color=ACCENT, linewidth=1.4, **few)
@@ -133,23 +134,35 @@ def draw_comparison(curves: Sequence[tuple[str, Sequence[float]]], measure: str,
       measure: what they are.
       name: the figure's, on its page.
     """
-    num_tasks = max(len(values) for _, values in curves)
+    values = [np.asarray(of_run, float) for _, of_run in curves]
+    num_tasks = max(map(len, values))
     with style():
         figure, axes = _axes()
-        for index, (_, values) in enumerate(curves):
-            y = 100 * np.asarray(values, float)
+        for index, of_run in enumerate(values):
+            y = 100 * of_run
             axes.plot(
                 np.arange(1, len(y) + 1), y, linewidth=1.6, color=SERIES[index % len(SERIES)],
                 linestyle=DASHES[index // len(SERIES) % len(DASHES)],
                 **_marker(MARKERS[index % len(MARKERS)]),
             )  # fmt: skip
-        ends = [(len(values), 100 * values[-1], i) for i, (_, values) in enumerate(curves)]
+        ends = [(len(of_run), 100 * of_run[-1], i) for i, of_run in enumerate(values)]
+        ends = [end for end in ends if np.isfinite(end[1])]
         for x, y, index, lifted in _apart(ends, 6.0):
             colour = SERIES[index % len(SERIES)]
             _mark(axes, curves[index][0], x, y, (7, lifted * 1.7 - 4), colour, ha="left")
-        _percent_axis(axes, f"{measure}, all so far", min(min(v) for _, v in curves))
+        _percent_axis(axes, f"{measure}, all so far", min(np.nanmin(y) for y in values))
         _task_axis(axes, num_tasks)
         return inline_svg(figure, f"curves-{name}", f"Curves of {measure} of {len(curves)} runs.")
+
+
+def _thinned(curve: Steps) -> Steps:
+    """The same with fewer points, each the mean of those since the one before."""
+    times = -(-len(curve.steps) // MOST_POINTS)
+    if times == 1:
+        return curve
+    ends = np.arange(times, len(curve.steps) + 1, times)
+    means = np.reshape(curve.losses[: ends[-1]], (-1, times)).mean(1)
+    return curve._replace(steps=np.asarray(curve.steps)[ends - 1].tolist(), losses=means.tolist())
 
 
 def _axes():

@@ -103,7 +103,7 @@ def status(run: RunFiles) -> str:
         when = f"{time.day} {time:%B %Y, %H:%M} UTC"
     if run.finished:
         return f"Finished {when}."
-    done = 1 + max((task for _, task, *_ in run.scalars(r"evaluate(/\w+)?")), default=-1)
+    done = 1 + max((of.task for of in run.scalars(r"evaluate(/\w+)?")), default=-1)
     of = f" of {num_tasks(run)}" if run.setting("job", "continual") == "continual" else ""
     last = f" Its last line of metrics is of {when}." if when else ""
     return (
@@ -162,7 +162,7 @@ def _of_jobs(summary):
 
 def measure_of(run: RunFiles) -> str:
     """What is measured of tasks."""
-    scenes = "miou_matrix" in run.summary or any(True for _ in run.scalars("evaluate/miou"))
+    scenes = "miou_matrix" in run.summary or "evaluate/miou" in run.metrics
     return SCENE_MEASURE if scenes else "accuracy"
 
 
@@ -218,7 +218,7 @@ def accuracy(run: RunFiles) -> Section | None:
     """How every task fared over time."""
     matrix, measure, seen = matrix_of(run), measure_of(run), seen_of(run)
     parts: list[Any] = []
-    if matrix.size:
+    if np.isfinite(matrix).any():
         thin = (
             f"The test images of each task, from when it was learnt (its number stands there): "
             f"{measure}, prediction being among all classes seen so far."

@@ -1,15 +1,26 @@
 """What lies in a run's folder, read for its page: of a finished run, or one stopped halfway."""
 
+import itertools
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from typing import NamedTuple
 
 from jaxpmi.runs.writers.files import read_json
+from jaxpmi.runs.writers.html_report.numbers import is_number
 
 METRIC = re.compile(r"task(\d+)/(.+)/([^/]+)")  # task from 0, phase, name
+
+
+class Scalar(NamedTuple):
+    """A number of metrics.jsonl, with its line's step."""
+
+    step: int
+    task: int
+    phase: str
+    name: str
+    value: float
 
 
 class RunFiles(NamedTuple):
@@ -19,14 +30,14 @@ class RunFiles(NamedTuple):
       folder: its workdir.
       config: every setting, nested.
       data: by name, what was read of every data set; {} of runs of older versions.
-      metrics: lines of metrics.jsonl, each with a `step`.
+      metrics: the numbers of metrics.jsonl by phase, in order.
       summary: the content of summary.json; {} of a run that has not finished.
     """
 
     folder: Path
     config: dict[str, Any]
     data: dict[str, dict[str, Any]]
-    metrics: list[dict[str, Any]]
+    metrics: dict[str, list[Scalar]]
     summary: dict[str, Any]
 
     @property
@@ -43,14 +54,10 @@ class RunFiles(NamedTuple):
             value = value[name]
         return value
 
-    def scalars(self, phase: str) -> Iterator[tuple[int, int, str, str, float]]:
-        """Yields step, task, phase, name and value of phases that a pattern matches as a whole."""
-        wanted = re.compile(phase)
-        for line in self.metrics:
-            for path, value in line.items():
-                found = METRIC.fullmatch(path)
-                if found and wanted.fullmatch(found[2]) and isinstance(value, int | float):
-                    yield line["step"], int(found[1]), found[2], found[3], value
+    def scalars(self, phase: str) -> list[Scalar]:
+        """The numbers of all phases that a pattern matches as a whole, in order."""
+        found = [of for name, of in self.metrics.items() if re.fullmatch(phase, name)]
+        return sorted(itertools.chain.from_iterable(found), key=lambda scalar: scalar.step)
 
     def pictures(self) -> list[Path]:
         """The PNGs of `images/`, in the order of their numbers."""
@@ -77,14 +84,18 @@ def read_run(folder: Path) -> RunFiles:
     return RunFiles(folder, config, data, metrics, optional["summary"])
 
 
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Its lines, without a last one that is being written."""
-    lines = []
+def _read_metrics(path: Path) -> dict[str, list[Scalar]]:
+    """Its numbers by phase, without those of a last line that is being written."""
+    phases: dict[str, list[Scalar]] = {}
     for text in path.read_bytes().splitlines() if path.is_file() else ():
         try:
             line = json.loads(text)
         except ValueError:
             continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            lines.append(line)
-    return lines
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+            continue
+        for name, value in line.items():
+            if (found := METRIC.fullmatch(name)) and is_number(value):
+                scalar = Scalar(line["step"], int(found[1]), found[2], found[3], value)
+                phases.setdefault(found[2], []).append(scalar)
+    return phases

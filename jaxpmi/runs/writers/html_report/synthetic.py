@@ -20,7 +20,8 @@ from jaxpmi.runs.writers.html_report.run_files import RunFiles
 from jaxpmi.runs.writers.pictures import read_image_grid
 from jaxpmi.runs.writers.words import TERMS
 
-NEWEST_PIXELS, OLDER_PIXELS = 1_000_000, 1_000_000  # of the last picture, and of all before it
+# What keeps the page small, and its making short: of the last picture, and of all before it.
+NEWEST_PIXELS, OLDER_PIXELS, MOST_OLDER = 600_000, 400_000, 4
 
 
 def pictures(run: RunFiles) -> Section | None:
@@ -30,9 +31,12 @@ def pictures(run: RunFiles) -> Section | None:
         return None
     *older, newest = paths
     parts = [_picture(run, newest, NEWEST_PIXELS)]
-    for path in reversed(older):
-        part = _picture(run, path, OLDER_PIXELS // len(older))
+    shown = older[:: -(-len(older) // MOST_OLDER)] if older else []
+    for path in reversed(shown):
+        part = _picture(run, path, OLDER_PIXELS // len(shown))
         parts.append(Details(_when(run, path).capitalize(), [part]))
+    if len(shown) < len(older):
+        parts.append(Text("The pictures of the other tasks are in images/."))
     return Section("pictures", "Pictures", parts)
 
 
@@ -76,9 +80,10 @@ def entries(run: RunFiles) -> list[dict[str, Any]]:
     if run.finished:
         return told.get("tasks", []) if isinstance(told, dict) else told
     found: dict[int, dict[str, list[float]]] = {}
-    for _, task, phase, name, value in run.scalars(r"(invert|judge|generate)(/block[\d.]+)?"):
-        of_block = f"{phase.partition('/')[2]}/" if "/" in phase else ""
-        found.setdefault(task, {}).setdefault(of_block + name, []).append(value)
+    for scalar in run.scalars(r"(invert|judge|generate)(/block[\d.]+)?"):
+        block = scalar.phase.partition("/")[2]
+        name = f"{block}/{scalar.name}" if block else scalar.name
+        found.setdefault(scalar.task, {}).setdefault(name, []).append(scalar.value)
     return [
         {"task": task, **{name: sum(v) / len(v) for name, v in of.items()}}
         for task, of in found.items()
@@ -135,6 +140,8 @@ def _name(run, entry):
 def _losses(run, told):
     """Loss at the first step and of the images, and the terms that it is made of."""
     what = "the refinement through the whole network" if _has_tasks(run) else "making the images"
+    if not any("final_loss" in entry for entry in told):
+        what = "the generator"
     both = [e for e in told if is_number(e.get("initial_loss")) and is_number(e.get("final_loss"))]
     parts = []
     if len(both) > 1:
@@ -151,7 +158,7 @@ def _losses(run, told):
     rows = [[f"loss, {text}", *_values(told, key), "all terms"] for key, text in names.items()]
     for key in dict.fromkeys(key for entry in told for key in entry):
         term = key.removeprefix("final_")
-        if term in TERMS or (key != "final_loss" and key.startswith("final_")):
+        if term != "loss" and (term in TERMS or key.startswith("final_")):
             rows.append([term.replace("_", " "), *_values(told, key), TERMS.get(term, "")])
     heads = [f"before task {e['task'] + 1}" for e in told] if len(told) > 1 else ["value"]
     table = Table(f"Loss of {what}, and its terms.", ["", *heads, "what it is"], rows)
@@ -166,6 +173,8 @@ def _blocks(run, told):
     """Losses of blocks that were inverted one by one, before the last task."""
     last = told[-1]
     blocks = [key.rpartition("/")[0] for key in last if key.endswith("/initial_loss")]
+    ends = ("initial_loss", "final_loss")
+    blocks = [b for b in blocks if all(is_number(last.get(f"{b}/{end}")) for end in ends)]
     blocks.sort(key=lambda block: [*map(int, re.findall(r"\d+", block))], reverse=True)
     falls = [
         figures.Fall(

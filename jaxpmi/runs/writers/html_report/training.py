@@ -15,6 +15,7 @@ KINDS = {
     "distill": "Loss of the student on synthetic images",
     "prune": "Loss of the network that is pruned, on synthetic images",
 }
+NO_TERMS = ("initial_loss", "agreement", "accuracy", "student_accuracy", "filters")
 MOST_COLUMNS = 6  # tasks in the table of terms
 
 
@@ -25,34 +26,35 @@ def training(run: RunFiles) -> Section | None:
 
 
 def _of_kind(run, kind):
-    curves: list[figures.Steps] = []
-    terms: dict[str, dict[int, float]] = {}
-    for step, task, phase, name, value in run.scalars(rf"{kind}(/\w+)?"):
-        if name != "loss":
-            if name in TERMS or not name.startswith(("final_", "initial_", "agreement", "student")):
-                terms.setdefault(name, {})[task] = value
-            continue
-        terms.setdefault("loss", {})[task] = value
-        if not curves or (curves[-1].task, curves[-1].phase) != (task, phase):
-            curves.append(figures.Steps(task, phase, [], []))
-        curves[-1].steps.append(step)
-        curves[-1].losses.append(value)
+    """The curve of a kind of phase's loss, and its terms; [] where there is none."""
+    curves, terms = _read(run, kind)
     if not curves:
         return []
-    caption = (
-        f"{KINDS[kind]}: mean since the point before, over the logged steps. It begins anew with "
-        "every task, and its terms are others where there is replay."
-    )
-    if len({curve.task for curve in curves}) == 1:
-        caption = f"{KINDS[kind]}: mean since the point before, over the logged steps."
+    caption = f"{KINDS[kind]}: mean since the point before, over the logged steps."
+    if len({curve.task for curve in curves}) > 1:
+        caption += " It begins anew with every task, and where there is replay it has more terms."
     svg = figures.draw_losses(curves, f"losses-{kind}")
     tasks = sorted({curve.task for curve in curves})[-MOST_COLUMNS:]
     rows = [
         [name.replace("_", " "), *(plain(of.get(task)) for task in tasks), TERMS.get(name, "")]
         for name, of in terms.items()
-        if name != "loss" and name in TERMS
     ]
-    rows.append(["loss", *(plain(terms["loss"].get(task)) for task in tasks), "what is minimised"])
     columns = [f"task {task + 1}" for task in tasks] if len(tasks) > 1 else ["value"]
     table = Table("The last values, with their weights.", ["term", *columns, "what it is"], rows)
     return [Figure(caption, svg), Details("Terms of the loss", [table])]
+
+
+def _read(run, kind):
+    """The losses, a curve for each phase of each task, and by term the last values of tasks."""
+    curves: list[figures.Steps] = []
+    terms: dict[str, dict[int, float]] = {}
+    for step, task, phase, name, value in run.scalars(rf"{kind}(/\w+)?"):
+        if name in NO_TERMS or name.startswith("final_"):
+            continue
+        terms.setdefault(name, {})[task] = value
+        if name == "loss":
+            if not curves or (curves[-1].task, curves[-1].phase) != (task, phase):
+                curves.append(figures.Steps(task, phase, [], []))
+            curves[-1].steps.append(step)
+            curves[-1].losses.append(value)
+    return curves, terms
