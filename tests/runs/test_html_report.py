@@ -18,6 +18,7 @@ from jaxpmi.config.load import config_to_dict
 from jaxpmi.runs import writers
 from jaxpmi.runs.writers.html_report import figures
 from jaxpmi.runs.writers.html_report import numbers
+from jaxpmi.runs.writers.html_report import synthetic
 from jaxpmi.runs.writers.html_report.inline_svg import COLOURS
 
 HOSTILE = ["</style><script>alert(1)</script>", "a & b", '"><img src=x>', "$x_1$"]
@@ -294,13 +295,17 @@ def test_of_many_tasks_some_pictures_are_shown(tmp_path):
     assert len(page.images) == 4 * 4
 
 
-def test_other_pictures_are_taken_as_they_are(tmp_path):
+def test_other_pictures_are_taken_as_they_are(tmp_path, monkeypatch):
     from PIL import Image
 
     write_run(tmp_path)
     Image.fromarray(np.zeros((5, 7, 3), np.uint8)).save(tmp_path / "images" / "task2.png")
     page = read_page(writers.write_report(tmp_path))
     assert (page.images[0]["width"], page.images[0]["height"]) == ("7", "5")
+    monkeypatch.setattr(synthetic, "MOST_READ", 34)
+    page = read_page(writers.write_report(tmp_path))
+    assert "images/task2.png is too large for this page" in page.sections["pictures"]
+    monkeypatch.undo()
     noise = np.random.default_rng(0).integers(0, 256, (900, 900, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "images" / "task2.png")
     page = read_page(writers.write_report(tmp_path))

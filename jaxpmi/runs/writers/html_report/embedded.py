@@ -45,6 +45,13 @@ def _images(title):
     return title if title.endswith("images") else f"{title} images"
 
 
+def num_pixels(path: Path) -> int:
+    """Those of a PNG, by its header."""
+    with path.open("rb") as file:
+        header = file.read(24)
+    return int.from_bytes(header[16:20]) * int.from_bytes(header[20:])
+
+
 def embed_file(path: Path, caption: str, alt: str) -> WholePicture | None:
     """A PNG as it is; None of one that is too large."""
     from PIL import Image

@@ -103,13 +103,13 @@ def status(run: RunFiles) -> str:
         when = f"{time.day} {time:%B %Y, %H:%M} UTC"
     if run.finished:
         return f"Finished {when}."
-    done = 1 + max((of.task for of in run.scalars(r"evaluate(/\w+)?")), default=-1)
-    of = f" of {num_tasks(run)}" if run.setting("job", "continual") == "continual" else ""
-    last = f" Its last line of metrics is of {when}." if when else ""
-    return (
-        f"Not finished: it is still going, or was stopped. Evaluated so far: "
-        f"{done}{of} {'task' if not of and done == 1 else 'tasks'}.{last}"
-    )
+    sentences = ["Not finished: it is still going, or was stopped."]
+    if run.setting("job", "continual") == "continual":
+        done = 1 + max((of.task for of in run.scalars(r"evaluate(/\w+)?")), default=-1)
+        sentences.append(f"Evaluated so far: {done} of {counted(num_tasks(run), 'task')}.")
+    if when:
+        sentences.append(f"Its last line of metrics is of {when}.")
+    return " ".join(sentences)
 
 
 def numbers(run: RunFiles) -> Section | None:

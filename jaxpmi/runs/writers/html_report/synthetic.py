@@ -6,6 +6,7 @@ from typing import Any
 from jaxpmi.runs.writers.html_report import figures
 from jaxpmi.runs.writers.html_report.embedded import embed_file
 from jaxpmi.runs.writers.html_report.embedded import embed_grid
+from jaxpmi.runs.writers.html_report.embedded import num_pixels
 from jaxpmi.runs.writers.html_report.numbers import is_number
 from jaxpmi.runs.writers.html_report.numbers import percent
 from jaxpmi.runs.writers.html_report.numbers import plain
@@ -22,6 +23,7 @@ from jaxpmi.runs.writers.words import TERMS
 
 # What keeps the page small, and its making short: of the last picture, and of all before it.
 NEWEST_PIXELS, OLDER_PIXELS, MOST_OLDER = 600_000, 400_000, 4
+MOST_READ = 40_000_000  # pixels of a picture that is read: about a second, and 400 MB
 
 
 def pictures(run: RunFiles) -> Section | None:
@@ -42,12 +44,14 @@ def pictures(run: RunFiles) -> Section | None:
 
 def _picture(run, path, most_pixels):
     """A picture's content, or the picture as it is, or where it lies."""
-    grid = read_image_grid(path)
     caption = _caption(run, path)
-    if grid is not None and grid.class_names:
-        return embed_grid(grid, caption, most_pixels)
-    whole = embed_file(path, caption, caption)
-    return whole or Text(f"images/{path.name} is too large for this page. {caption}")
+    if num_pixels(path) <= MOST_READ:
+        grid = read_image_grid(path)
+        if grid is not None and grid.class_names:
+            return embed_grid(grid, caption, most_pixels)
+        if (whole := embed_file(path, caption, caption)) is not None:
+            return whole
+    return Text(f"images/{path.name} is too large for this page. {caption}")
 
 
 def _when(run, path):
