@@ -71,6 +71,9 @@ MAY_IMPORT = {
     "jobs": INVERSION | {"data", "weights", "continual", "quality", "runs.writers"} | RUNS,
     "quality": {"types", "blocks", "network"},
     "runs.session": {"config", "runs.checkpoint", "runs.writers"} | RUNS,
+    "runs.comparison": set(),
+    "runs.cells": {"config", "runs.session"},
+    "runs.sweep": {"runs.cells", "runs.claim", "runs.comparison", "runs.writers"},
     "experiment": {"config", "continual", "data", "jobs", "runs.session", "runs.claim"}
     | {"runs.machine", "runs.writers"}
     | RUNS,

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import jaxpmi
+from jaxpmi.runs.cells import plan_cells
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -30,6 +31,7 @@ CITATION = r"(, eqs?\. \d+(?:(?:, | and | to )\d+)*|)"
 
 # Options of the programs, and those whose values are of what a page is about.
 NOT_OF_CONFIG = {"--help", "--config", "--workdir", "--method", "--job"}
+NOT_OF_CONFIG |= {"--methods", "--seeds", "--set", "--list", "--table-only"}
 
 
 def blocks(text, language):
@@ -172,6 +174,8 @@ def test_commands_are_understood(page, capsys):
             words = words[1:]
         if words[:2] == ["python", "launch/run.py"]:
             check_run(words[2:])
+        elif words[:2] == ["python", "launch/sweep.py"]:
+            check_sweep(words[2:])
         elif words[:2] == ["python", "launch/prepare.py"]:
             import_program("prepare").parse_args(words[2:])
         elif words[:2] == ["python", "launch/predict.py"]:
@@ -187,6 +191,13 @@ def check_run(words):
     assert words[0] == "--config"
     if "--help" not in words:
         jaxpmi.load_config(ROOT / words[1], words[2:])
+
+
+def check_sweep(words):
+    own, overrides = import_program("sweep").parse_args(words)
+    settings = {name: values for name, *values in own.set}
+    path = ROOT / own.config
+    assert plan_cells(path, overrides, methods=own.methods, seeds=own.seeds, settings=settings)
 
 
 def check_benchmark(words, capsys):
