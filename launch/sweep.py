@@ -16,14 +16,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-# A bare clone works without `pip install`: the checkout root goes on the path.
-sys.path.insert(0, str(ROOT))
+from console import one_sentence
+from console import run_command
 
-from console import one_sentence  # noqa: E402
-from console import run_command  # noqa: E402
-
-RUN = [sys.executable, str(ROOT / "launch" / "run.py")]
+RUN = [sys.executable, str(Path(__file__).with_name("run.py"))]
 
 
 def parse_args(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -96,7 +92,7 @@ def sweep(own: argparse.Namespace, overrides: Sequence[str]) -> int:
     if own.list:
         for cell in cells:
             tell(f"# {cell.name}{', finished' if cell.is_finished else ''}")
-            tell(shlex.join(["python", "launch/run.py", *cell.arguments]))
+            tell(shlex.join([*RUN, *cell.arguments]))
         return 0
     failures = {} if own.table_only else run_cells(cells, workdir, RUN)
     tell(f"\n{write_table(cells, workdir)}\n{workdir / 'table.md'}\n{workdir / 'table.json'}")

@@ -31,6 +31,7 @@ INVERSION = NETWORKS | {
 # What each room of the package may import of ours, besides itself. Arrays pass between features
 # and inversion, not names; method code writes no file and asks for no data.
 MAY_IMPORT = {
+    "__main__": {"config"},
     "config": set(),
     "types": set(),
     "lookup": set(),
