@@ -22,7 +22,6 @@ from jaxpmi.runs.cells import Cell
 from jaxpmi.runs.claim import claim
 from jaxpmi.runs.claim import owner_has_ended
 from jaxpmi.runs.comparison import Finished
-from jaxpmi.runs.comparison import Row
 from jaxpmi.runs.comparison import compare
 from jaxpmi.runs.comparison import markdown
 from jaxpmi.runs.comparison import read_metrics
@@ -185,7 +184,7 @@ def finished(cells: Sequence[Cell]) -> list[Finished]:
 
 def write_table(cells: Sequence[Cell], workdir: Path) -> str:
     """Writes table.md and table.json of what is finished; returns the former's text."""
-    rows: list[Row] = compare(finished(cells))
+    rows = compare(finished(cells))
     missing = [cell.name for cell in cells if not cell.is_finished]
     text = markdown(rows) if rows else "Nothing has finished yet.\n"
     if missing:

@@ -1,5 +1,6 @@
 """Sweeps: cells as processes, one failing, all killed; the same command ends in the same table."""
 
+import importlib
 import json
 import os
 import random
@@ -146,6 +147,30 @@ def test_devices(monkeypatch, count, visible, expected):
     monkeypatch.setattr(sweep, "COUNT_GPUS", f"print({count})")
     wanted = [one if one == {} else {"CUDA_VISIBLE_DEVICES": one} for one in expected]
     assert sweep.find_devices() == wanted
+
+
+def test_the_program_lists_runs_and_tells_what_failed(fake, tmp_path, monkeypatch, capsys):
+    program = importlib.import_module("sweep")
+    monkeypatch.setattr(program, "RUN", [sys.executable, str(tmp_path / "fake_run.py")])
+    monkeypatch.setattr(program.signal, "signal", lambda *unused: None)
+    words = ["--config", DIGITS, "--workdir", str(tmp_path / "s"), "--seeds", "1", "4"]
+    assert program.main([*words, "--list"]) == 0
+    command = f"{sys.executable} {tmp_path}/fake_run.py --config {DIGITS} --method pmi --seed"
+    out = capsys.readouterr().out
+    assert out.startswith(f"# pmi-seed1\n{command} 1 --workdir ") and f"\n{command} 4" in out
+    assert not (tmp_path / "s").exists()
+    assert program.main(words) == 1
+    found = capsys.readouterr()
+    log = tmp_path / "s/pmi-seed1/console.log"
+    assert found.err == f"error: pmi-seed1: the data are gone; see {log}\n"
+    text = (tmp_path / "s/table.md").read_text()
+    assert found.out.endswith(f"\n{text}\n{tmp_path}/s/table.md\n{tmp_path}/s/table.json\n")
+    assert program.main([*words, "--table-only"]) == 0
+    assert capsys.readouterr().out.startswith(f"\n{text}")
+    assert program.main([*words, "--list"]) == 0
+    assert "# pmi-seed4, finished\n" in capsys.readouterr().out
+    assert program.main([*words, "--set", "train.epochs"]) == 2
+    assert capsys.readouterr().err.startswith("error: every --set takes another field, and")
 
 
 def test_a_second_sweep_is_told_who_is_there(fake, tmp_path):
