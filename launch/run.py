@@ -7,13 +7,9 @@ that was stopped. With JAXPMI_TRACEBACK=1 errors show their traceback.
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-# A bare clone works without `pip install`: the checkout root goes on the path.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from console import one_sentence  # noqa: E402
-from console import run_command  # noqa: E402
+from console import one_sentence
+from console import run_command
 
 
 def main(arguments: Sequence[str]) -> int:

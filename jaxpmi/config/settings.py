@@ -82,6 +82,12 @@ def annotations(owner: type) -> dict[str, tuple[Any, Range | None]]:
     return found
 
 
+def meaning(owner: type, name: str) -> str:
+    """Returns what the docstring of a dataclass says of a field, on one line; "" without one."""
+    found = re.search(_said_of(name), owner.__doc__ or "", re.M)
+    return " ".join(found[0].split()).removeprefix(f"{name}: ") if found else ""
+
+
 @functools.cache
 def _places(owner: type) -> tuple[str, ...]:
     """Returns the fields that are paths."""
@@ -166,7 +172,11 @@ def _with_ranges(owner: type) -> str:
         if allowed is not None:
             numbers = "tuple[int" in str(kind) or "tuple[float" in str(kind)
             words = f"each {allowed}" if numbers else str(allowed)
-            # Its own line and those that are indented further.
-            field = rf"^  {name}: .*(?:\n {{4}}.*)*"
-            text = re.sub(field, rf"\g<0> {words[0].upper()}{words[1:]}.", text, flags=re.M)
+            said = rf"\g<0> {words[0].upper()}{words[1:]}."
+            text = re.sub(_said_of(name), said, text, flags=re.M)
     return text
+
+
+def _said_of(name: str) -> str:
+    """A pattern of what a docstring says of a field: its line, and those indented further."""
+    return rf"^  {name}: .*(?:\n {{4}}.*)*"
