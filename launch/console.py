@@ -1,9 +1,17 @@
-"""How the commands of this folder begin and end, on whatever console there is."""
+"""How the commands of this folder begin and end, on whatever console there is.
+
+Importing it puts the package on the path, so that a bare clone works without `pip install`.
+"""
 
 import os
 import sys
 from collections.abc import Callable
 from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+if (ROOT / "jaxpmi").is_dir():  # not where it is installed: there this folder lies in the package
+    sys.path.insert(0, str(ROOT))
 
 
 def run_command(main: Callable[[Sequence[str]], int]) -> int:

@@ -18,11 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# A bare clone works without `pip install`: the checkout root goes on the path.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from console import one_sentence  # noqa: E402
-from console import run_command  # noqa: E402
+from console import one_sentence
+from console import run_command
 
 BATCH = 64  # images decoded and judged at once
 

@@ -13,10 +13,9 @@ import os
 import sys
 from pathlib import Path
 
-# A bare clone works without `pip install`: the checkout root goes on the path.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from console import run_command
 
-from jaxpmi.data import builders  # noqa: E402
+from jaxpmi.data import builders
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -56,6 +55,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from console import run_command
-
     sys.exit(run_command(main))

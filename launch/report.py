@@ -13,11 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# A bare clone works without `pip install`: the checkout root goes on the path.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from console import one_sentence  # noqa: E402
-from console import run_command  # noqa: E402
+from console import one_sentence
+from console import run_command
 
 
 def parse_args(arguments: Sequence[str]) -> argparse.Namespace:

@@ -7,13 +7,9 @@ that was stopped. With JAXPMI_TRACEBACK=1 errors show their traceback.
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-# A bare clone works without `pip install`: the checkout root goes on the path.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from console import one_sentence  # noqa: E402
-from console import run_command  # noqa: E402
+from console import one_sentence
+from console import run_command
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,8 +20,13 @@ def main(arguments: Sequence[str]) -> int:
         from jaxpmi.config.load import load_config
 
         config = load_config(path, overrides)
-        from jaxpmi import experiment  # imports JAX, so --help and typos need not wait for it
+        # They import JAX, so --help and typos need not wait for it.
+        from jaxpmi import experiment
+        from jaxpmi.runs.machine import keep_programs
+        from jaxpmi.runs.writers import tell
 
+        if folder := keep_programs():
+            tell(f"compiled programs are kept in {folder}, so that the next run starts sooner")
         experiment.run(config)
     except KeyboardInterrupt:
         print("\nstopped; the same command resumes from the last checkpoint.", file=sys.stderr)

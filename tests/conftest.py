@@ -1,14 +1,14 @@
 """Eight virtual CPU devices, JAX's own checks on, and compiled programs kept between test runs."""
 
 import gc
-import hashlib
-import platform
+import os
 import tempfile
 from pathlib import Path
 
 import jax
 import pytest
 
+from jaxpmi.runs.machine import cpu_kind
 from jaxpmi.runs.machine import enable_x64
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -22,11 +22,12 @@ def pytest_configure(config):
 
     Most of the suite's time is XLA's: kept programs make a second run about three times faster.
     JAX looks programs up by what they compute, so a stale one cannot be used; only programs of
-    another CPU could be, hence one folder per CPU. Subprocesses are left alone: tests kill them,
-    and an entry that is half-written stays so.
+    another CPU could be, hence one folder per CPU. Subprocesses keep none: tests kill them, and an
+    entry that is half-written stays so.
     """
+    os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")  # JAX has read it by now
     if hasattr(config, "cache"):
-        folder = config.cache.mkdir(f"jaxpmi-{_cpu()}")
+        folder = config.cache.mkdir(f"jaxpmi-{cpu_kind()}")
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
@@ -51,15 +52,6 @@ def few_programs():
     if maps.is_file() and maps.read_bytes().count(b"\n") > 20_000:
         jax.clear_caches()
         gc.collect()
-
-
-def _cpu():
-    """A short name of this machine's kind of CPU."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else [platform.processor()]
-    kept = {line for line in lines if not line.startswith(("processor", "cpu MHz", "bogomips"))}
-    kept = {line for line in kept if line.startswith(("model name", "flags", "Features"))} or kept
-    return hashlib.sha256("\n".join(sorted(kept)).encode()).hexdigest()[:12]
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ INVERSION = NETWORKS | {
 # What each room of the package may import of ours, besides itself. Arrays pass between features
 # and inversion, not names; method code writes no file and asks for no data.
 MAY_IMPORT = {
+    "__main__": {"config"},
     "config": set(),
     "types": set(),
     "lookup": set(),
@@ -71,6 +72,9 @@ MAY_IMPORT = {
     "jobs": INVERSION | {"data", "weights", "continual", "quality", "runs.writers"} | RUNS,
     "quality": {"types", "blocks", "network"},
     "runs.session": {"config", "runs.checkpoint", "runs.writers"} | RUNS,
+    "runs.comparison": set(),
+    "runs.cells": {"config", "runs.session"},
+    "runs.sweep": {"runs.cells", "runs.claim", "runs.comparison", "runs.writers"},
     "experiment": {"config", "continual", "data", "jobs", "runs.session", "runs.claim"}
     | {"runs.machine", "runs.writers"}
     | RUNS,

@@ -25,6 +25,7 @@ from jaxpmi.config import TrainConfig
 from jaxpmi.config import VdfdConfig
 from jaxpmi.config import load
 from jaxpmi.config.check import validate
+from jaxpmi.config.help_text import FIRST
 from jaxpmi.config.load import load_config
 from jaxpmi.config.ranges import AtLeast
 from jaxpmi.config.ranges import NonNegative
@@ -85,11 +86,33 @@ def test_help_lists_every_field(capsys):
     text = capsys.readouterr().out
     for leaf in leaves(Config()):
         assert "--" + leaf.path.replace("_", "-") in text
-    text = " ".join(text.replace("│", " ").split())  # without the box and its line breaks
+    text = " ".join(text.split())  # without its line breaks
     # What the docstring says of a field, all lines of it, with the range.
-    assert "teach a student by them, prune filters, draw them. (default: continual)" in text
-    assert "grid of its input upwards; 0: like every other block. 0 or more. (default: 0)" in text
-    assert "as fractions of the phase. Each in (0, 1). (default: 0.4 0.6)" in text
+    assert "--job {continual,distill,prune,invert} = continual learn tasks one after" in text
+    assert "teach a student by them, prune filters, draw them. --method TEXT = pmi" in text
+    assert "grid of its input upwards; 0: like every other block. 0 or more. " in text
+    assert "--train.milestones NUMBER ... = 0.4 0.6 step: where the rate falls, as" in text
+    assert "as fractions of the phase. Each in (0, 1). " in text
+
+
+def test_help_begins_with_what_matters_and_goes_on_by_group(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    path = write(
+        tmp_path,
+        HEADER + "def get_config():\n  return Config(seed=7, save_images=True)",
+    )
+    with pytest.raises(SystemExit):
+        load_config(path, ["--train.epochs", "3", "-h"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"usage: launch/run.py --config {path} [--OPTION VALUE ...]"
+    options = [line.split()[0].strip(",") for line in lines if line.startswith("  --")]
+    shown = [option.removeprefix("--").replace("-", "_") for option in options]
+    assert shown[:10] == list(FIRST) and shown[10] == "checkpoint_every"
+    assert sorted(shown) == sorted(leaf.path for leaf in leaves(Config()))
+    assert "  --seed INT = 7" in lines and "  --save-images, --no-save-images = True" in lines
+    assert "train: supervised training on a task." in lines
+    assert "  --data.augment.crop-scale NUMBER NUMBER | None = None" in lines
+    assert max(map(len, lines[1:])) <= 80
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ def test_runs_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     if cache := jax.config.jax_compilation_cache_dir:
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", cache)
+        monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "true")
         monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     notebook = nbformat.read(PATH, as_version=4)
     resources = {"metadata": {"path": str(PATH.parent)}}

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 import jaxpmi
+from jaxpmi.runs.cells import plan_cells
 
 ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text()
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    for path in [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 }
 MAX_README_LINES = 150
 
@@ -30,6 +32,7 @@ CITATION = r"(, eqs?\. \d+(?:(?:, | and | to )\d+)*|)"
 
 # Options of the programs, and those whose values are of what a page is about.
 NOT_OF_CONFIG = {"--help", "--config", "--workdir", "--method", "--job"}
+NOT_OF_CONFIG |= {"--methods", "--seeds", "--set", "--list", "--table-only"}
 
 
 def blocks(text, language):
@@ -170,8 +173,10 @@ def test_commands_are_understood(page, capsys):
     for words in commands(PAGES[page]):
         while re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # the environment of one command
             words = words[1:]
-        if words[:2] == ["python", "launch/run.py"]:
+        if words[:2] in (["python", "launch/run.py"], ["jaxpmi", "run"]):
             check_run(words[2:])
+        elif words[:2] == ["python", "launch/sweep.py"]:
+            check_sweep(words[2:])
         elif words[:2] == ["python", "launch/prepare.py"]:
             import_program("prepare").parse_args(words[2:])
         elif words[:2] == ["python", "launch/predict.py"]:
@@ -181,14 +186,22 @@ def test_commands_are_understood(page, capsys):
         elif words[:2] == ["python", "launch/bench.py"]:
             check_benchmark(words[2:], capsys)
         else:
-            known = (["pip", "install"], ["python", "-m"])
+            known = (["pip", "install"], ["python", "-m"], ["ruff", "check"], ["ruff", "format"])
             assert words[:2] in known or words[0] == "export", words
 
 
 def check_run(words):
     assert words[0] == "--config"
     if "--help" not in words:
-        jaxpmi.load_config(ROOT / words[1], words[2:])
+        ours = words[1].startswith("jaxpmi:")
+        jaxpmi.load_config(words[1] if ours else ROOT / words[1], words[2:])
+
+
+def check_sweep(words):
+    own, overrides = import_program("sweep").parse_args(words)
+    settings = {name: values for name, *values in own.set}
+    path = ROOT / own.config
+    assert plan_cells(path, overrides, methods=own.methods, seeds=own.seeds, settings=settings)
 
 
 def check_benchmark(words, capsys):
@@ -250,7 +263,8 @@ def anchors(text):
 def test_every_page_is_in_the_contents():
     contents = re.findall(r"\]\(([^)\s#]+)", PAGES["docs/index.md"])
     missing = {f"docs/{target}" for target in contents} ^ set(PAGES)
-    assert {page for page in missing if page in PAGES} == {"README.md", "docs/index.md"}
+    outside = {"README.md", "CONTRIBUTING.md", "docs/index.md"}
+    assert {page for page in missing if page in PAGES} == outside
 
 
 def test_readme_is_a_door():

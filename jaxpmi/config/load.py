@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxpmi.config.experiment import Config
+from jaxpmi.config.help_text import help_text
+from jaxpmi.config.places import shipped_folder
 from jaxpmi.config.settings import annotations
 from jaxpmi.config.settings import check_fields
 from jaxpmi.config.settings import describe
@@ -32,7 +34,8 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     """Returns the config of a file (None: the defaults) with command-line overrides applied.
 
     Args:
-      path: a Python file that defines `get_config() -> Config`, or a run's `config.json`.
+      path: a Python file that defines `get_config() -> Config`; `jaxpmi:mnist` is one of ours; or a
+        run's `config.json`.
       overrides: e.g. `["--inversion.per-layer.num-steps", "50", "--save-images"]`; `--help`
         prints every field and exits.
 
@@ -42,11 +45,30 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
         of a wrong type or out of its range.
     """
     with unfinished():
-        config = Config() if path is None else _read_config_file(Path(path))
+        config = Config() if path is None else _read_config_file(find_config(path))
         check_fields(config)
         config = _override(config, list(overrides), path)
     check_fields(config)
     return config
+
+
+def find_config(path: str | Path) -> Path:
+    """Returns the file that `--config` names; `jaxpmi:NAME` is NAME.py of the project's configs/.
+
+    Raises:
+      ValueError: there is no such config.
+    """
+    owner, colon, name = str(path).partition(":")
+    if owner != "jaxpmi" or not colon:
+        return Path(path)
+    folder = shipped_folder("configs")
+    file = folder / f"{name}.py"
+    if file.parent == folder and file.is_file():
+        return file
+    names = sorted(other.stem for other in folder.glob("*.py"))
+    close = difflib.get_close_matches(name, names, n=1)
+    advice = f"did you mean 'jaxpmi:{close[0]}'?" if close else f"there are {', '.join(names)}."
+    raise ValueError(f"--config {path} is no config of jaxpmi; {advice}")
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -134,25 +156,26 @@ def _config_file_error(path: Path, error: Exception) -> str:
 
 def _override(config: Config, overrides: list[str], path: str | Path | None) -> Config:
     """Applies command-line overrides with tyro; its boxed errors become one sentence."""
+    prog = f"launch/run.py --config {'FILE' if path is None else path}"
+    if {"-h", "--help"} & set(overrides):
+        print(help_text(config, prog))
+        raise SystemExit(0)
+    _check_option_names(overrides)
     import tyro
 
-    _check_option_names(overrides)
-    prog = f"launch/run.py --config {'FILE' if path is None else path}"
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
             return tyro.cli(Config, default=config, args=overrides, prog=prog)
     except SystemExit as stop:
-        if not stop.code:  # --help
-            raise
-    raise ValueError(_override_error(errors.getvalue(), overrides))
+        raise ValueError(_override_error(errors.getvalue(), overrides)) from stop
 
 
 def _check_option_names(overrides: list[str]) -> None:
     """Raises for an option that names no field, with the nearest field names."""
     for option in overrides:
         name = option.partition("=")[0].removeprefix("--").replace("-", "_")
-        if not option.startswith("--") or name == "help" or name.startswith("tyro_"):
+        if not option.startswith("--") or name.startswith("tyro_"):
             continue
         owner, parts = Config, name.split(".")
         for part in parts[:-1]:

@@ -5,6 +5,7 @@ not.
 """
 
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -18,6 +19,7 @@ class Place(NamedTuple):
 
 
 PLACE = Place()
+PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def expand(path: str) -> str:
@@ -26,3 +28,9 @@ def expand(path: str) -> str:
     A home that is not known stays as it is, and is then a file that does not exist.
     """
     return os.path.expanduser(path)
+
+
+def shipped_folder(name: str) -> Path:
+    """Returns a folder of the project: inside the package where it is installed, else beside it."""
+    inside = PACKAGE / name
+    return inside if inside.is_dir() else PACKAGE.parent / name

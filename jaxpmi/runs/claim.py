@@ -22,10 +22,11 @@ NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
 
 @contextlib.contextmanager
-def claim(workdir: str | os.PathLike) -> Iterator[None]:
+def claim(workdir: str | os.PathLike) -> Iterator[int]:
     """Keeps other processes out of a folder, which is made if there is none; frees it at the end.
 
-    Nothing is left behind of a run that wrote nothing.
+    Nothing is left behind of a run that wrote nothing. Yields the descriptor of the lock, which a
+    child that inherits it holds for as long as it lives, even after its parent.
 
     Raises:
       OSError: another process writes there, perhaps on another machine; or nothing can be written.
@@ -33,12 +34,18 @@ def claim(workdir: str | os.PathLike) -> Iterator[None]:
     workdir = Path(workdir).absolute()
     made = _make_folders(workdir)
     try:
-        with _held(workdir / LOCK_FILE):
-            yield
+        with _held(workdir / LOCK_FILE) as descriptor:
+            yield descriptor
     finally:
         with contextlib.suppress(OSError):  # not empty: a run is in it
             for folder in made:
                 folder.rmdir()
+
+
+def owner_has_ended(workdir: str | os.PathLike) -> bool:
+    """Whether who claimed a folder was a process of this machine that is no longer there."""
+    owner = _owner(Path(workdir) / LOCK_FILE)
+    return owner.get("host") == socket.gethostname() and not _is_alive(owner.get("pid"))
 
 
 def _make_folders(workdir: Path) -> list[Path]:
@@ -52,10 +59,10 @@ def _make_folders(workdir: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def _held(path: Path) -> Iterator[None]:
+def _held(path: Path) -> Iterator[int]:
     descriptor = _take(path)
     try:
-        yield
+        yield descriptor
     finally:
         with contextlib.suppress(OSError):  # gone with its folder: nothing is left to free
             path.unlink()  # while it is held, so it is nobody else's

@@ -1,9 +1,15 @@
 """The machine as a run needs it, whatever the environment says of JAX."""
 
 import contextlib
+import hashlib
+import platform
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
+import platformdirs
+
+MIN_COMPILE_SECONDS = 0.1  # of programs worth keeping
 
 
 @contextlib.contextmanager
@@ -63,3 +69,36 @@ def _platforms() -> list[str]:
     finally:
         jax.config.update("jax_platforms", wanted)
         backend.clear_backends()
+
+
+def keep_programs() -> Path | None:
+    """Has JAX keep compiled programs between processes, in the user's cache folder.
+
+    Nothing is changed where JAX is told of a folder already (`JAX_COMPILATION_CACHE_DIR`), or not
+    to keep any (`JAX_ENABLE_COMPILATION_CACHE=false`). Programs are looked up by what they compute,
+    but one of another kind of CPU could be taken: there is a folder for each.
+
+    Returns:
+      The folder, if it was made just now; None: it was there, or nothing is kept.
+    """
+    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+        return None
+    folder = platformdirs.user_cache_path("jaxpmi") / f"programs-{cpu_kind()}"
+    is_new = not folder.is_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # no home, or no room: a run goes without
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if jax.config.jax_persistent_cache_min_compile_time_secs == 1.0:  # JAX's own default
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
+    return folder if is_new else None
+
+
+def cpu_kind() -> str:
+    """A short name of this machine's kind of CPU: model and what it can do, hashed."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else [platform.processor()]
+    kept = {line for line in lines if not line.startswith(("processor", "cpu MHz", "bogomips"))}
+    kept = {line for line in kept if line.startswith(("model name", "flags", "Features"))} or kept
+    return hashlib.sha256("\n".join(sorted(kept)).encode()).hexdigest()[:12]

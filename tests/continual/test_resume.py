@@ -34,7 +34,8 @@ KILLS = {
 def start_again(folder, *moment, method="pmi"):
     """Runs the same command in a new process, which finds the programs compiled here."""
     cache = jax.config.jax_compilation_cache_dir
-    environment = {**os.environ, **({"JAX_COMPILATION_CACHE_DIR": cache} if cache else {})}
+    kept = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_ENABLE_COMPILATION_CACHE": "true"}
+    environment = {**os.environ, **(kept if cache else {})}
     command = [sys.executable, str(SCRIPT), str(folder), method, *moment]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 

@@ -17,6 +17,7 @@ from tiny_run import tiny_config
 import jaxpmi
 from jaxpmi import experiment
 from jaxpmi.runs.machine import check_platform
+from jaxpmi.runs.machine import cpu_kind
 from jaxpmi.runs.machine import enable_x64
 from jaxpmi.runs.machine import own_settings
 
@@ -155,6 +156,7 @@ def command(tmp_path):
 
 def environment(**changes):
     cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or ""}
+    cache |= {"JAX_ENABLE_COMPILATION_CACHE": "true"}
     return {**os.environ, **cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", **changes}
 
 
@@ -208,3 +210,35 @@ def test_an_environment_that_cannot_be_met_is_told(tmp_path, command, name, valu
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"error: {sentence}") and done.stderr.count("\n") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"a$^$.npz", "tiny.py"}
+
+
+def test_programs_are_kept_between_runs(tmp_path, command):
+    """In the user's cache folder, unless JAX is told otherwise; the first run says where."""
+    kept = tmp_path / "cache"
+    own = {"JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": str(kept)}
+    seconds = []
+    for seed, said in ((0, True), (0, False)):
+        done = subprocess.run(
+            [*command, "--workdir", str(tmp_path / f"run{said}"), "--seed", str(seed)],
+            env=environment(**own), capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert (str(kept) in done.stdout) == said
+        summary = json.loads((tmp_path / f"run{said}" / "summary.json").read_text())
+        seconds.append(summary["seconds"]["compile"])
+    assert any(kept.glob(f"jaxpmi/programs-{cpu_kind()}/*-cache"))
+    assert seconds[1] < seconds[0] / 2
+
+
+@pytest.mark.parametrize(
+    "told", [{"JAX_ENABLE_COMPILATION_CACHE": "false"}, {"JAX_COMPILATION_CACHE_DIR": "elsewhere"}]
+)
+def test_where_jax_is_told_of_a_cache_nothing_is_kept_elsewhere(tmp_path, told):
+    code = "from jaxpmi.runs.machine import keep_programs; print(keep_programs())"
+    own = {"JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment(**own) | told,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip()) == (0, "None"), done.stderr
+    assert not (tmp_path / "cache").exists()
