@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "runs.claim": set(),
     "runs.machine": set(),
     "runs": set(),
-    "runs.writers": {"config", "types"},
+    "runs.writers": {"config", "types", "runs.comparison"},
     "runs.accounting": set(),
     "runs.phases": {"config", "runs.accounting"},
     "blocks": {"types"},

@@ -115,6 +115,14 @@ class Row(NamedTuple):
     differences: dict[str, dict[int, float]]
 
 
+class TextTable(NamedTuple):
+    """A table to be written down: what it shows, a title for every column, the rows' cells."""
+
+    caption: str
+    titles: list[str]
+    cells: list[list[str]]
+
+
 def compare(runs: Iterable[Finished]) -> list[Row]:
     """Returns a row for every method and settings, in the order in which they come first."""
     groups: dict[tuple, dict[int, Finished]] = {}
@@ -184,21 +192,27 @@ def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def markdown(rows: Sequence[Row]) -> str:
     """Returns the rows as a table, and below it their differences from the first row."""
+    return "\n".join(f"{of.caption}\n\n{_table(of.titles, of.cells)}" for of in tables(rows))
+
+
+def tables(rows: Sequence[Row]) -> list[TextTable]:
+    """Returns the rows as text, and their differences from the first row, if there are any."""
     metrics = [m for m in METRICS if any(row.values[m.name] for row in rows)]
     titles = ["method", "seeds", *(m.title for m in metrics)]
     cells = [
         [name_row(row), _seeds(row.seeds), *(_shown(m, row.values[m.name]) for m in metrics)]
         for row in rows
     ]
-    text = "Mean ± sample standard deviation over seeds.\n\n" + _table(titles, cells)
+    found = [TextTable("Mean ± sample standard deviation over seeds.", titles, cells)]
     compared = [row for row in rows if row.differences]
     if compared:
         pairs = [[name_row(row), *_difference(row, metrics)] for row in compared]
-        text += (
-            f"\nDifferences from {name_row(rows[0])}, seed by seed: mean ± standard error over the "
-            "seeds that both have.\n\n" + _table(titles, pairs)
+        caption = (
+            f"Differences from {name_row(rows[0])}, seed by seed: mean ± standard error over the "
+            "seeds that both have."
         )
-    return text
+        found.append(TextTable(caption, titles, pairs))
+    return found
 
 
 def name_row(row: Row | Finished) -> str:

@@ -313,17 +313,29 @@ def test_other_pictures_are_taken_as_they_are(tmp_path, monkeypatch):
 
 
 def test_several_runs_on_one_page(tmp_path):
-    for name, changes in {"a": {}, "b": {"seed": 1}, "c": {"finished": False}}.items():
+    runs = {"a": {}, "b": {"seed": 1}, "c": {"finished": False}}
+    runs["d"] = {"seed": 1, "method": "lwf"}
+    for name, changes in runs.items():
         write_run(tmp_path / name, **changes)
-    folders = [tmp_path / name for name in "abc"]
+    folders = [tmp_path / name for name in runs]
     page = read_page(writers.write_comparison(folders, tmp_path / "comparison.html"))
-    assert page.title == "3 runs on digits, mnist5k"  # the last has no summary to name its data
-    assert list(page.sections) == ["accuracy", "runs", "settings"]
+    assert page.title == "4 runs on digits, mnist5k"  # the last has no summary to name its data
+    assert list(page.sections) == ["accuracy", "seeds", "runs", "settings"]
     rows = rows_of(page, "The runs")
-    assert [row[0] for row in rows] == ["", "A", "B", "C"]
+    assert [row[0] for row in rows] == ["", "A", "B", "C", "D"]
     assert rows[1][1:6] == [str(folders[0]), "pmi", "0", "62.5\u202f%", "68.8\u202f%"]
     assert rows[3][4] == "–" and rows[3][-1] == "not finished"
-    assert rows_of(page, "Settings that differ")[1:] == [["seed", "0", "1", "0"]]
+    assert rows_of(page, "Settings that differ")[1:] == [
+        ["seed", "0", "1", "0", "1"],
+        ["method", "pmi", "pmi", "pmi", "lwf"],
+    ]
+    over_seeds = rows_of(page, "Mean ± sample standard deviation")
+    assert over_seeds[0][:3] == ["method", "seeds", "last accuracy, %"]
+    assert [row[:3] for row in over_seeds[1:]] == [
+        ["pmi", "0-1", "62.5 ± 0.0"],
+        ["lwf", "1", "62.5"],
+    ]
+    assert rows_of(page, "Differences from pmi, seed by seed")[1][:3] == ["lwf", "1", "0.0"]
 
 
 @pytest.mark.parametrize(

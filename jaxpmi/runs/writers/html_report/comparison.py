@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
+from jaxpmi.config.load import MAY_DIFFER
 from jaxpmi.config.load import differing_fields
+from jaxpmi.runs import comparison
 from jaxpmi.runs.writers.html_report import figures
 from jaxpmi.runs.writers.html_report import results
 from jaxpmi.runs.writers.html_report.numbers import counted
@@ -31,7 +33,12 @@ def compare(runs: Sequence[RunFiles]) -> dict[str, Any]:
         "title": f"{counted(len(runs), 'run')} on {', '.join(names)}",
         "lead": f"Every run has a letter, {marks[0]} to {marks[-1]}.",
         "status": f"{finished} of {len(runs)} have finished.",
-        "sections": [*_curves(runs, marks), _results(runs, marks), *_differences(runs, marks)],
+        "sections": [
+            *_curves(runs, marks),
+            *_over_seeds(runs),
+            _results(runs, marks),
+            *_differences(runs, marks),
+        ],
     }
 
 
@@ -82,11 +89,42 @@ def _results(runs, marks):
     return Section("runs", "Results", [table, Text(" ".join(meanings))])
 
 
+def _over_seeds(runs: Sequence[RunFiles]) -> Iterator[Section]:
+    """Means and spreads, where a method with its settings has run with several seeds."""
+    paths = _differing(runs, exempt=(*MAY_DIFFER, "method", "seed"))
+    finished = [
+        comparison.Finished(
+            run.setting("method"),
+            {path: said(run.setting(path, "")) for path in paths},
+            run.setting("seed"),
+            run.summary,
+        )
+        for run in runs
+        if run.finished
+    ]
+    rows = comparison.compare(finished)
+    if any(len(row.seeds) > 1 for row in rows):
+        tables = [
+            Table(of.caption.replace("`", ""), of.titles, [_without_ticks(row) for row in of.cells])
+            for of in comparison.tables(rows)
+        ]
+        yield Section("seeds", "Over seeds", tables)
+
+
+def _without_ticks(row):
+    return [row[0].replace("`", ""), *row[1:]]
+
+
+def _differing(runs, exempt):
+    """The settings in which any run differs from the first, by path."""
+    first = runs[0].config
+    pairs = [differing_fields(first, run.config, exempt=exempt) for run in runs]
+    return list(dict.fromkeys(path for of in pairs for path, _, _ in of))
+
+
 def _differences(runs: Sequence[RunFiles], marks: Sequence[str]) -> Iterator[Section]:
     """The settings in which the runs differ."""
-    first = runs[0].config
-    pairs = [differing_fields(first, run.config, exempt=("workdir",)) for run in runs]
-    paths = dict.fromkeys(path for of in pairs for path, _, _ in of)
+    paths = _differing(runs, exempt=("workdir",))
     if paths:
         rows = [[path, *(said(run.setting(path, "")) for run in runs)] for path in paths]
         table = Table("Settings that differ between the runs.", ["setting", *marks], rows)
