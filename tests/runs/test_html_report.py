@@ -332,7 +332,7 @@ def test_several_runs_on_one_page(tmp_path):
     over_seeds = rows_of(page, "Mean ± sample standard deviation")
     assert over_seeds[0][:3] == ["method", "seeds", "last accuracy, %"]
     assert [row[:3] for row in over_seeds[1:]] == [
-        ["pmi", "0-1", "62.5 ± 0.0"],
+        ["pmi", "0-1", "62.5\u00a0±\u00a00.0"],
         ["lwf", "1", "62.5"],
     ]
     assert rows_of(page, "Differences from pmi, seed by seed")[1][:3] == ["lwf", "1", "0.0"]

@@ -91,6 +91,7 @@ def _results(runs, marks):
 
 def _over_seeds(runs: Sequence[RunFiles]) -> Iterator[Section]:
     """Means and spreads, where a method with its settings has run with several seeds."""
+    runs = [run for run in runs if run.finished]
     paths = _differing(runs, exempt=(*MAY_DIFFER, "method", "seed"))
     finished = [
         comparison.Finished(
@@ -100,25 +101,25 @@ def _over_seeds(runs: Sequence[RunFiles]) -> Iterator[Section]:
             run.summary,
         )
         for run in runs
-        if run.finished
     ]
     rows = comparison.compare(finished)
     if any(len(row.seeds) > 1 for row in rows):
         tables = [
-            Table(of.caption.replace("`", ""), of.titles, [_without_ticks(row) for row in of.cells])
+            Table(of.caption.replace("`", ""), of.titles, list(map(_written, of.cells)))
             for of in comparison.tables(rows)
         ]
         yield Section("seeds", "Over seeds", tables)
 
 
-def _without_ticks(row):
-    return [row[0].replace("`", ""), *row[1:]]
+def _written(row):
+    """A row without Markdown, in which no line ends before or after its ±."""
+    name, *cells = row
+    return [name.replace("`", ""), *(cell.replace(" ", results.NO_BREAK) for cell in cells)]
 
 
 def _differing(runs, exempt):
     """The settings in which any run differs from the first, by path."""
-    first = runs[0].config
-    pairs = [differing_fields(first, run.config, exempt=exempt) for run in runs]
+    pairs = [differing_fields(runs[0].config, run.config, exempt=exempt) for run in runs]
     return list(dict.fromkeys(path for of in pairs for path, _, _ in of))
 
 
