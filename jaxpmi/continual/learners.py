@@ -51,6 +51,7 @@ class Method:
       apr: how images of new classes are pushed to old ones, and old statistics moved along; it goes
         with replay "pushed", and classes are then told apart by these statistics.
       cosine_head: the classifier of training is one by cosines.
+      calibrates: after training new classes are calibrated against old ones, see `calibration`.
       learns: from what it can learn: images with a class each, scenes with one per pixel, or
         images by the adapters of CLIP.
     """
@@ -65,6 +66,7 @@ class Method:
     auxiliary: tuple[Literal["angle_maps", "class_graph"], ...] = ()
     apr: AprVariant | None = None
     cosine_head: bool = False
+    calibrates: bool = False
     learns: tuple[Literal["images", "scenes", "clip"], ...] = ("images",)
 
     def __post_init__(self):
@@ -215,7 +217,11 @@ METHODS = {
         from_noise=True,
     ),
     "pmi": Method(
-        _pmi_phases, replay="inversion", auxiliary=("angle_maps",), learns=("images", "clip")
+        _pmi_phases,
+        replay="inversion",
+        auxiliary=("angle_maps",),
+        calibrates=True,
+        learns=("images", "clip"),
     ),
     "pixel_gaussian": Method(_pmi_phases, replay="pixels", auxiliary=("angle_maps",)),
     "apr": apr_learner(APR_VARIANTS["standard"]),

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxpmi.config import Config
+from jaxpmi.continual import calibration
 from jaxpmi.continual import pixel_replay
 from jaxpmi.continual import segmentation
 from jaxpmi.continual import task as tasks
@@ -69,6 +70,8 @@ def task_plan(run: Run, task: int) -> list[tuple[str, PhaseFn]]:
     make = run.method.first_phases if first else run.method.phases
     phases = make(run.config.train, run.config.losses)
     plan += tasks.train_plan(phase for phase in phases if phase.share > 0)
+    if task > 0 and calibration.has_calibration(run):
+        plan.append(("calibrate", calibration.calibrate_phase))
     if run.method.replay in REMEMBERS:
         plan.append(("remember", REMEMBERS[run.method.replay]))
     if run.method.keeps_records:

@@ -14,6 +14,7 @@ from jaxpmi.blocks.blockwise import block_input_shapes
 from jaxpmi.config import SCENE_KINDS
 from jaxpmi.config import Config
 from jaxpmi.config import ModelConfig
+from jaxpmi.continual.calibration import has_calibration
 from jaxpmi.continual.learners import Method
 from jaxpmi.continual.learners import find_method
 from jaxpmi.continual.losses import init_angle_projections
@@ -133,6 +134,8 @@ def fresh_network(
     )  # fmt: skip
     if run.method.cosine_head:
         network = network.replace(head=CosineHead(network.head.kernel, jnp.ones(())))
+    if has_calibration(run):
+        network = network.replace(head=network.head._replace(bias=jnp.zeros(stream.num_classes)))
     features = block_input_shapes(network.model, network.variables, stream.image_shape)[-1]
     found = "pixel" if len(features) == 3 else "image"
     wanted = "pixel" if run.label_maps else "image"

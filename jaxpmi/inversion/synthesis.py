@@ -11,6 +11,7 @@ from jaxpmi.blocks.blockwise import block_name
 from jaxpmi.config import CfsConfig
 from jaxpmi.config import InversionConfig
 from jaxpmi.doors import check_inversion
+from jaxpmi.features.layouts import with_layouts
 from jaxpmi.inversion import priors
 from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.memory_check import check_memory
@@ -43,6 +44,7 @@ def synthesize(
     memory: Memory,
     config: InversionConfig | None = None,
     features: jax.Array | None = None,
+    layouts: jax.Array | None = None,
     class_mask: jax.Array | None = None,
     settings: CfsConfig | None = None,
     own_terms: tuple[OwnTerm, ...] = (),
@@ -60,13 +62,16 @@ def synthesize(
       memory: what is known of the data, for this network.
       config: of every part; None: the defaults.
       features: f32[B, D] to reach; None: drawn by `draw_features`.
+      layouts: f32[B, P] of the images, see `features.layouts`; None: drawn of their classes, where
+        `config` uses any.
       class_mask: bool[C], the classes that the head knows; None: all.
       settings: of CFS, where features are drawn by it; None: the defaults.
       own_terms: more terms of the refinement's loss.
       variant: a procedure of one's own; None: that of `config.variant`.
 
     Raises:
-      ValueError: a label without a class, or one of a class that the memory has never seen.
+      ValueError: a label without a class, or one of a class that the memory has never seen; layouts
+        where `config` uses none.
     """
     config = InversionConfig() if config is None else config
     variant = inversion_variant(config) if variant is None else variant
@@ -81,10 +86,15 @@ def synthesize(
         )
     known = jnp.ones(network.num_classes, bool) if class_mask is None else class_mask
     check_memory(network, memory, config, variant)
+    if layouts is not None and not uses_layouts(config, variant):
+        raise ValueError(
+            f"layouts are given, but per_layer.start='{config.per_layer.start}' starts without; use "
+            "'layout', and a variant that makes images."
+        )
     own_terms += find_own_terms(config.full_model.own_terms, "full_model.own_terms")
     targets = Targets(features, labels, network.head, known)
     key_start, key_refine = jax.random.split(key)
-    start, solutions = _start(network, targets, memory, key_start, config, variant)
+    start, solutions = _start(network, targets, layouts, memory, key_start, config, variant)
     solution = refine_images(
         network,
         start,
@@ -111,7 +121,7 @@ def synthesize(
     return made._replace(block_losses=_block_losses(solutions, variant.first_block))
 
 
-def _start(network, targets, memory, key, config, variant):
+def _start(network, targets, layouts, memory, key, config, variant):
     """Where refinement begins, and the solution of every block on the way, last to first."""
     first_block, per_layer = variant.first_block, config.per_layer
     if per_layer.start == "noise":
@@ -138,7 +148,10 @@ def _start(network, targets, memory, key, config, variant):
     )
     if uses_layouts(config, variant):
         key_layouts = jax.random.fold_in(key, len(network.model.blocks))
-        start = give_layouts(start, memory.layouts, targets.labels, key_layouts)
+        if layouts is None:
+            start = give_layouts(start, memory.layouts, targets.labels, key_layouts)
+        else:
+            start = _with_layouts(start, layouts)
     return start, solutions
 
 
@@ -153,6 +166,9 @@ def _block_losses(solutions: list[Solution], first_block: int) -> dict[str, jax.
         else:
             found |= {f"{name}.{i}": losses[i] for i in reversed(range(len(losses)))}
     return found
+
+
+_with_layouts = jax.jit(with_layouts)
 
 
 @jax.jit

@@ -15,6 +15,7 @@ CATEGORIES = {
     "train": "train",
     "invert": "inversion",
     "generate": "inversion",
+    "calibrate": "inversion",
     "draw": "inversion",  # from Gaussians of pixels
     "distill": "distillation",  # with the synthesis between its rounds
     "prune": "pruning",

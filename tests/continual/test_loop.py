@@ -417,7 +417,7 @@ def test_checkpoints_come_at_every_phase_end_and_every_so_many_steps(tmp_path, m
     assert inside == [(1, 1, 1), (2, 1, 1), (2, 1, 2), (2, 1, 3)]
     ends = [place for place in saved if place[2] == 0]
     assert ends[:4] == [(0, 1, 0), (0, 2, 0), (0, 3, 0), (1, 0, 0)]
-    assert ends[-1] == (NUM_TASKS, 0, 0) and len(ends) == 4 + 2 * 6
+    assert ends[-1] == (NUM_TASKS, 0, 0) and len(ends) == 4 + 2 * 7
 
 
 def broken(views, config):

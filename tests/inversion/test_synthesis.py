@@ -60,7 +60,7 @@ class Run(NamedTuple):
     exact: jax.Array  # f32[B, H, W, 1], its images in normalised units before they are stored
 
 
-def run(settings, *, key=KEY, num_devices=1, memory=None):
+def run(settings, *, key=KEY, num_devices=1, memory=None, layouts=None):
     exact, mesh = [], make_mesh(num_devices)
 
     def spy(network, solution, *args, **options):
@@ -75,8 +75,9 @@ def run(settings, *, key=KEY, num_devices=1, memory=None):
         options = shard_batch(batch, mesh)
         labels = options.pop("labels")
         synthetic = synthesize(
-            network, labels, key, memory=memory, config=settings, variant=VARIANT, **options
-        )
+            network, labels, key, memory=memory, config=settings, variant=VARIANT, layouts=layouts,
+            **options,
+        )  # fmt: skip
     return Run(synthetic, *exact)
 
 
@@ -147,6 +148,15 @@ def test_layouts_that_were_not_remembered_are_an_error():
     memory = trained().memory._replace(layouts=None)
     with pytest.raises(ValueError, match="has no layouts of this network's images; remember"):
         synthesize(trained().network, LABELS, KEY, memory=memory, config=config("layout"))
+
+
+def test_given_layouts_stand_for_those_that_would_be_drawn():
+    small = jnp.linspace(-1.0, 2.0, BATCH * trained().memory.layouts.mean.shape[1])
+    small = small.reshape(BATCH, -1)
+    made = run(config("layout", full_steps=1), layouts=small).exact
+    np.testing.assert_allclose(layouts_of(made), small, atol=0.05)
+    with pytest.raises(ValueError, match="layouts are given, but per_layer.start='inverse'"):
+        run(config("inverse"), layouts=small)
 
 
 def test_noise_is_the_standard_gaussian_whatever_the_per_layer_settings_are():
