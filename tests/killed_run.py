@@ -31,9 +31,9 @@ def run_in_small_chunks(patch, folder, method="pmi"):
     """A run with a step of progress, and so a moment to be killed, for every training step.
 
     Steps are numbered over the whole run: task 0 has 1 (begin), 2-5 (train), 6 (remember) and
-    7 (evaluate); task 1 has 8, 9-10 (making images), 11-14 (train), 15 (calibrate), 16, 17, 18 (judge);
-    task 2 has 19, 20-23 (making images), 24-27 (train), 28, 29, 30, 31. Phases are saved at their end and every
-    two steps.
+    7 (evaluate); task 1 has 8, 9-10 (making images), 11-14 (train), 15 (calibrate), 16, 17, 18
+    (judge); task 2 has 19, 20-23 (making images), 24-27 (train), 28, 29, 30, 31. Phases are saved
+    at their end and every two steps.
     """
     set_up(patch)
     patch.setattr(chunks, "CHUNK_STEPS", 1)

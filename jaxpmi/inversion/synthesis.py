@@ -88,8 +88,8 @@ def synthesize(
     check_memory(network, memory, config, variant)
     if layouts is not None and not uses_layouts(config, variant):
         raise ValueError(
-            f"layouts are given, but per_layer.start='{config.per_layer.start}' starts without; use "
-            "'layout', and a variant that makes images."
+            f"layouts are given, but per_layer.start='{config.per_layer.start}' starts without "
+            "any; use 'layout', and a variant that makes images."
         )
     own_terms += find_own_terms(config.full_model.own_terms, "full_model.own_terms")
     targets = Targets(features, labels, network.head, known)
