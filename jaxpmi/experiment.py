@@ -15,9 +15,8 @@ from jaxpmi.data import describe_source
 from jaxpmi.jobs.distill import DISTILL
 from jaxpmi.jobs.invert import INVERT
 from jaxpmi.jobs.prune import PRUNE
+from jaxpmi.runs import machine
 from jaxpmi.runs.claim import claim
-from jaxpmi.runs.machine import check_platform
-from jaxpmi.runs.machine import own_settings
 from jaxpmi.runs.phases import System
 from jaxpmi.runs.session import Session
 from jaxpmi.runs.session import check_workdir
@@ -38,13 +37,22 @@ def run(config: Config) -> dict[str, Any]:
       ValueError, OSError: for anything wrong with the config, the data or the workdir.
       NonFiniteLossError: where a loss became NaN or infinite.
     """
-    check_platform()
+    machine.check_platform()
     validate(config, make_mesh().size)
     check_workdir(config)  # before the data are looked at, which may take minutes
     # A finished run is only looked at; that asks for no right to write.
     finished = (Path(config.workdir) / "summary.json").is_file()
-    with contextlib.nullcontext() if finished else claim(config.workdir), own_settings():
+    with contextlib.nullcontext() if finished else claim(config.workdir), machine.own_settings():
         return _work(config)
+
+
+def keep_programs() -> None:
+    """Has JAX keep compiled programs between processes; the first one says where.
+
+    See `jaxpmi.runs.machine.keep_programs`.
+    """
+    if folder := machine.keep_programs():
+        tell(f"compiled programs are kept in {folder}, so that the next run starts sooner")
 
 
 def _work(config: Config) -> dict[str, Any]:

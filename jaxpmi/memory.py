@@ -144,6 +144,9 @@ def give_layouts(images: jax.Array, layouts: Layouts, labels: jax.Array, key: PR
     return jnp.where((layouts.count[labels] > 0)[:, None, None, None], drawn, images)
 
 
+set_layouts = jax.jit(with_layouts)
+
+
 def _check_seen(memory, labels):
     seen = np.asarray(memory.class_stats.count) > 0
     unseen = np.setdiff1d(np.asarray(labels), np.flatnonzero(seen))

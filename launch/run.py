@@ -20,13 +20,9 @@ def main(arguments: Sequence[str]) -> int:
         from jaxpmi.config.load import load_config
 
         config = load_config(path, overrides)
-        # They import JAX, so --help and typos need not wait for it.
-        from jaxpmi import experiment
-        from jaxpmi.runs.machine import keep_programs
-        from jaxpmi.runs.writers import tell
+        from jaxpmi import experiment  # imports JAX, so --help and typos need not wait for it
 
-        if folder := keep_programs():
-            tell(f"compiled programs are kept in {folder}, so that the next run starts sooner")
+        experiment.keep_programs()
         experiment.run(config)
     except KeyboardInterrupt:
         print("\nstopped; the same command resumes from the last checkpoint.", file=sys.stderr)

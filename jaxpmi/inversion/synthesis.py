@@ -11,7 +11,6 @@ from jaxpmi.blocks.blockwise import block_name
 from jaxpmi.config import CfsConfig
 from jaxpmi.config import InversionConfig
 from jaxpmi.doors import check_inversion
-from jaxpmi.features.layouts import with_layouts
 from jaxpmi.inversion import priors
 from jaxpmi.inversion.full_model import refine_images
 from jaxpmi.inversion.memory_check import check_memory
@@ -30,6 +29,7 @@ from jaxpmi.inversion.variants import uses_layouts
 from jaxpmi.memory import Memory
 from jaxpmi.memory import draw_features
 from jaxpmi.memory import give_layouts
+from jaxpmi.memory import set_layouts
 from jaxpmi.network import Network
 from jaxpmi.optimise.minimise import Solution
 from jaxpmi.types import Moments
@@ -151,7 +151,7 @@ def _start(network, targets, layouts, memory, key, config, variant):
         if layouts is None:
             start = give_layouts(start, memory.layouts, targets.labels, key_layouts)
         else:
-            start = _with_layouts(start, layouts)
+            start = set_layouts(start, layouts)
     return start, solutions
 
 
@@ -166,9 +166,6 @@ def _block_losses(solutions: list[Solution], first_block: int) -> dict[str, jax.
         else:
             found |= {f"{name}.{i}": losses[i] for i in reversed(range(len(losses)))}
     return found
-
-
-_with_layouts = jax.jit(with_layouts)
 
 
 @jax.jit

@@ -191,6 +191,7 @@ def test_files_are_written_and_named(method, finished):
     extra = {"invert"} if method in INVERSION else {"generate"} if method in GENERATOR else set()
     extra |= {"choose", "remember"} if method == "apr" else set()
     extra |= {"judge"} if method in SYNTHETIC else set()
+    extra |= {"calibrate"} if method == "pmi" else set()
     assert phases[0] == {"train", "evaluate"}
     assert phases[1] == phases[2] == {"train", "evaluate"} | extra
 
