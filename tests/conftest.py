@@ -25,7 +25,8 @@ def pytest_configure(config):
     another CPU could be, hence one folder per CPU. Subprocesses keep none: tests kill them, and an
     entry that is half-written stays so.
     """
-    os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")  # JAX has read it by now
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # of subprocesses, pytest's workers too
+    jax.config.update("jax_enable_compilation_cache", True)
     if hasattr(config, "cache"):
         folder = config.cache.mkdir(f"jaxpmi-{cpu_kind()}")
         jax.config.update("jax_compilation_cache_dir", str(folder))
