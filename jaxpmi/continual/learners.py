@@ -149,9 +149,14 @@ def _r_dfcil_phases(train, config):
     )
 
 
+def _pmi_first_phases(train, config):
+    del config
+    return _whole_task(methods.classification, train, train.learning_rate, bias_rests=True)
+
+
 def _pmi_phases(train, config):
     if config.recipe == "detached":
-        options = {"replay": True, "joint_batch": True}
+        options = {"replay": True, "joint_batch": True, "bias_rests": True}
         return _whole_task(methods.detached_replay, train, config.body_learning_rate, **options)
     rest = 1.0 - HEAD_EPOCHS - LAST_BLOCK_EPOCHS - config.tuning_epochs
     new = {"new_columns_only": True, "replay": True}
@@ -220,6 +225,7 @@ METHODS = {
         _pmi_phases,
         replay="inversion",
         auxiliary=("angle_maps",),
+        first_phases=_pmi_first_phases,
         calibrates=True,
         learns=("images", "clip"),
     ),

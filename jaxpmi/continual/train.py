@@ -377,6 +377,6 @@ def _update_scales(parts, task, program):
         return scale * columns.reshape((1,) * (p.ndim - 1) + (-1,)) if p.ndim else scale
 
     scales["head"] = jax.tree.map(of_classes, scales["head"], parts["head"])
-    if getattr(parts["head"], "bias", None) is not None:  # that is what calibration decides
+    if program.phase.bias_rests and parts["head"].bias is not None:
         scales["head"] = scales["head"]._replace(bias=0.0)
     return scales

@@ -97,6 +97,7 @@ class Phase:
     warmup_steps: int = 0  # in which the rate rises to its peak, before the schedule
     trainable: Literal["all", "body", "last_block", "head"] = "all"  # body: all but the stem
     new_columns_only: bool = False  # freeze the head's columns of old classes
+    bias_rests: bool = False  # that of the head is what calibration decides
     replay: bool = False  # uses synthetic images
     joint_batch: bool = False  # real and synthetic images share one BatchNorm batch
     rotations: bool = False  # real images come in four rotations each

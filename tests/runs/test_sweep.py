@@ -1,5 +1,6 @@
 """Sweeps: cells as processes, one failing, all killed; the same command ends in the same table."""
 
+import functools
 import importlib
 import json
 import os
@@ -268,6 +269,8 @@ def test_ctrl_c_stops_the_run_and_the_sweep_with_one_sentence(fake, tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT / "launch"), "NAP": "100"},
         stderr=subprocess.PIPE,
         text=True,
+        # Tests that run in the background may ignore Ctrl-C, and their children with them.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as process:
         while not (log.exists() and log.read_text() == "reading\n"):
             assert process.poll() is None
