@@ -1,6 +1,5 @@
 """Sweeps: cells as processes, one failing, all killed; the same command ends in the same table."""
 
-import functools
 import importlib
 import json
 import os
@@ -260,7 +259,9 @@ def test_killed_sweeps_and_runs_end_in_the_same_table(tiny):
 
 
 def test_ctrl_c_stops_the_run_and_the_sweep_with_one_sentence(fake, tmp_path):
-    program = "import sys, sweep; sweep.RUN = sys.argv[1:3]; sys.exit(sweep.main(sys.argv[3:]))"
+    # Tests that run in the background ignore Ctrl-C, and so would their children.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program += "import sys, sweep; sweep.RUN = sys.argv[1:3]; sys.exit(sweep.main(sys.argv[3:]))"
     run = [sys.executable, str(tmp_path / "fake_run.py")]
     words = ["--config", DIGITS, "--workdir", str(tmp_path / "s")]
     log = tmp_path / "s/pmi-seed0/console.log"
@@ -269,8 +270,6 @@ def test_ctrl_c_stops_the_run_and_the_sweep_with_one_sentence(fake, tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT / "launch"), "NAP": "100"},
         stderr=subprocess.PIPE,
         text=True,
-        # Tests that run in the background may ignore Ctrl-C, and their children with them.
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as process:
         while not (log.exists() and log.read_text() == "reading\n"):
             assert process.poll() is None
