@@ -248,7 +248,7 @@ def update_memory(
                 stats = _merge(stats, measured)
                 histogram = histogram + pixel_histogram(batch[:valid])
                 if memory.layouts is not None:
-                    small = np.asarray(_layouts_of(network, batch))
+                    small = np.asarray(raw_layouts(network, batch))
                     seen.append((small[:valid], part_labels[:valid]))
     features, labels = np.concatenate(features), np.concatenate(labels)
     num_classes = memory.class_stats.count.shape[0]
@@ -334,7 +334,8 @@ def _as_inputs(network, samples, first_block):
 
 
 @jax.jit
-def _layouts_of(network, images):
+def raw_layouts(network: Network, images: jax.Array) -> jax.Array:
+    """Layouts f32[B, P] of images u8[B, H, W, channels] as they are stored, not checked."""
     return layouts_of(normalise(images, network.mean, network.std))
 
 

@@ -13,19 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpmi.augment import normalise
-from jaxpmi.blocks.blockwise import forward
 from jaxpmi.continual.run import Run
 from jaxpmi.continual.run import class_masks
 from jaxpmi.continual.run import phase_key
 from jaxpmi.continual.samples import evenly_spaced
 from jaxpmi.continual.state import ContinualState
 from jaxpmi.continual.task import training_data
-from jaxpmi.features.layouts import layouts_of
 from jaxpmi.inversion.synthesis import synthesize
 from jaxpmi.inversion.variants import inversion_variant
 from jaxpmi.inversion.variants import uses_layouts
 from jaxpmi.network import Network
+from jaxpmi.network import raw_features
+from jaxpmi.remember import raw_layouts
 from jaxpmi.runs.phases import Tick
 from jaxpmi.sharding import shard_batch
 
@@ -47,15 +46,14 @@ def calibrate_phase(run: Run, state: ContinualState) -> Iterator[Tick]:
     rows = np.resize(evenly_spaced(len(data.labels), config.batch_size), config.batch_size)
     images, labels = shard_batch((data.read(rows), data.labels[rows]), run.mesh)
     new, old = class_masks(run.stream, task)
-    features, layouts = _describe(state.teacher, images)
     made = synthesize(
         state.teacher,
         labels,
         phase_key(state),
         memory=state.memory,
         config=config,
-        features=features,
-        layouts=layouts,
+        features=raw_features(state.teacher, images),
+        layouts=raw_layouts(state.teacher, images),
         class_mask=new + old > 0,
     )
     newness = functools.partial(mean_newness, state.network, new_mask=new, old_mask=old)
@@ -78,14 +76,6 @@ def mean_newness(
       new_mask: [C], at least one class.
       old_mask: the same.
     """
-    x = normalise(images, network.mean, network.std)
-    logits = network.head(forward(network.model, network.variables, x).features)
+    logits = network.head(raw_features(network, images))
     of_new, of_old = (jnp.where(mask[None] > 0, logits, -jnp.inf) for mask in (new_mask, old_mask))
     return (jax.nn.logsumexp(of_new, axis=1) - jax.nn.logsumexp(of_old, axis=1)).mean()
-
-
-@jax.jit
-def _describe(network, images):
-    """Features f32[B, D] and layouts f32[B, P] of images."""
-    x = normalise(images, network.mean, network.std)
-    return forward(network.model, network.variables, x).features, layouts_of(x)
